@@ -1,0 +1,1 @@
+"""Guidance fused into the text embedding of a rectified-flow transformer."""

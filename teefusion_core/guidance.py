@@ -1,0 +1,56 @@
+"""Classifier-free guidance as arithmetic on predictions.
+
+Two numbers are in use for its strength: the CFG scale s (1 = prompt only, 0 = null only) that
+ComfyUI shows, with guided = uncond + s * (cond - uncond), or the w of the TeEFusion paper, s = 1 + w.
+Shapes: B batch, `...` any latent shape.
+"""
+
+import torch
+from torch import Tensor
+
+from .flow import per_row
+
+
+def guided(cond: Tensor, uncond: Tensor, cfg_scale: float | Tensor) -> Tensor:
+    """Combine two predictions, uncond + s * (cond - uncond).
+
+    Holds for velocity as for denoised predictions, since both are affine in one another.
+
+    Args:
+        cond: prediction with the prompt, [B,...].
+        uncond: prediction with the null prompt, [B,...].
+        cfg_scale: s, a number or one value per row [B].
+    Returns:
+        Guided prediction [B,...]; a scale of exactly 1 gives `cond` up to rounding.
+    Source: Ho et al., arXiv 2207.12598, with s = 1 + their w.
+    """
+    scale = per_row(cfg_scale, cond) if isinstance(cfg_scale, Tensor) else cfg_scale
+    return uncond + scale * (cond - uncond)
+
+
+def cfg_scale_of(w):
+    """Return the CFG scale s = 1 + w that a guidance w stands for (number or tensor)."""
+    return 1 + w
+
+
+def w_of(cfg_scale):
+    """Return the guidance w = s - 1 of a CFG scale s (number or tensor)."""
+    return cfg_scale - 1
+
+
+def effective_guidance(velocity: Tensor, cond: Tensor, uncond: Tensor) -> Tensor:
+    """Measure which CFG scale a prediction amounts to, by projection.
+
+    Formula: <v - uncond, cond - uncond> / |cond - uncond|^2 in each row; for v = guided(cond, uncond, s)
+    it returns s.
+
+    Args:
+        velocity: prediction to judge, [B,...].
+        cond: velocity of the base with the prompt, [B,...].
+        uncond: velocity of the base with the null prompt, [B,...].
+    Returns:
+        One CFG scale per row, float64 [B]; nan where cond equals uncond.
+    """
+    direction = (cond - uncond).flatten(1).to(torch.float64)
+    offset = (velocity - uncond).flatten(1).to(torch.float64)
+    return (offset * direction).sum(1) / direction.square().sum(1)
