@@ -1,0 +1,15 @@
+"""The nodes that ComfyUI shows."""
+
+from comfy_api.latest import ComfyExtension
+
+from .apply import TeEFusionConditioning
+
+NODES = [TeEFusionConditioning]
+
+
+class TeEFusionExtension(ComfyExtension):
+    """The pack as ComfyUI sees it."""
+
+    async def get_node_list(self):
+        """Return every node class, in menu order."""
+        return list(NODES)
