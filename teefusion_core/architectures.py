@@ -9,6 +9,7 @@ Shapes: B batch, P pooled width, D model width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,8 @@ class Architecture:
 
     def widths(self, model: nn.Module) -> tuple[int, int]:
         """Return (P, D): the widths that F takes in, gives out."""
-        layers = [layer for layer in self.pooled_module(model).modules() if hasattr(layer, "in_features")]
+        # by attribute, since quantised layers of the host are no torch.nn.Linear
+        layers: list[Any] = [layer for layer in self.pooled_module(model).modules() if hasattr(layer, "in_features")]
         return layers[0].in_features, layers[-1].out_features
 
 

@@ -55,7 +55,10 @@ def test_the_core_term_equals_the_literal_one(case):
 def test_velocity_without_the_term(case):
     config, weights, data, expected = case
     extra = torch.zeros(config["batch"])
-    assert relative(literal_velocity(weights, data, data["x"], config["sigma"], extra), expected["velocity_unfused"]) < 1e-5
+    assert (
+        relative(literal_velocity(weights, data, data["x"], config["sigma"], extra), expected["velocity_unfused"])
+        < 1e-5
+    )
 
 
 def test_velocity_with_the_term(case):

@@ -1,0 +1,87 @@
+"""Laws of the guidance term over random rows."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from teefusion_core.fusion import EXACT, OFFICIAL_BF16, guidance_rows, guidance_term, guidance_timestep
+
+P, D = 5, 4
+WEIGHTS = torch.Generator().manual_seed(7)
+TIME, TEXT = (torch.randn(n, D, generator=WEIGHTS, dtype=torch.float64) for n in (3, P))
+
+strengths = st.lists(st.floats(0, 100, allow_nan=False), min_size=1, max_size=5)
+seeds = st.integers(0, 2**31)
+
+
+def term(pooled_BP, null_BP, timestep_B, gain=1.0, active_B=None):
+    return guidance_term(
+        pooled_BP,
+        null_BP,
+        timestep_B.double(),
+        time_embed=lambda t: torch.stack((t.cos(), t.sin(), torch.ones_like(t)), -1) @ TIME,
+        pooled_embed=lambda p: torch.tanh(p @ TEXT) + 0.3,
+        gain=gain,
+        active_B=active_B,
+    )
+
+
+def rows(seed, count):
+    generator = torch.Generator().manual_seed(seed)
+    pooled, null = torch.randn(2, count, P, generator=generator, dtype=torch.float64)
+    return pooled, null, generator
+
+
+@settings(deadline=None)
+@given(strengths, seeds)
+def test_rows_do_not_see_each_other(w, seed):
+    pooled, null, _ = rows(seed, len(w))
+    timestep = guidance_timestep(guidance_rows(w), precision=EXACT)
+    alone = [term(pooled[i : i + 1], null[i : i + 1], timestep[i : i + 1]) for i in range(len(w))]
+    torch.testing.assert_close(term(pooled, null, timestep), torch.cat(alone))
+
+
+@settings(deadline=None)
+@given(strengths, seeds)
+def test_permuting_rows_permutes_the_term(w, seed):
+    pooled, null, generator = rows(seed, len(w))
+    order = torch.randperm(len(w), generator=generator)
+    timestep = guidance_timestep(guidance_rows(w), precision=EXACT)
+    torch.testing.assert_close(term(pooled[order], null[order], timestep[order]), term(pooled, null, timestep)[order])
+
+
+@settings(deadline=None)
+@given(strengths, seeds)
+def test_only_active_rows_carry_anything(w, seed):
+    pooled, null, generator = rows(seed, len(w))
+    active = torch.rand(len(w), generator=generator) < 0.5
+    timestep = guidance_timestep(guidance_rows(w))
+    out, full = term(pooled, null, timestep, active_B=active), term(pooled, null, timestep)
+    assert torch.equal(out[active], full[active])
+    assert not out[~active].any()
+
+
+@settings(deadline=None)
+@given(st.floats(0, 100), seeds, st.integers(1, 5))
+def test_one_row_serves_any_number(w, seed, count):
+    pooled, null, _ = rows(seed, count)
+    timestep = guidance_timestep(guidance_rows(w))
+    spread = term(pooled, null[:1].expand(count, -1), timestep.expand(count))
+    torch.testing.assert_close(term(pooled, null[:1], timestep), spread)
+
+
+@settings(deadline=None)
+@given(st.floats(0, 100), seeds, st.floats(-8, 8))
+def test_the_term_is_linear_in_its_gain(w, seed, gain):
+    pooled, null, _ = rows(seed, 2)
+    timestep = guidance_timestep(guidance_rows(w))
+    torch.testing.assert_close(term(pooled, null, timestep, gain), gain * term(pooled, null, timestep))
+
+
+@given(st.floats(2**-10, 100))
+def test_official_rounding_is_small_but_coarse(w):
+    rounded = float(guidance_timestep(guidance_rows(w), precision=OFFICIAL_BF16))
+    exact = float(guidance_timestep(guidance_rows(w), precision=EXACT))
+    assert abs(rounded - exact) <= 2**-7 * 1.01 * exact
+    again = guidance_timestep(guidance_rows(float(torch.tensor(w).bfloat16())), precision=OFFICIAL_BF16)
+    assert float(again) == rounded
