@@ -72,7 +72,9 @@ class TeEFusionConditioning(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output("fused_model", display_name="MODEL", tooltip="The model that reads fused conditioning."),
+                io.Model.Output(
+                    "fused_model", display_name="MODEL", tooltip="The model that reads fused conditioning."
+                ),
                 io.Conditioning.Output(
                     "fused", display_name="CONDITIONING", tooltip="The prompt with guidance; use it with this MODEL."
                 ),

@@ -58,15 +58,16 @@ def apply_fusion(model_patcher, positive, null, guidance, *, w_precision: str | 
     scale = float(student.get("guidance_timestep_scale", architecture.guidance_timestep_scale))
     if len(null) != 1:
         raise InvalidConfig(f"null holds {len(null)} prompts; connect one encoded empty prompt")
+    null_BP = _pooled_of(null[0], "null", pooled_width)
     values = {
-        NULL_KEY: _pooled_of(null[0], "null", pooled_width),
+        NULL_KEY: null_BP,
         TIMESTEP_KEY: guidance_timestep(w_B, precision=precision, scale=scale),
         GAIN_KEY: float(student.get("gain", architecture.gain) if gain is None else gain),
     }
     fused = []
     for context, extras in positive:
         pooled_BP = _pooled_of((context, extras), "positive", pooled_width)
-        common_rows(positive=len(pooled_BP), null=len(values[NULL_KEY]), guidance=len(w_B))
+        common_rows(positive=len(pooled_BP), null=len(null_BP), guidance=len(w_B))
         fused.append([context, {**extras, **values}])
     if not fused:
         raise InvalidConfig("positive holds no prompt; connect an encoded prompt")

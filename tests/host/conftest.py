@@ -1,0 +1,75 @@
+"""A real ComfyUI on the CPU, with the pack loaded the way ComfyUI loads custom nodes.
+
+The host comes from COMFYUI_PATH, else from `.host/ComfyUI` in the repository.
+"""
+
+import asyncio
+import importlib.util
+import os
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from golden_weights import state_dict
+
+REPO = Path(__file__).resolve().parent.parent.parent
+
+
+def pytest_collection_modifyitems(items):
+    """Leave the host's own warnings alone; ours are errors in the other tiers."""
+    for item in items:
+        if "/tests/host/" in str(item.path):
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+@pytest.fixture(scope="session")
+def host():
+    """Return the modules of ComfyUI that tests use."""
+    path = Path(os.environ.get("COMFYUI_PATH") or REPO / ".host" / "ComfyUI")
+    assert (path / "comfy").is_dir(), f"no ComfyUI in {path}; set COMFYUI_PATH"
+    sys.path.insert(0, str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import comfy.cli_args
+
+        comfy.cli_args.args.cpu = True
+        import comfy.lora
+        import comfy.model_base
+        import comfy.patcher_extension
+        import comfy.sample
+        import comfy.samplers
+        import comfy.sd
+        import node_helpers
+        from comfy_extras import nodes_custom_sampler
+    return SimpleNamespace(path=path, comfy=comfy, custom_sampler=nodes_custom_sampler, node_helpers=node_helpers)
+
+
+@pytest.fixture(scope="session")
+def pack(host):
+    """Return the pack as a module named after its path, as ComfyUI names it."""
+    name = str(REPO).replace(".", "_x_")
+    spec = importlib.util.spec_from_file_location(name, REPO / "__init__.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    extension = asyncio.run(module.comfy_entrypoint())
+    nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+    inner = {part: sys.modules[f"{name}.teefusion_core.{part}"] for part in ("comfy_host", "errors", "fusion")}
+    return SimpleNamespace(module=module, extension=extension, nodes=nodes, **inner)
+
+
+@pytest.fixture(scope="session")
+def golden_model(host):
+    """Return a function that loads a golden case by its name through the host's own loader (kept)."""
+    loaded = {}
+
+    def load(case):
+        if case not in loaded:
+            options = {"dtype": torch.float32}
+            loaded[case] = host.comfy.sd.load_diffusion_model_state_dict(state_dict(case), model_options=options)
+        return loaded[case]
+
+    return load
