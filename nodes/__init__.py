@@ -3,8 +3,9 @@
 from comfy_api.latest import ComfyExtension
 
 from .apply import TeEFusionConditioning
+from .loaders import TinySD3Loader
 
-NODES = [TeEFusionConditioning]
+NODES = [TinySD3Loader, TeEFusionConditioning]
 
 
 class TeEFusionExtension(ComfyExtension):

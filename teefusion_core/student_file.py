@@ -1,0 +1,139 @@
+"""The file of a trained student: tensors in safetensors with what is needed to run them right.
+
+A student is only itself with its own gain, range of w and base; the file says which, the loader enforces it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import CheckpointMismatch
+
+FORMAT = "teefusion-student/1"
+CONVENTION = "w of the paper; the equivalent CFG scale is 1 + w"
+
+
+@dataclass(frozen=True)
+class StudentInfo:
+    """What a student file says of itself.
+
+    Attributes:
+        method: how guidance enters ("teefusion").
+        mode: what the tensors are ("lora": an update of the base).
+        w_min, w_max: trained range of guidance.
+        gain: multiplier of the guidance term.
+        guidance_timestep_scale: factor on w before psi.
+        w_precision: rounding of w, "exact" or "official bf16".
+        teacher: the teacher in words.
+        base: fingerprint of the base model.
+        step: optimizer steps trained.
+        pack_version: version of this pack that wrote it.
+    """
+
+    method: str
+    mode: str
+    w_min: float
+    w_max: float
+    gain: float
+    guidance_timestep_scale: float
+    w_precision: str
+    teacher: str
+    base: str
+    step: int
+    pack_version: str
+
+    def metadata(self) -> dict[str, str]:
+        """As safetensors metadata, all strings; the teacher comes with its hash."""
+        values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in asdict(self).items()}
+        teacher_hash = hashlib.sha256(self.teacher.encode()).hexdigest()
+        return {"format": FORMAT, "w_convention": CONVENTION, "teacher_sha256": teacher_hash, **values}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> "StudentInfo":
+        """Read metadata back.
+
+        Raises:
+            CheckpointMismatch: it is not a student's, or incomplete.
+        """
+        if metadata.get("format") != FORMAT:
+            raise CheckpointMismatch(
+                f"{path.name} says format {metadata.get('format')!r}, a student file says {FORMAT!r}; "
+                "choose a file that this pack's trainer wrote, plain LoRA files belong in a LoRA loader"
+            )
+        try:
+            kinds = {"float": float, "int": int, "str": str}
+            return cls(**{f.name: kinds[getattr(f.type, "__name__", f.type)](metadata[f.name]) for f in fields(cls)})
+        except (KeyError, ValueError) as error:
+            raise CheckpointMismatch(
+                f"{path.name} has no usable {error} in its metadata; it was cut or edited, use the original file"
+            ) from error
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """Name a base model by its one-dimensional tensors, 16 hex digits.
+
+    Biases and norms are a thousandth of a model, yet differ in any two trainings; as bfloat16 they are the same
+    whether the model was loaded in float32, float16 or bfloat16.
+
+    Args:
+        weights: parameters by name, any device; the names must not carry a loader's prefix.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(n for n, w in weights.items() if w.ndim == 1):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write_student(path: Path, tensors: Mapping[str, Tensor], info: StudentInfo) -> None:
+    """Write a student file, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        save_file(dict(tensors), part, metadata=info.metadata())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_student(path: Path) -> tuple[dict[str, Tensor], StudentInfo]:
+    """Read a student file.
+
+    Args:
+        path: a .safetensors file.
+    Returns:
+        (tensors by name, what the file says of itself).
+    Raises:
+        CheckpointMismatch: missing, truncated, not safetensors (pickles are never opened), or without our metadata.
+    """
+    if not path.is_file():
+        raise CheckpointMismatch(f"{path.name} is not there; choose a student file from the list")
+    try:
+        with safe_open(path, "pt") as file:
+            info = StudentInfo.from_metadata(file.metadata() or {}, path)
+            return {name: file.get_tensor(name) for name in file.keys()}, info  # noqa: SIM118  not a dict
+    except SafetensorError as error:
+        raise CheckpointMismatch(
+            f"{path.name} is not a whole safetensors file ({error}); download or copy it again "
+            "(.ckpt, .pt and .pkl files can run code when opened, so they are not read)"
+        ) from error
+
+
+def check_base(info: StudentInfo, base: str, path: Path) -> None:
+    """Refuse a student on a model that it was not trained from.
+
+    Raises:
+        CheckpointMismatch: the fingerprints differ.
+    """
+    if info.base != base:
+        raise CheckpointMismatch(
+            f"{path.name} was trained from the base {info.base}, this model is {base}; "
+            "connect the base that the student was made for, without merges"
+        )

@@ -1,0 +1,78 @@
+"""Plain English for a claim, in many wordings.
+
+The claim's groups are named in their order; every word used here is in `VOCABULARY`.
+"""
+
+from __future__ import annotations
+
+import random
+
+from .scenes import BACKGROUNDS, COLORS, SHAPES, Group, Scene, claim_of, sample_picture
+
+COUNTS = {1: ("a", "one"), 2: ("two",), 3: ("three",)}
+SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
+NOUNS = {"circle": ("circle", "disc"), "cross": ("cross", "plus"), "diamond": ("diamond", "rhombus")}
+RELATION_WORDS = {
+    "left of": ("left of", "to the left of", "on the left of"),
+    "right of": ("right of", "to the right of", "on the right of"),
+    "above": ("above", "over", "higher than"),
+    "below": ("below", "under", "lower than"),
+}
+PLACE_WORDS = {
+    "left": ("on the left", "at the left side"),
+    "right": ("on the right", "at the right side"),
+    "top": ("at the top", "in the upper half"),
+    "bottom": ("at the bottom", "in the lower half"),
+}
+OPENINGS = ("", "", "", "a picture of", "an image of", "there is", "we see")
+GROUND_WORDS = ("on a {} background", "against a {} background", "with a {} background", "on {}")
+
+
+def plural(noun: str) -> str:
+    """English plural of a shape word."""
+    return noun + ("es" if noun.endswith(("s", "ss")) else "s")
+
+
+def _phrase(group: Group, rng: random.Random) -> str:
+    noun = rng.choice(NOUNS.get(group.shape, (group.shape,)))
+    size = rng.choice(SIZES[group.size]) if group.size else ""
+    words = (rng.choice(COUNTS[group.count]), size, group.color, noun if group.count == 1 else plural(noun))
+    return " ".join(w for w in words if w)
+
+
+def caption(claim: Scene, rng: random.Random) -> str:
+    """One wording of a claim."""
+    parts = [rng.choice(OPENINGS), _phrase(claim.groups[0], rng)]
+    if claim.place is not None:
+        parts.append(rng.choice(PLACE_WORDS[claim.place]))
+    if len(claim.groups) == 2:
+        parts.append(rng.choice(RELATION_WORDS[claim.relation]) if claim.relation else rng.choice(("and", "with")))
+        parts.append(_phrase(claim.groups[1], rng))
+    if claim.background is not None:
+        parts.append(rng.choice(GROUND_WORDS).format(claim.background))
+    return " ".join(p for p in parts if p)
+
+
+def held_out_prompts(num: int, seed: int = 2024) -> list[tuple[str, Scene]]:
+    """Prompts with their claims, of scenes that training never saw; the same list for the same seed."""
+    rng = random.Random(seed)
+    prompts = []
+    for _ in range(num):
+        claim = claim_of(sample_picture(rng, held_out=True)[0], rng)
+        prompts.append((caption(claim, rng), claim))
+    return prompts
+
+
+def _vocabulary() -> tuple[str, ...]:
+    words: set[str] = set(COLORS) | set(BACKGROUNDS) | {"and", "with", "no", "without", "empty"}
+    for shape in SHAPES:
+        for noun in NOUNS.get(shape, (shape,)):
+            words |= {noun, plural(noun)}
+    tables = (COUNTS, SIZES, RELATION_WORDS, PLACE_WORDS)
+    texts = [t for table in tables for row in table.values() for t in row] + [*OPENINGS, *GROUND_WORDS]
+    for text in texts:
+        words |= set(text.replace("{}", "").split())
+    return tuple(sorted(words))
+
+
+VOCABULARY = _vocabulary()

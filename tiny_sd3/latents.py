@@ -1,0 +1,68 @@
+"""Pictures of the training world as latents on disk.
+
+Shapes: N pictures, B batch, latents [N,16,8,8] in the host's SD3 latent space.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .host import MODELS, RUNS
+from .scenes import Scene, sample_picture
+from .vae import SD3_SCALE, SD3_SHIFT
+
+
+def load_codec(path: Path):
+    """The trained TAESD in channels-last layout, outside the host's loaders for speed."""
+    from comfy.taesd.taesd import TAESD
+    from safetensors.torch import load_file
+
+    codec = TAESD(latent_channels=16)
+    codec.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    return codec.eval().to("cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def encode(codec, pictures_BHW3: np.ndarray) -> Tensor:
+    """Model-scaled latents [B,16,8,8] of uint8 pictures."""
+    device = next(codec.parameters()).device
+    x_B3HW = torch.from_numpy(pictures_BHW3).to(device).movedim(-1, 1).float().div_(127.5).sub_(1)
+    with torch.autocast(device.type, torch.bfloat16):
+        z = codec.encode(x_B3HW.contiguous(memory_format=torch.channels_last))
+    return ((z.float() - SD3_SHIFT) * SD3_SCALE).cpu()
+
+
+@torch.no_grad()
+def decode(codec, latents_BCHW: Tensor) -> np.ndarray:
+    """uint8 pictures [B,64,64,3] of model-scaled latents."""
+    device = next(codec.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16):
+        x_B3HW = codec.decode(latents_BCHW.to(device) / SD3_SCALE + SD3_SHIFT)
+    return ((x_B3HW.float() + 1) * 127.5).round().clamp(0, 255).byte().movedim(1, -1).cpu().numpy()
+
+
+def dataset(num: int, seed: int) -> tuple[list[Scene], Tensor]:
+    """`num` training scenes with their latents (half precision); encoded once, the scenes follow from the seed."""
+    from safetensors.torch import load_file, save_file
+
+    cache = RUNS / f"latents_{num}_{seed}.safetensors"
+    rng = random.Random(seed)
+    scenes: list[Scene] = []
+    parts: list[Tensor] = []
+    codec = None if cache.exists() else load_codec(MODELS / "tiny_sd3_vae.safetensors")
+    for start in range(0, num, 128):
+        batch = [sample_picture(rng) for _ in range(min(128, num - start))]
+        scenes += [scene for scene, _ in batch]
+        if codec is not None:
+            parts.append(encode(codec, np.stack([picture for _, picture in batch])).half())
+            if start % 12800 == 0:
+                print(f"encoded {start} of {num}", flush=True)
+    if parts:
+        RUNS.mkdir(exist_ok=True)
+        save_file({"latents": torch.cat(parts)}, cache)
+    return scenes, load_file(cache)["latents"]
