@@ -20,7 +20,7 @@ class TinySD3Loader(io.ComfyNode):
             display_name=DISPLAY_NAME,
             category=CATEGORY,
             description=(
-                "A small but genuine SD3 that comes with the pack: 64x64 pictures of coloured shapes, seconds on a CPU. "
+                "A small but genuine SD3 that comes with the pack: 64x64 pictures of coloured shapes, seconds each. "
                 "Try prompts such as: a red circle left of two small blue squares on a white background."
             ),
             search_aliases=["teefusion demo", "tiny model", "guidance distillation demo"],
@@ -31,7 +31,7 @@ class TinySD3Loader(io.ComfyNode):
                     options=tiny_variants(),
                     default="base",
                     tooltip=(
-                        "base: the trained model, for CFG at 2 passes per step. weak: an earlier checkpoint of the same "
+                        "base: the trained model, for CFG at 2 passes per step. weak: an earlier checkpoint of its "
                         "training. student: the base with a distilled TeEFusion update, for 1 pass per step."
                     ),
                 ),
@@ -39,7 +39,7 @@ class TinySD3Loader(io.ComfyNode):
             outputs=[
                 io.Model.Output("model", display_name="MODEL", tooltip="SD3 at demo size, 9 million parameters."),
                 io.Clip.Output("clip", display_name="CLIP", tooltip="Its text encoder; 74 English words."),
-                io.Vae.Output("vae", display_name="VAE", tooltip="Its picture codec: 16 channels, 8 pixels per latent."),
+                io.Vae.Output("vae", display_name="VAE", tooltip="Its picture codec: 16 latent channels."),
             ],
         )
 

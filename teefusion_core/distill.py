@@ -138,7 +138,9 @@ class FusedNetwork(nn.Module):
 
 
 @torch.no_grad()
-def calibrated_gain(network: nn.Module, architecture: Architecture, pooled_BP, null_BP, w_B, sigma_B, share: float) -> float:
+def calibrated_gain(
+    network: nn.Module, architecture: Architecture, pooled_BP, null_BP, w_B, sigma_B, *, share: float
+) -> float:
     """Choose the gain at which the term is `share` of the modulation vector, in root mean square.
 
     With the published 1/256 the term of a small base is too weak to be heard over its training.

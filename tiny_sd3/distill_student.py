@@ -55,7 +55,7 @@ def train(args: argparse.Namespace) -> None:
     sample_texts = [caption(claim_of(s, random.Random(i)), random.Random(i)) for i, s in enumerate(scenes[:256])]
     typical = draws(latents[:256].float().to(device), generator)
     gain = calibrated_gain(
-        network, architecture, text(sample_texts)[1], null_1P, typical.w_B, typical.sigma_from_B, args.share
+        network, architecture, text(sample_texts)[1], null_1P, typical.w_B, typical.sigma_from_B, share=args.share
     )
     fused = FusedNetwork(network, architecture, gain=gain, scale=args.scale, precision="exact").to(device)
     lora = Lora(dict(network.named_parameters()), args.rank, seed=args.seed)
@@ -127,7 +127,9 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=RANK)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--scale", type=float, default=1000.0, help="guidance timestep scale")
-    parser.add_argument("--share", type=float, default=TERM_SHARE, help="rms of the term over that of vec, at the start")
+    parser.add_argument(
+        "--share", type=float, default=TERM_SHARE, help="rms of the term over that of vec, at the start"
+    )
     parser.add_argument("--num", type=int, default=50000)
     parser.add_argument("--data-seed", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)

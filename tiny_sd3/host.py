@@ -24,6 +24,6 @@ def use_comfy() -> None:
         import comfy.options
 
         comfy.options.enable_args_parsing()
-        import comfy.model_management  # noqa: F401  reads the arguments once
+        import comfy.model_management
 
         sys.argv = argv

@@ -36,7 +36,17 @@ def sample(model, positive, negative, cfg: float, noise_BCHW: Tensor, seed: int)
     import comfy.sample
 
     return comfy.sample.sample(
-        model, noise_BCHW, STEPS, cfg, SAMPLER, SCHEDULER, positive, negative, torch.zeros_like(noise_BCHW), seed=seed, disable_pbar=True
+        model,
+        noise_BCHW,
+        STEPS,
+        cfg,
+        SAMPLER,
+        SCHEDULER,
+        positive,
+        negative,
+        torch.zeros_like(noise_BCHW),
+        seed=seed,
+        disable_pbar=True,
     )
 
 
@@ -75,13 +85,22 @@ class Bench:
         images = self.images(model, cfg, w)
         seconds = time.perf_counter() - start
         clipped = float(((images == 0) | (images == 255)).mean())
-        return {"method": name, "cfg": cfg, "w": w, **score(images, self.claims), "clipped": clipped, "seconds": seconds}
+        return {
+            "method": name,
+            "cfg": cfg,
+            "w": w,
+            **score(images, self.claims),
+            "clipped": clipped,
+            "seconds": seconds,
+        }
 
 
 def print_row(row: dict) -> None:
     """One printed line."""
     shares = "  ".join(f"{name} {row[name]:.3f}" for name in (*CATEGORIES, "overall"))
-    print(f"{row['method']:>8} cfg {row['cfg']:<4g} w {row['w'] or '-':<4} {shares}  {row['seconds']:.1f} s", flush=True)
+    print(
+        f"{row['method']:>8} cfg {row['cfg']:<4g} w {row['w'] or '-':<4} {shares}  {row['seconds']:.1f} s", flush=True
+    )
 
 
 def main() -> None:

@@ -102,7 +102,7 @@ def velocity_loss(network: nn.Module, latent_BCHW: Tensor, context_BLD: Tensor, 
 
 
 def learning_rate(step: int, steps: int, decay: int, peak: float) -> float:
-    """Warm-up, plateau, then linear decay over the last `decay` steps: a longer run shares its plateau with a shorter."""
+    """Warm-up, plateau, then linear decay over the last `decay` steps: longer runs share its plateau."""
     return peak * min(1.0, (step + 1) / 200, max(0.02, (steps - step) / decay))
 
 
@@ -130,7 +130,7 @@ def train(args: argparse.Namespace) -> None:
     state_path, log_path, step, seconds = RUNS / "pretrain.safetensors", RUNS / "pretrain.jsonl", 0, 0.0
     if state_path.exists():
         with safe_open(state_path, "pt") as file:
-            stored = {k: file.get_tensor(k) for k in file.keys()}
+            stored = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  not a dict
             step, seconds = int(file.metadata()["step"]), float(file.metadata()["seconds"])
         network.load_state_dict({k[4:]: v for k, v in stored.items() if k.startswith("net.")})
         average = {k[4:]: v.to(device) for k, v in stored.items() if k.startswith("ema.")}
@@ -138,7 +138,8 @@ def train(args: argparse.Namespace) -> None:
         optimizer.load_state_dict(
             {
                 "state": {
-                    i: {key: stored[f"opt.{key}.{n}"] for key in ("step", "exp_avg", "exp_avg_sq")} for i, n in enumerate(names)
+                    i: {key: stored[f"opt.{key}.{n}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                    for i, n in enumerate(names)
                 },
                 "param_groups": optimizer.state_dict()["param_groups"],
             }
@@ -154,7 +155,10 @@ def train(args: argparse.Namespace) -> None:
 
     mark, losses = time.time(), []
     while step < args.steps:
-        rng, generator = random.Random(f"{args.seed}.{step}"), torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+        rng, generator = (
+            random.Random(f"{args.seed}.{step}"),
+            torch.Generator().manual_seed(args.seed * 1_000_003 + step),
+        )
         rows = [rng.randrange(len(scenes)) for _ in range(args.batch)]
         texts = []
         for row in rows:

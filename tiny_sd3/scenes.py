@@ -10,7 +10,7 @@ import dataclasses
 import random
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -50,7 +50,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two groups on a background; `relation` holds from the first group to the second, `place` for a single one."""
+    """One or two groups on a background; `relation` is that of the first to the second, `place` of a single one."""
 
     background: str | None
     groups: tuple[Group, ...]
@@ -102,7 +102,7 @@ def _obeys(scene: Scene, objects: list[Placed]) -> bool:
 
 
 def relation_margin(relation: str, first: list[tuple[float, float]], second: list[tuple[float, float]]) -> float:
-    """Pixels by which every centre of `first` is on the named side of every centre of `second` (negative: it is not)."""
+    """Pixels by which all centres of `first` are on the named side of those of `second` (negative: they are not)."""
     axis = 0 if relation in ("left of", "right of") else 1
     low, high = (first, second) if relation in ("left of", "above") else (second, first)
     return min(c[axis] for c in high) - max(c[axis] for c in low)
@@ -160,7 +160,7 @@ def draw_scene(scene: Scene, objects: list[Placed], rng: random.Random) -> np.nd
     return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX))
 
 
-@lru_cache(maxsize=None)
+@cache
 def shape_template(shape: str, pixels: int = 24) -> np.ndarray:
     """The ideal mask of `shape` cut to its bounding box, float [pixels,pixels] in 0..1."""
     image = Image.new("L", (200, 200), 0)

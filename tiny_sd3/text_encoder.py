@@ -1,8 +1,8 @@
 """Train the demo model's text encoder to understand captions.
 
 Shapes: B batch, L tokens, D text width.
-Like the text encoders of SD3 it is trained before the diffusion model, then frozen: its pooled output must tell the whole
-claim, each noun's token the facts of its own group.
+Like those of SD3 it is trained before the diffusion model, then frozen: its pooled output must tell the
+whole claim, each noun's token the facts of its own group.
 Run: python -m tiny_sd3.text_encoder --steps 3000
 """
 
@@ -22,7 +22,12 @@ from .captions import VOCABULARY, caption
 from .host import RUNS, use_comfy
 from .scenes import BACKGROUNDS, COLORS, PLACES, RELATIONS, SHAPES, Scene, claim_of, random_scene
 
-GROUP_FACTS = {"count": (None, 1, 2, 3), "color": (None, *COLORS), "shape": (None, *SHAPES), "size": (None, "small", "large")}
+GROUP_FACTS = {
+    "count": (None, 1, 2, 3),
+    "color": (None, *COLORS),
+    "shape": (None, *SHAPES),
+    "size": (None, "small", "large"),
+}
 SCENE_FACTS = {
     "background": (None, *BACKGROUNDS),
     "relation": (None, *RELATIONS),
@@ -91,7 +96,7 @@ def train(steps: int, batch: int, lr: float, seed: int) -> nn.Module:
     rng = random.Random(seed)
     tokenizer = WordTokenizer(list(VOCABULARY))
     nouns = torch.zeros(len(tokenizer.get_vocab()), dtype=torch.bool)
-    nouns[[i for w, i in tokenizer.ids.items() if any(w.startswith(n) for n in (*SHAPES, "disc", "plus", "rhombus"))]] = True
+    nouns[[i for w, i in tokenizer.ids.items() if w.startswith((*SHAPES, "disc", "plus", "rhombus"))]] = True
     model = build(len(VOCABULARY))
     width = model.text_projection.weight.shape[0]
     pooled_heads = nn.ModuleList(nn.Linear(width, len(v)) for v in HEADS.values())
@@ -117,14 +122,19 @@ def train(steps: int, batch: int, lr: float, seed: int) -> nn.Module:
             rows = here.any(1)
             noun_D = (hidden_BLD * here[..., None]).sum(1)[rows]
             for fact, head in zip(GROUP_FACTS, token_heads, strict=True):
-                loss = loss + 0.5 * functional.cross_entropy(head(noun_D), labels[rows, list(HEADS).index(f"{fact}{group}")])
+                loss = loss + 0.5 * functional.cross_entropy(
+                    head(noun_D), labels[rows, list(HEADS).index(f"{fact}{group}")]
+                )
         loss = loss + 0.01 * pooled_BD.square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         if step % 100 == 0:
-            print(f"step {step} loss {loss.item():.3f} understood {right.float().mean():.3f} {time.time() - start:.0f}s", flush=True)
+            print(
+                f"step {step} loss {loss.item():.3f} understood {right.float().mean():.3f} {time.time() - start:.0f}s",
+                flush=True,
+            )
     return model
 
 

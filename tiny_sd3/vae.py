@@ -8,6 +8,7 @@ Run: python -m tiny_sd3.vae --minutes 12
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import time
 
@@ -81,8 +82,11 @@ def train(minutes: float, batch: int, lr: float, pool: int, seed: int):
         optimizer.step()
         step += 1
         if step % 20 == 0:
-            log.append((step, loss.item(), error.square().mean().item(), z.float().std().item()))
-            print("step %d loss %.4f mse %.5f latent std %.3f" % log[-1], f"{time.time() - start:.0f}s", flush=True)
+            mse, spread = error.square().mean().item(), z.float().std().item()
+            log.append(
+                {"step": step, "loss": loss.item(), "mse": mse, "latent_std": spread, "seconds": time.time() - start}
+            )
+            print(json.dumps(log[-1]), flush=True)
     return codec.float().eval().to("cpu"), data
 
 

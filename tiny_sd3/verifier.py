@@ -99,8 +99,7 @@ def _members(group: Group, found: tuple[Found, ...], *, attributes: bool) -> lis
     return [
         f
         for f in found
-        if f.shape == group.shape
-        and (not attributes or (f.color == group.color and group.size in (None, f.size)))
+        if f.shape == group.shape and (not attributes or (f.color == group.color and group.size in (None, f.size)))
     ]
 
 
