@@ -8,6 +8,7 @@ Source: TeEFusion, arXiv 2507.18192, algorithm 1; the target is the secant of th
 Euler teacher is the guided velocity of the paper, for any other the only target that keeps what its step does.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -50,10 +51,10 @@ class Draws:
     num_steps: int = 20
 
     def __post_init__(self):
-        if not 0 <= self.w_min < self.w_max or self.num_steps < 1 or self.shift <= 0:
+        if not (0 <= self.w_min < self.w_max < math.inf and self.num_steps >= 1 and 0 < self.shift < math.inf):
             raise InvalidConfig(
                 f"w from {self.w_min} to {self.w_max}, {self.num_steps} steps, shift {self.shift}; "
-                "needs 0 <= w_min < w_max, one step or more, a positive shift"
+                "needs 0 <= w_min < w_max, one step or more, a positive shift, none of them infinite"
             )
 
     def __call__(self, latent_BCHW: Tensor, generator: torch.Generator) -> Draw:
@@ -66,10 +67,10 @@ class Draws:
         rows, device = len(latent_BCHW), latent_BCHW.device
         t_B = torch.rand(rows, generator=generator).to(device).clamp(min=1e-3)
         w_B = torch.rand(rows, generator=generator).to(device) * (self.w_max - self.w_min) + self.w_min
-        noise_BCHW = torch.randn(latent_BCHW.shape, generator=generator).to(device)
+        noise_BCHW = torch.randn(latent_BCHW.shape, generator=generator).to(latent_BCHW)
         sigma_from_B = shifted(t_B, self.shift)
         sigma_to_B = shifted((t_B - 1 / self.num_steps).clamp(min=0), self.shift)
-        x_BCHW = torch.lerp(latent_BCHW, noise_BCHW, per_row(sigma_from_B, latent_BCHW))
+        x_BCHW = torch.lerp(latent_BCHW, noise_BCHW, per_row(sigma_from_B, latent_BCHW).to(latent_BCHW))
         return Draw(x_BCHW, sigma_from_B, sigma_to_B, w_B)
 
 
@@ -125,14 +126,14 @@ class FusedNetwork(nn.Module):
 
     def forward(self, x_BCHW, sigma_B, context_BLE, pooled_BP, null_BP=None, w_B=None) -> Tensor:
         """Velocity of the student; of the base where w is None."""
-        arguments = (x_BCHW, sigma_B * 1000, context_BLE, pooled_BP)
+        prompt = {"context": context_BLE, "y": pooled_BP}
         if w_B is None:
-            return self.network(*arguments)
+            return self.network(x_BCHW, sigma_B * 1000, **prompt)
         term_BD = self.term(pooled_BP, null_BP, w_B)
         seam = self.architecture.pooled_module(self.network)
         handle = seam.register_forward_hook(lambda module, inputs, out_BD: out_BD + term_BD)
         try:
-            return self.network(*arguments)
+            return self.network(x_BCHW, sigma_B * 1000, **prompt)
         finally:
             handle.remove()
 

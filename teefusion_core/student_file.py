@@ -5,10 +5,12 @@ A student is only itself with its own gain, range of w and base; the file says w
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -68,20 +70,35 @@ class StudentInfo:
                 f"{path.name} says format {metadata.get('format')!r}, a student file says {FORMAT!r}; "
                 "choose a file that this pack's trainer wrote, plain LoRA files belong in a LoRA loader"
             )
-        try:
-            kinds = {"float": float, "int": int, "str": str}
-            return cls(**{f.name: kinds[getattr(f.type, "__name__", f.type)](metadata[f.name]) for f in fields(cls)})
-        except (KeyError, ValueError) as error:
-            raise CheckpointMismatch(
-                f"{path.name} has no usable {error} in its metadata; it was cut or edited, use the original file"
-            ) from error
+        values = {}
+        for field in fields(cls):
+            read = _READERS[getattr(field.type, "__name__", field.type)]
+            try:
+                values[field.name] = read(metadata[field.name])
+            except (KeyError, ValueError) as error:
+                raise CheckpointMismatch(
+                    f"{path.name} has no usable {field.name} in its metadata; it was cut or edited, "
+                    "use the original file"
+                ) from error
+        return cls(**values)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+_READERS: dict[str, Callable[[str], Any]] = {"float": _finite, "int": int, "str": str}
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """Name a base model by its one-dimensional tensors, 16 hex digits.
+    """Name a base model by the signs in its one-dimensional tensors, 16 hex digits.
 
-    Biases and norms are a thousandth of a model, yet differ in any two trainings; as bfloat16 they are the same
-    whether the model was loaded in float32, float16 or bfloat16.
+    Biases and norms are a thousandth of a model, yet some change sign between any two trainings. Signs survive
+    every rounding, so copies in float32, float16 or bfloat16 share a name; rounded values would not, since
+    rounding twice (to float16, then to bfloat16) is not rounding once.
 
     Args:
         weights: parameters by name, any device; the names must not carry a loader's prefix.
@@ -89,7 +106,7 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(n for n, w in weights.items() if w.ndim == 1):
         digest.update(name.encode())
-        digest.update(weights[name].detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+        digest.update(torch.signbit(weights[name].detach().to("cpu", torch.float32)).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
