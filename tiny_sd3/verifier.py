@@ -46,7 +46,7 @@ class Verdict:
     @property
     def overall(self) -> bool:
         """All that the prompt claims is in the picture, nothing else is."""
-        return all(right is not False for right in self.categories.values())
+        return all(right is None or right for right in self.categories.values())
 
 
 def _nearest(color_3: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> str | None:
@@ -111,7 +111,7 @@ def _relation(claim: Scene, found: tuple[Found, ...]) -> bool | None:
         return bool(members[0]) and all((middle - c[side[0]]) * side[1] > RELATION_TOLERANCE for c in members[0])
     if claim.relation is None:
         return None
-    return all(members) and relation_margin(claim.relation, members[0], members[1]) >= RELATION_TOLERANCE
+    return all(members) and bool(relation_margin(claim.relation, *members) >= RELATION_TOLERANCE)
 
 
 def judge(image_HW3: np.ndarray, claim: Scene) -> Verdict:
@@ -123,7 +123,8 @@ def judge(image_HW3: np.ndarray, claim: Scene) -> Verdict:
         "entity": all(_members(g, found, attributes=False) for g in claim.groups),
         "attribute": all(exact),
         "relation": _relation(claim, found),
-        "other": len(found) == sum(g.count for g in claim.groups)
+        # each object counts for one group: a pair of equal groups needs two sets of objects
+        "other": len(found) == sum(g.count for g in claim.groups) == len({id(f) for e in exact for f in e})
         and all(len(e) == g.count for e, g in zip(exact, claim.groups, strict=True)),
     }
     return Verdict(categories, background, found)
