@@ -33,7 +33,7 @@ COLORS = {
     "orange": (252, 140, 24),
 }
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
-RADIUS = {"small": 6.0, "large": 10.0}
+RADIUS = {"small": 7.0, "large": 11.0}
 RELATIONS = ("left of", "right of", "above", "below")
 PLACES = ("left", "right", "top", "bottom")
 
@@ -131,7 +131,7 @@ def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: fl
     if shape in ("circle", "ring"):
         draw.ellipse(box, fill=fill)
         if shape == "ring":
-            draw.ellipse((x - r * 0.52, y - r * 0.52, x + r * 0.52, y + r * 0.52), fill=hole)
+            draw.ellipse((x - r * 0.56, y - r * 0.56, x + r * 0.56, y + r * 0.56), fill=hole)
     elif shape == "square":
         draw.rectangle((x - r * 0.9, y - r * 0.9, x + r * 0.9, y + r * 0.9), fill=fill)
     elif shape == "triangle":
