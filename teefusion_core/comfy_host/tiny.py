@@ -16,6 +16,7 @@ import comfy.supported_models_base
 import comfy.utils
 from comfy import sd1_clip
 from comfy.clip_model import CLIPEmbeddings, CLIPTextModel
+from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointMismatch, InvalidConfig
 from .student import load_student
@@ -127,6 +128,19 @@ def variants() -> list[str]:
     return ["base", "weak", *students]
 
 
+def _check_whole(path: Path) -> None:
+    """Refuse a file of the pack that is not there or cut off, as an interrupted download leaves it."""
+    if not path.is_file():
+        raise CheckpointMismatch(f"models/{path.name} is missing from the pack; install the pack again")
+    try:
+        with safe_open(path, "pt"):
+            pass
+    except SafetensorError as error:
+        raise CheckpointMismatch(
+            f"models/{path.name} is not a whole safetensors file ({error}); install the pack again"
+        ) from error
+
+
 def load_tiny(variant: str):
     """Load the demo model.
 
@@ -143,8 +157,7 @@ def load_tiny(variant: str):
     network = "base" if variant.startswith(STUDENT) else variant
     files = {part: MODELS / f"tiny_sd3_{part}.safetensors" for part in (network, "text", "vae")}
     for path in files.values():
-        if not path.is_file():
-            raise CheckpointMismatch(f"models/{path.name} is missing from the pack; install the pack again")
+        _check_whole(path)
     model = comfy.sd.load_diffusion_model(str(files[network]))
     if variant.startswith(STUDENT):
         model = load_student(model, MODELS / f"tiny_sd3_{variant}.safetensors")
