@@ -1,0 +1,95 @@
+"""The private Python environment, .venv/."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from .commands import quietly, read_if_there
+from .places import CACHE, LOCK_FILE, ROOT, VENV, python_of
+from .replace import fresh, stamped
+from .stop import Stop, say
+
+UV_VERSION = "0.13.8"
+NEEDED_GB = 8.0
+"""The CUDA builds of torch take 5.3 GB; uv holds archives while it unpacks them."""
+
+
+def base_python() -> str:
+    """Return the interpreter outside any virtual environment: the one that has pip."""
+    return getattr(sys, "_base_executable", None) or sys.executable
+
+
+def clean_env() -> dict[str, str]:
+    """Return the environment of helper programs: the user's, less what points into other environments."""
+    env = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")}
+    env["PYTHONNOUSERSITE"] = "1"
+    return env
+
+
+def run_pip(what: str, *arguments: object) -> None:
+    """Run pip of the base interpreter; its settings (index, proxy, certificates) are the user's."""
+    if importlib.util.find_spec("pip") is None and base_python() == sys.executable:
+        raise Stop("This Python has no pip; install it (on Debian: apt install python3-pip), then run again.")
+    quietly(
+        what, [base_python(), "-m", "pip", *arguments, "--disable-pip-version-check", "--retries", "2"], clean_env()
+    )
+
+
+def uv_program() -> Path:
+    """Return uv of the pinned version, installed with pip into a folder of its own when missing."""
+    folder = CACHE / "uv"
+    if not stamped(folder, UV_VERSION):
+        with fresh(folder, UV_VERSION) as partial:
+            run_pip("Installing uv", "install", "--target", partial, "--no-deps", f"uv=={UV_VERSION}")
+    return folder / "bin" / ("uv.exe" if os.name == "nt" else "uv")
+
+
+def _uv_env() -> dict[str, str]:
+    env = clean_env() | {"UV_PYTHON_DOWNLOADS": "never"}
+    # a mirror that was set for pip alone serves uv as well
+    if "PIP_INDEX_URL" in env:
+        env.setdefault("UV_DEFAULT_INDEX", env["PIP_INDEX_URL"])
+    return env
+
+
+def environment_stamp(extra_requirements: Path | None) -> str:
+    """Return what the environment was made from, as a short text."""
+    text = LOCK_FILE.read_text(encoding="utf-8") + (read_if_there(extra_requirements) if extra_requirements else "")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def environment_ready(stamp: str) -> bool:
+    """Tell whether .venv/ is finished, current, and its interpreter still there."""
+    return stamped(VENV, stamp) and python_of(VENV).exists()
+
+
+def _check_room() -> None:
+    free = shutil.disk_usage(ROOT).free / 1e9
+    if free < NEEDED_GB:
+        raise Stop(
+            f"The disk that holds {ROOT} has {free:.1f} GB free, set-up needs {NEEDED_GB:.0f} GB; "
+            "free some space, then run the same command again."
+        )
+
+
+def make_environment(extra_requirements: Path | None) -> None:
+    """Build .venv/ beside itself, then put it in place.
+
+    Args:
+        extra_requirements: requirements.txt of a ComfyUI that is not ours; installed after the pinned packages.
+    """
+    _check_room()
+    say("set-up 1/2: the Python environment .venv (about 30 s to 5 min, by the network)")
+    uv, env = uv_program(), _uv_env()
+    with fresh(VENV, environment_stamp(extra_requirements)) as partial:
+        create = [uv, "venv", partial, "--python", base_python(), "--relocatable", "--prompt", "teefusion"]
+        quietly("Making the Python environment", create, env)
+        install = [uv, "pip", "install", "--python", python_of(partial)]
+        quietly("Installing the packages", [*install, "--requirement", LOCK_FILE], env)
+        if extra_requirements is not None:
+            quietly("Installing what your ComfyUI needs", [*install, "--requirement", extra_requirements], env)

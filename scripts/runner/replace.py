@@ -1,0 +1,42 @@
+"""Put a finished folder in place of an older one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+STAMP = ".teefusion-stamp"
+"""Written last, inside the folder: a folder without the expected stamp counts as not made."""
+
+
+def stamped(folder: Path, stamp: str) -> bool:
+    """Tell whether the folder was finished from exactly these inputs."""
+    try:
+        return (folder / STAMP).read_text(encoding="utf-8") == stamp
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def fresh(folder: Path, stamp: str) -> Iterator[Path]:
+    """Give a sibling to fill; when the block ends well it becomes the folder.
+
+    A run that is killed leaves only the sibling, which the next run clears away.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(folder.name + ".partial")
+    old = folder.with_name(folder.name + ".old")
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        yield partial
+        (partial / STAMP).write_text(stamp, encoding="utf-8")
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(partial, folder)
+    finally:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,23 @@
+"""Make everything that the other scripts need."""
+
+import sys
+
+if sys.version_info < (3, 10):  # before any import that an older Python cannot read
+    sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; run it with a newer python3.")
+
+import time
+
+from runner.setup import set_up
+from runner.stop import run, say
+
+
+def main() -> int:
+    """Set up, say how long it took."""
+    started = time.monotonic()
+    comfyui = set_up()
+    say(f"ready in {time.monotonic() - started:.1f} s, ComfyUI in {comfyui}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
