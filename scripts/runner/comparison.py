@@ -1,0 +1,200 @@
+"""The demo: one shipped workflow, run once per prompt on a real ComfyUI.
+
+Shapes: B pictures per prompt, H W picture size, 3 colour channels.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .base import make_base
+from .client import Run, pictures, run_prompt
+from .graph import find, to_prompt
+from .places import BASE, HOST, ROOT, WORKFLOWS
+from .server import USUAL_PORT, Server, any_free_port, is_free, running
+from .sheet import Row, draw_sheet
+from .stop import Stop, say
+
+WORKFLOW = WORKFLOWS / "01_teacher_vs_student.json"
+PICTURE = "teacher_vs_student.png"
+SEED = 20250723
+PROMPT_NODE = "Prompt"
+STUDENT_NODE = "TeEFusionConditioning"
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Method:
+    """One column of the comparison, with what was measured of it."""
+
+    name: str
+    sampler: str
+    pictures: str
+    guidance: str = ""
+    seconds: list[float] = field(default_factory=list)
+    passes: list[float] = field(default_factory=list)
+    right: list[bool] = field(default_factory=list)
+
+    def label(self) -> str:
+        """Name the column, with its price."""
+        return f"{self.name}, {_plain(statistics.mean(self.passes))} per step"
+
+
+def methods() -> tuple[Method, Method]:
+    """Return the two columns, by the titles that their nodes have in the workflow."""
+    return (
+        Method("CFG teacher", "Teacher sampler", "Teacher pictures"),
+        Method("TeEFusion student", "Student sampler", "Student pictures"),
+    )
+
+
+def compare(comfyui: Path, num_prompts: int, out: Path, *, serve: bool, port: int | None) -> None:
+    """Run the comparison; with `serve`, keep ComfyUI running afterwards."""
+    prompts = _held_out_prompts(num_prompts)
+    workflow = read_workflow(WORKFLOW)
+    if serve and port is None:
+        port = USUAL_PORT if is_free(USUAL_PORT) else any_free_port()
+    started = time.monotonic()
+    say("starting ComfyUI on the CPU (about 15 s)")
+    with running(comfyui, make_base(BASE), HOST / "comfyui.log", port=port) as server:
+        say(f"ComfyUI answers on {server.url} after {time.monotonic() - started:.0f} s")
+        columns, rows = _run_all(server, to_prompt(workflow, server.get("/object_info")), prompts)
+        target = draw_sheet(rows, [column.label() for column in columns], out / PICTURE)
+        print(f"\n{table(columns)}\n\nPrompt by prompt: {target}", flush=True)
+        if serve:
+            _keep(server)
+
+
+def read_workflow(path: Path) -> Json:
+    """Read a workflow as the browser saved it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Stop(f"The workflow {path} cannot be read ({error}); restore it with: git checkout {path}") from error
+
+
+def _held_out_prompts(num: int) -> list[tuple[str, Any]]:
+    # last on the path: the repository has a package called nodes, as ComfyUI has a module
+    sys.path.append(str(ROOT))
+    from tiny_sd3.captions import held_out_prompts
+
+    return held_out_prompts(num, seed=SEED)
+
+
+def _run_all(server: Server, prompt: Json, prompts: list[tuple[str, Any]]) -> tuple[tuple[Method, ...], list[Row]]:
+    from tiny_sd3.verifier import judge
+
+    columns, rows = methods(), []
+    for index, (text, scene) in enumerate(prompts):
+        filled = fill(prompt, text, SEED + index, [column.sampler for column in columns])
+        run = run_prompt(server, filled, _progress(f"prompt {index + 1}/{len(prompts)}"))
+        passes = passes_per_step(server, run, filled, columns)
+        cells = []
+        for column, rate in zip(columns, passes, strict=True):
+            images = pictures(server, run, find(filled, column.pictures))
+            verdicts = [judge(image, scene).overall for image in images]
+            column.guidance = guidance_of(filled, find(filled, column.sampler))
+            column.seconds.append(run.seconds.get(find(filled, column.sampler), 0.0))
+            column.passes.append(rate)
+            column.right += verdicts
+            cells.append(list(zip(images, verdicts, strict=True)))
+        took = ", ".join(f"{column.name} {column.seconds[-1]:.1f} s" for column in columns)
+        _tell(f"prompt {index + 1}/{len(prompts)}: {text} ({took})", end="\n")
+        rows.append(Row(text, cells))
+    return columns, rows
+
+
+def fill(prompt: Json, text: str, seed: int, samplers: list[str]) -> Json:
+    """Return the prompt with another text, the same noise for both methods."""
+    filled = copy.deepcopy(prompt)
+    filled[find(filled, PROMPT_NODE)]["inputs"]["text"] = text
+    for title in samplers:
+        filled[find(filled, title)]["inputs"]["seed"] = seed
+    return filled
+
+
+def passes_per_step(server: Server, run: Run, prompt: Json, columns: tuple[Method, ...]) -> list[float]:
+    """Return how often each picture went through the network in one step, as the server counted it."""
+    counted = server.get(f"/probe/passes/{run.prompt_id}")
+    found = []
+    for column in columns:
+        sampler = find(prompt, column.sampler)
+        num_pictures = len(run.outputs[find(prompt, column.pictures)]["images"])
+        rows = counted.get(sampler, {}).get("rows", 0)
+        found.append(rows / (num_pictures * prompt[sampler]["inputs"]["steps"]))
+    return found
+
+
+def guidance_of(prompt: Json, sampler: str) -> str:
+    """Say how strongly the sampler is guided: by its own cfg, or by a w fused into its model."""
+    inputs = prompt[sampler]["inputs"]
+    above = inputs.get("model")
+    while isinstance(above, list):
+        node = prompt[above[0]]
+        if node["class_type"] == STUDENT_NODE:
+            w = node["inputs"]["guidance"]
+            return f"w {_plain(w)} (as cfg {_plain(w + 1)})"
+        above = node["inputs"].get("model")
+    return f"cfg {_plain(inputs['cfg'])}"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def table(columns: tuple[Method, ...]) -> str:
+    """Return the figures as text."""
+    head = ("method", "guidance", "passes/step", "seconds", "alignment")
+    lines = [head]
+    for column in columns:
+        num, share = len(column.right), float(np.mean(column.right))
+        each = statistics.median(column.seconds)
+        lines.append(
+            (
+                column.name,
+                column.guidance,
+                _plain(statistics.mean(column.passes)),
+                f"{each:.2f}",
+                f"{share:.2f} of {num}",
+            )
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    note = "seconds: median over prompts, sampling only; alignment: share of pictures that show all of their prompt"
+    return "\n".join([*text, note])
+
+
+def _progress(label: str):
+    def show(title: str, step: int, steps: int) -> None:
+        _tell(f"{label}: {title} step {step}/{steps}", end="")
+
+    return show
+
+
+def _tell(line: str, end: str) -> None:
+    """Overwrite the current line of a terminal; into a pipe, print only whole lines."""
+    if sys.stdout.isatty():
+        print(f"\r\033[K{line}", end=end, flush=True)
+    elif end:
+        say(line)
+
+
+def _keep(server: Server) -> None:
+    say(f"\nComfyUI runs at {server.url} (workflow 01 is in Templates, under Extensions); Ctrl-C stops it.")
+    try:
+        while True:
+            time.sleep(1.0)
+            server.check_alive("while serving")
+    except KeyboardInterrupt:
+        say("\nstopping ComfyUI")

@@ -1,0 +1,124 @@
+"""Turn a workflow as the browser saves it into the prompt that the server runs.
+
+The browser does the same when a person presses Run; so the shipped files are run as they are, not a twin of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .stop import Stop
+
+ALWAYS, MUTED, BYPASSED = 0, 2, 4
+NOTES = ("Note", "MarkdownNote")
+WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+SEED_NAMES = ("seed", "noise_seed")
+AFTER_GENERATE = ("fixed", "increment", "decrement", "randomize")
+"""Choices of the small widget that the browser adds below a seed; saved with the values, unknown to the server."""
+
+NONE_LEFT = object()
+
+Json = dict[str, Any]
+
+
+def to_prompt(workflow: Json, object_info: Json) -> Json:
+    """Return the API-format prompt: node id -> class_type, inputs, title."""
+    if workflow.get("definitions", {}).get("subgraphs"):
+        raise Stop("This workflow has subgraphs, which our runner does not unfold; run it in the browser.")
+    graph = _Graph(workflow)
+    prompt: Json = {}
+    for node in graph.nodes.values():
+        kind = node["type"]
+        if kind in (*NOTES, "Reroute", "PrimitiveNode") or node.get("mode", ALWAYS) in (MUTED, BYPASSED):
+            continue
+        if kind not in object_info:
+            raise Stop(f"This ComfyUI has no node '{kind}', which the workflow uses; install the pack that brings it.")
+        info = object_info[kind]
+        inputs = dict(_widget_values(node, info)) | dict(graph.linked_inputs(node))
+        title = node.get("title") or info.get("display_name") or kind
+        prompt[str(node["id"])] = {"class_type": kind, "inputs": inputs, "_meta": {"title": title}}
+    return prompt
+
+
+def find(prompt: Json, title: str) -> str:
+    """Return the id of the one node with this title."""
+    found = [key for key, node in prompt.items() if node["_meta"]["title"] == title]
+    if len(found) != 1:
+        raise Stop(f"The workflow has {len(found)} nodes titled '{title}' where one is needed; restore the file.")
+    return found[0]
+
+
+class _Graph:
+    """Nodes and links of a saved workflow, by id."""
+
+    def __init__(self, workflow: Json):
+        self.nodes: dict[Any, Json] = {node["id"]: node for node in workflow["nodes"]}
+        # saved as [id, from node, from slot, to node, to slot, type]
+        self.links: dict[Any, list] = {link[0]: link for link in workflow.get("links", [])}
+
+    def linked_inputs(self, node: Json) -> Iterator[tuple[str, Any]]:
+        """Give each connected input with where it comes from, or the value of a primitive."""
+        for slot in node.get("inputs", []):
+            source = self._source(slot.get("link"))
+            if source is not None:
+                yield slot["name"], source
+
+    def _source(self, link_id: Any) -> Any:
+        """Follow a link up through nodes that only the browser knows; None where it ends in nothing."""
+        link = self.links.get(link_id)
+        if link is None:
+            return None
+        node = self.nodes[link[1]]
+        if node["type"] == "PrimitiveNode":
+            return node["widgets_values"][0]
+        if node["type"] == "Reroute":
+            return self._source(node["inputs"][0].get("link"))
+        mode = node.get("mode", ALWAYS)
+        if mode == MUTED:
+            return None
+        if mode == BYPASSED:
+            return self._around(node, link[2])
+        return [str(link[1]), link[2]]
+
+    def _around(self, node: Json, slot: int) -> Any:
+        """Find what a bypassed node passes on: an input of the output's type, that of the same slot first."""
+        wanted = node["outputs"][slot]["type"]
+        inputs = node.get("inputs", [])
+        for candidate in [*inputs[slot : slot + 1], *inputs]:
+            if candidate["type"] == wanted:
+                return self._source(candidate.get("link"))
+        return None
+
+
+def _declared(info: Json) -> Iterator[tuple[str, Any, Json]]:
+    """Give name, type, options of every input, in the order of the node's widgets."""
+    for group in ("required", "optional"):
+        specs = info["input"].get(group, {})
+        for name in info.get("input_order", {}).get(group, specs):
+            spec = specs[name]
+            yield name, spec[0], spec[1] if len(spec) > 1 else {}
+
+
+def _widget_values(node: Json, info: Json) -> Iterator[tuple[str, Any]]:
+    saved = node.get("widgets_values") or []
+    if isinstance(saved, dict):
+        yield from saved.items()
+        return
+    values = iter(saved)
+    following = next(values, NONE_LEFT)
+    for name, kind, options in _declared(info):
+        is_widget = isinstance(kind, list) or kind in WIDGET_TYPES
+        if not is_widget or options.get("forceInput"):
+            continue
+        if following is NONE_LEFT:
+            # a widget that came after the file was saved: what the browser would show
+            if options.get("default") is not None:
+                yield name, options["default"]
+            continue
+        yield name, following
+        following = next(values, NONE_LEFT)
+        steered = kind == "INT" and (options.get("control_after_generate") or name in SEED_NAMES)
+        uploads = any(options.get(key) for key in ("image_upload", "video_upload", "audio_upload"))
+        if (steered and following in AFTER_GENERATE) or (uploads and following in ("image", "video", "audio")):
+            following = next(values, NONE_LEFT)

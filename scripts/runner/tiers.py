@@ -1,0 +1,106 @@
+"""The tiers of tests, each a few programs that must succeed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .environment import clean_env
+from .places import ROOT
+from .stop import say
+
+TIERS = ("lint", "unit", "property", "golden", "guard", "setup", "host", "server")
+TOGETHER = ("unit", "property", "golden", "guard", "setup")
+"""Tiers without a ComfyUI in the process share one pytest; the others need a process each."""
+LINT = (
+    ("ruff", "check", "."),
+    ("ruff", "format", "--check", "."),
+    ("mypy",),
+)
+
+
+@dataclass
+class Count:
+    """What one part of the run came to."""
+
+    name: str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+
+
+def run_tiers(comfyui: Path, chosen: Sequence[str]) -> int:
+    """Run the chosen tiers in their order, print the sum as the last line."""
+    env = clean_env() | {"COMFYUI_PATH": str(comfyui)}
+    counts = []
+    if "lint" in chosen:
+        counts.append(_lint(env))
+    shared = [tier for tier in TOGETHER if tier in chosen]
+    alone = [[tier] for tier in TIERS if tier in chosen and tier not in (*TOGETHER, "lint")]
+    counts += [_pytest(group, env) for group in [shared, *alone] if group]
+    return report(counts)
+
+
+def _lint(env: dict[str, str]) -> Count:
+    count, started = Count("lint"), time.monotonic()
+    for tool, *arguments in LINT:
+        say(f"$ {' '.join((tool, *arguments))}")
+        done = subprocess.run([sys.executable, "-m", tool, *arguments], cwd=ROOT, env=env, check=False)
+        count.passed += done.returncode == 0
+        count.failed += done.returncode != 0
+    count.seconds = time.monotonic() - started
+    return count
+
+
+def _pytest(tiers: list[str], env: dict[str, str]) -> Count:
+    folders = [f"tests/{tier}" for tier in tiers if any((ROOT / "tests" / tier).rglob("test_*.py"))]
+    if not folders:
+        say(f"no tests yet in: {', '.join(tiers)}")
+        return Count(" ".join(tiers))
+    started = time.monotonic()
+    say(f"$ pytest {' '.join(folders)}")
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "--durations=3", f"--junitxml={result}", *folders]
+        code = subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
+        count = read_result(" ".join(tiers), result, code)
+    count.seconds = time.monotonic() - started
+    return count
+
+
+def read_result(name: str, result: Path, code: int) -> Count:
+    """Count what pytest wrote; a run that broke off, or that ran nothing, has failed."""
+    count = Count(name)
+    if result.exists():
+        for suite in ElementTree.parse(result).getroot().iter("testsuite"):
+            bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+            skipped = int(suite.get("skipped", 0))
+            count.failed += bad
+            count.skipped += skipped
+            count.passed += int(suite.get("tests", 0)) - bad - skipped
+    if code != 0 and count.failed == 0:
+        count.failed = 1
+    return count
+
+
+def report(counts: Sequence[Count]) -> int:
+    """Print a table of the tiers, then the sum; return the exit code."""
+    strict = os.environ.get("CI", "").lower() in ("1", "true")
+    print()
+    for count in counts:
+        if strict and count.skipped:
+            say(f"{count.name}: {count.skipped} skipped, which counts as failed in CI")
+            count.failed, count.skipped = count.failed + count.skipped, 0
+        skipped = f", {count.skipped} skipped" if count.skipped else ""
+        say(f"{count.name:40} {count.seconds:6.1f} s  {count.passed} ok, {count.failed} not ok{skipped}")
+    passed, failed = sum(c.passed for c in counts), sum(c.failed for c in counts)
+    say(f"{passed} passed, {failed} failed")
+    return int(failed > 0 or passed == 0)

@@ -1,0 +1,33 @@
+"""Set up, run the tests tier by tier, report what each took.
+
+python3 scripts/test.py              all tiers
+python3 scripts/test.py unit host    only these
+"""
+
+import sys
+
+if sys.version_info < (3, 10):  # before any import that an older Python cannot read
+    sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; run it with a newer python3.")
+
+import argparse
+
+from runner.setup import enter_environment, set_up
+from runner.stop import run
+from runner.tiers import TIERS, run_tiers
+
+
+def main() -> int:
+    """Set up, then run the tiers inside the environment."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tier", nargs="*", help=f"any of: {', '.join(TIERS)} (default: all)")
+    chosen = parser.parse_args().tier
+    unknown = [tier for tier in chosen if tier not in TIERS]
+    if unknown:
+        parser.error(f"unknown tier {unknown[0]}; choose from {', '.join(TIERS)}")
+    comfyui = set_up()
+    enter_environment()
+    return run_tiers(comfyui, chosen or list(TIERS))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,109 @@
+"""A real ComfyUI: it starts, knows our nodes, runs a saved workflow."""
+
+import json
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runner.base import make_base
+from runner.client import pictures, run_prompt
+from runner.comparison import WORKFLOW, fill, guidance_of, methods, passes_per_step
+from runner.graph import find, to_prompt
+from runner.places import PACK
+from runner.server import running
+from runner.stop import Stop
+
+
+def green(seed=0):
+    """Return a workflow of stock nodes as the browser saves it: a green picture, then a save node."""
+    return {
+        "nodes": [
+            {
+                "id": 1,
+                "type": "EmptyImage",
+                "mode": 0,
+                "inputs": [],
+                "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [7]}],
+                "widgets_values": [16, 24, 2, 0x00FF00 + seed],
+            },
+            {
+                "id": 2,
+                "type": "SaveImage",
+                "title": "Pictures",
+                "mode": 0,
+                "inputs": [{"name": "images", "type": "IMAGE", "link": 7}],
+                "outputs": [],
+                "widgets_values": ["green"],
+            },
+        ],
+        "links": [[7, 1, 0, 2, 0, "IMAGE"]],
+    }
+
+
+def test_a_saved_workflow_becomes_pictures(server):
+    prompt = to_prompt(green(), server.get("/object_info"))
+    run = run_prompt(server, prompt)
+    images = pictures(server, run, find(prompt, "Pictures"))
+    assert images.shape == (2, 24, 16, 3)
+    assert np.array_equal(images[1, 3, 4], [0, 255, 0])
+
+
+def test_our_nodes_are_listed_from_the_pack(server):
+    info = server.get("/object_info")
+    ours = {name for name, node in info.items() if node["python_module"] == f"custom_nodes.{PACK}"}
+    assert "TeEFusionConditioning" in ours
+    log = server.log.read_text(encoding="utf-8")
+    assert "IMPORT FAILED" not in log
+
+
+def test_a_refused_workflow_names_the_node(server):
+    workflow = green()
+    workflow["nodes"][0]["widgets_values"][0] = -5
+    with pytest.raises(Stop, match="refused the workflow: EmptyImage: .*width"):
+        run_prompt(server, to_prompt(workflow, server.get("/object_info")))
+
+
+def test_a_failing_node_is_named(server):
+    workflow = green()
+    workflow["nodes"][1]["widgets_values"][0] = "../../outside"
+    with pytest.raises(Stop, match="The node 'Pictures' failed: .*outside the output folder"):
+        run_prompt(server, to_prompt(workflow, server.get("/object_info")))
+
+
+def test_a_taken_port_is_one_sentence(comfyui, tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with (
+            pytest.raises(Stop, match=f"Port {port} is taken"),
+            running(comfyui, tmp_path, tmp_path / "log", port=port),
+        ):
+            pass
+
+
+def test_a_server_that_dies_at_work_is_one_sentence(comfyui, tmp_path):
+    base, log = make_base(tmp_path / "base"), tmp_path / "comfyui.log"
+    with running(comfyui, base, log) as server:
+        prompt = to_prompt(green(), server.get("/object_info"))
+        server.process.kill()
+        with pytest.raises(Stop, match="ComfyUI stopped while working") as caught:
+            run_prompt(server, prompt)
+    assert str(log) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_shipped_comparison_runs_with_counted_passes(server):
+    prompt = to_prompt(json.loads(Path(WORKFLOW).read_text(encoding="utf-8")), server.get("/object_info"))
+    columns = methods()
+    samplers = [column.sampler for column in columns]
+    filled = fill(prompt, "a red circle on a white background", 3, samplers)
+    for title in samplers:
+        filled[find(filled, title)]["inputs"]["steps"] = 3
+    run = run_prompt(server, filled)
+    assert passes_per_step(server, run, filled, columns) == [2.0, 1.0]
+    assert guidance_of(filled, find(filled, samplers[0])).startswith("cfg ")
+    assert guidance_of(filled, find(filled, samplers[1])).startswith("w ")
+    for column in columns:
+        assert pictures(server, run, find(filled, column.pictures)).shape[1:] == (64, 64, 3)
