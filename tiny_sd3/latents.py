@@ -64,5 +64,5 @@ def dataset(num: int, seed: int) -> tuple[list[Scene], Tensor]:
                 print(f"encoded {start} of {num}", flush=True)
     if parts:
         RUNS.mkdir(exist_ok=True)
-        save_file({"latents": torch.cat(parts)}, cache)
+        save_file({"latents": torch.cat(parts).contiguous()}, cache)
     return scenes, load_file(cache)["latents"]

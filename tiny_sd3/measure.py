@@ -50,6 +50,7 @@ def sample(model, positive, negative, cfg: float, noise_BCHW: Tensor, seed: int)
     )
 
 
+@torch.inference_mode()  # as the host runs its nodes; its codec keeps gradients otherwise
 def pictures(vae, latents_BCHW: Tensor) -> np.ndarray:
     """uint8 pictures [B,64,64,3] by the stock VAE."""
     return (vae.decode(latents_BCHW).cpu().numpy() * 255).round().clip(0, 255).astype(np.uint8)

@@ -47,7 +47,7 @@ def crops(data_N3HW: Tensor, batch: int, size: int, generator: torch.Generator) 
     return torch.stack(windows)
 
 
-def train(minutes: float, batch: int, lr: float, pool: int, seed: int, start_from: str | None):
+def train(minutes, batch, lr, pool, seed, start_from, freeze):
     """Fit encoder with decoder, with a little latent noise so that decoding is smooth.
 
     Mostly L2: under L1 alone the hole of a small ring, a minority of its pixels, is the first thing to go.
@@ -64,7 +64,8 @@ def train(minutes: float, batch: int, lr: float, pool: int, seed: int, start_fro
     if start_from:
         codec.load_state_dict({k: v.float() for k, v in load_file(start_from).items()})
     data = pictures(pool, seed)
-    params = [p for n, p in codec.named_parameters() if not n.startswith("vae_")]
+    codec.taesd_encoder.requires_grad_(not freeze)
+    params = [p for n, p in codec.named_parameters() if p.requires_grad and not n.startswith("vae_")]
     optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=0.0, betas=(0.9, 0.98))
     generator = torch.Generator().manual_seed(seed)
     start, step, log = time.time(), 0, []
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=8192)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start-from", help="go on from a codec file, for another --minutes")
+    parser.add_argument("--freeze-encoder", action="store_true", help="polish the decoder; latents stay as they are")
     parser.add_argument("--out", default=str(RUNS / "tiny_sd3_vae.safetensors"))
     args = parser.parse_args()
     use_comfy()
@@ -122,8 +124,9 @@ def main() -> None:
 
     RUNS.mkdir(exist_ok=True)
     MODELS.mkdir(exist_ok=True)
-    codec, data = train(args.minutes, args.batch, args.lr, args.pool, args.seed, args.start_from)
-    normalise(codec, data)
+    codec, data = train(args.minutes, args.batch, args.lr, args.pool, args.seed, args.start_from, args.freeze_encoder)
+    if not args.freeze_encoder:
+        normalise(codec, data)
     state = {k: v.detach().half().contiguous() for k, v in codec.state_dict().items()}
     save_file(state, args.out, metadata={"architecture": "TAESD, 16 latent channels", "seed": str(args.seed)})
     print("saved", args.out)
