@@ -1,0 +1,241 @@
+"""The shipped workflows, read as a user's ComfyUI reads them."""
+
+import json
+import re
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent.parent
+FILES = {path.stem: path for path in sorted((REPO / "workflows").glob("*.json"))}
+TEACHER_STUDENT, PUBLISHED = "01_teacher_vs_student", "02_teefusion_sd3_medium"
+each_workflow = pytest.mark.parametrize("name", FILES)
+
+FILE = re.compile(r"[\w.-]+\.safetensors")
+URL = re.compile(r"https://huggingface\.co/[\w.-]+/[\w.-]+/resolve/main/[\w./-]+\.safetensors")
+SAMPLERS, SCHEDULERS = {"euler"}, {"normal"}
+KSAMPLER_WIDGETS = [int, {"fixed"}, int, (int, float), SAMPLERS, SCHEDULERS, (int, float)]
+# type -> (inputs, outputs, widgets), of ComfyUI 0.3.75 and of this pack; a widget is a type, a choice, or a pattern
+NODES = {
+    "CLIPTextEncode": ([("clip", "CLIP")], ["CONDITIONING"], [str]),
+    "EmptySD3LatentImage": ([], ["LATENT"], [int, int, int]),
+    "ImageScale": ([("image", "IMAGE")], ["IMAGE"], [{"nearest-exact"}, int, int, {"disabled"}]),
+    "KSampler": (
+        [("model", "MODEL"), ("positive", "CONDITIONING"), ("negative", "CONDITIONING"), ("latent_image", "LATENT")],
+        ["LATENT"],
+        KSAMPLER_WIDGETS,
+    ),
+    "MarkdownNote": ([], [], [str]),
+    "ModelSamplingSD3": ([("model", "MODEL")], ["MODEL"], [(int, float)]),
+    "SaveImage": ([("images", "IMAGE")], [], [str]),
+    "TripleCLIPLoader": ([], ["CLIP"], [FILE, FILE, FILE]),
+    "UNETLoader": ([], ["MODEL"], [FILE, {"default"}]),
+    "VAEDecode": ([("samples", "LATENT"), ("vae", "VAE")], ["IMAGE"], []),
+    "VAELoader": ([], ["VAE"], [FILE]),
+    "TinySD3Loader": ([], ["MODEL", "CLIP", "VAE"], [{"base", "weak", "student"}]),
+    "TeEFusionConditioning": (
+        [("model", "MODEL"), ("positive", "CONDITIONING"), ("null", "CONDITIONING")],
+        ["MODEL", "CONDITIONING"],
+        [(int, float), {"auto", "official bf16", "exact"}],
+    ),
+}
+FOLDERS = {"UNETLoader": "diffusion_models", "TripleCLIPLoader": "text_encoders", "VAELoader": "vae"}
+TITLE_BAR = 30
+
+
+def load(name):
+    return json.loads(FILES[name].read_bytes().decode("ascii"))
+
+
+def by_title(workflow):
+    return {node["title"]: node for node in workflow["nodes"]}
+
+
+def source_of(workflow, node, socket):
+    """Return the title of the node that feeds a socket."""
+    link = next(item["link"] for item in node["inputs"] if item["name"] == socket)
+    origin = next(entry[1] for entry in workflow["links"] if entry[0] == link)
+    return next(other["title"] for other in workflow["nodes"] if other["id"] == origin)
+
+
+def fits(value, kind):
+    if isinstance(kind, set):
+        return value in kind
+    if isinstance(kind, re.Pattern):
+        return isinstance(value, str) and bool(kind.fullmatch(value))
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def rectangle(node):
+    """Return left, top, right, bottom, with the title bar."""
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - TITLE_BAR, x + width, y + height
+
+
+def frame(group):
+    x, y, width, height = group["bounding"]
+    return x, y, x + width, y + height
+
+
+def overlap(one, other):
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def contains(outer, inner):
+    return outer[0] <= inner[0] and outer[1] <= inner[1] and outer[2] >= inner[2] and outer[3] >= inner[3]
+
+
+def test_the_promised_workflows_are_there():
+    assert {TEACHER_STUDENT, PUBLISHED} <= FILES.keys()
+
+
+@each_workflow
+def test_the_name_can_stand_in_a_link(name):
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", name)
+
+
+@each_workflow
+def test_it_is_in_the_format_of_the_browser(name):
+    workflow = load(name)
+    assert workflow["version"] == 0.4
+    numbers = [node["id"] for node in workflow["nodes"]]
+    assert len(set(numbers)) == len(numbers) and max(numbers) == workflow["last_node_id"]
+    links = [link[0] for link in workflow["links"]]
+    assert len(set(links)) == len(links) and max(links) == workflow["last_link_id"]
+    assert all(node["mode"] == 0 for node in workflow["nodes"])
+
+
+@each_workflow
+def test_every_node_is_known_with_its_sockets(name):
+    for node in load(name)["nodes"]:
+        inputs, outputs, _ = NODES[node["type"]]
+        assert [(item["name"], item["type"]) for item in node["inputs"]] == inputs, node["title"]
+        assert [item["type"] for item in node["outputs"]] == outputs, node["title"]
+
+
+@each_workflow
+def test_every_widget_has_its_value(name):
+    for node in load(name)["nodes"]:
+        kinds = NODES[node["type"]][2]
+        values = node["widgets_values"]
+        assert len(values) == len(kinds), node["title"]
+        assert all(fits(value, kind) for value, kind in zip(values, kinds, strict=True)), (node["title"], values)
+
+
+@each_workflow
+def test_links_agree_with_both_ends(name):
+    workflow = load(name)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for number, origin, from_slot, target, to_slot, kind in workflow["links"]:
+        out, into = nodes[origin]["outputs"][from_slot], nodes[target]["inputs"][to_slot]
+        assert number in out["links"] and into["link"] == number, number
+        assert out["type"] == into["type"] == kind, number
+    assert len(workflow["links"]) == sum(len(item["links"]) for node in nodes.values() for item in node["outputs"])
+    # every socket of these nodes is a required one
+    assert len(workflow["links"]) == sum(len(node["inputs"]) for node in nodes.values())
+    assert all(item["link"] is not None for node in nodes.values() for item in node["inputs"])
+
+
+@each_workflow
+def test_titles_name_one_node_each(name):
+    titles = [node["title"].strip() for node in load(name)["nodes"]]
+    assert all(titles) and len(set(titles)) == len(titles)
+
+
+@each_workflow
+def test_nodes_lie_apart_inside_their_groups(name):
+    workflow = load(name)
+    groups = workflow["groups"]
+    assert all(group["title"] for group in groups)
+    for one, other in combinations(workflow["nodes"], 2):
+        assert not overlap(rectangle(one), rectangle(other)), (one["title"], other["title"])
+    for one, other in combinations(groups, 2):
+        assert not overlap(frame(one), frame(other)), (one["title"], other["title"])
+    for node in workflow["nodes"]:
+        around = [group["title"] for group in groups if contains(frame(group), rectangle(node))]
+        assert len(around) == 1, (node["title"], around)
+
+
+@each_workflow
+def test_notes_are_short(name):
+    texts = [node["widgets_values"][0] for node in load(name)["nodes"] if node["type"] == "MarkdownNote"]
+    assert len(texts) >= 3
+    assert all(20 < len(text.split()) < 120 for text in texts)
+    # the newer renderer draws code spans in a colour that cannot be read on a note
+    assert not any("`" in text for text in texts)
+
+
+@each_workflow
+def test_every_file_has_a_download(name):
+    for node in load(name)["nodes"]:
+        files = [value for value in node["widgets_values"] if isinstance(value, str) and FILE.fullmatch(value)]
+        models = node["properties"].get("models", [])
+        assert [model["name"] for model in models] == files, node["title"]
+        for model in models:
+            assert model.keys() == {"name", "url", "directory"}, model
+            assert URL.fullmatch(model["url"]), model
+            assert model["directory"] == FOLDERS[node["type"]], model
+
+
+@each_workflow
+def test_students_are_sampled_with_one_pass(name):
+    workflow = load(name)
+    nodes = by_title(workflow)
+    sampler, fusion = nodes["Student sampler"], nodes["TeEFusion Conditioning"]
+    assert sampler["widgets_values"][3] == 1
+    assert source_of(workflow, sampler, "model") == source_of(workflow, sampler, "positive") == fusion["title"]
+    assert source_of(workflow, fusion, "positive") == "Prompt"
+    assert source_of(workflow, fusion, "null") == source_of(workflow, sampler, "negative") == "Empty prompt"
+    assert nodes["Empty prompt"]["widgets_values"] == [""] and nodes["Prompt"]["widgets_values"] != [""]
+
+
+def test_teacher_with_student_differ_in_guidance_only():
+    workflow = load(TEACHER_STUDENT)
+    nodes = by_title(workflow)
+    teacher, student = nodes["Teacher sampler"], nodes["Student sampler"]
+    differing = [i for i in range(7) if teacher["widgets_values"][i] != student["widgets_values"][i]]
+    assert differing == [3]  # cfg
+    assert nodes["TeEFusion Conditioning"]["widgets_values"][0] == teacher["widgets_values"][3] - 1
+    assert source_of(workflow, teacher, "latent_image") == source_of(workflow, student, "latent_image")
+    assert source_of(workflow, teacher, "positive") == "Prompt"
+    assert source_of(workflow, teacher, "negative") == "Empty prompt"
+    assert nodes[source_of(workflow, teacher, "model")]["widgets_values"] == ["base"]
+    assert nodes[source_of(workflow, nodes["TeEFusion Conditioning"], "model")]["widgets_values"] == ["student"]
+    for who in ("teacher", "student"):
+        picture = nodes[f"{who.title()} pictures"]
+        assert picture["type"] == "SaveImage" and picture["widgets_values"] == [f"teefusion/{who}"]
+
+
+def test_the_demo_prompt_is_in_the_words_of_its_note():
+    nodes = by_title(load(TEACHER_STUDENT))
+    known = set(re.findall(r"[a-z]+", nodes["Words that the model knows"]["widgets_values"][0].lower()))
+    known |= {"a", "on", "to", "background", "squares"}
+    words = re.findall(r"[a-z]+", nodes["Prompt"]["widgets_values"][0])
+    assert words and set(words) <= known
+
+
+def test_the_words_of_the_note_are_those_of_the_demo_world():
+    from tiny_sd3.scenes import BACKGROUNDS, COLORS, RADIUS, RELATIONS, SHAPES
+
+    note = by_title(load(TEACHER_STUDENT))["Words that the model knows"]["widgets_values"][0]
+    listed = {key: set(words.split(", ")) for key, words in re.findall(r"- \*\*(\w+)\*\*: (.+)", note)}
+    expected = {
+        "colours": COLORS,
+        "shapes": SHAPES,
+        "sizes": RADIUS,
+        "counts": ("one", "two", "three"),
+        "places": RELATIONS,
+        "backgrounds": BACKGROUNDS,
+    }
+    assert listed == {key: set(words) for key, words in expected.items()}
+
+
+def test_the_published_student_runs_as_its_authors_ran_it():
+    workflow = load(PUBLISHED)
+    nodes = by_title(workflow)
+    assert nodes["TeEFusion Conditioning"]["widgets_values"] == [5.0, "official bf16"]
+    assert nodes["Student sampler"]["widgets_values"][2:] == [50, 1, "euler", "normal", 1]
+    assert nodes["One empty picture"]["widgets_values"] == [1024, 1024, 1]
+    notes = " ".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+    assert "CC-BY-NC" in notes and "Stability AI Community License" in notes
