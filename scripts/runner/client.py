@@ -23,6 +23,7 @@ Json = dict[str, Any]
 Progress = Callable[[str, int, int], None]
 """Called with the title of the node at work, its step, its number of steps."""
 LOOK_SECONDS = 1.0
+SOON_SECONDS = 0.02
 
 
 @dataclass
@@ -57,9 +58,18 @@ async def _run(server: Server, prompt: Json, on_progress: Progress | None) -> Ru
                 raise Stop(f"ComfyUI refused the workflow: {_complaints(reply, prompt)}.")
             run = Run(reply["prompt_id"])
             await _follow(server, events, prompt, run, on_progress)
-        async with session.get(f"{server.url}/history/{run.prompt_id}") as answer:
-            run.outputs = (await answer.json())[run.prompt_id]["outputs"]
+        run.outputs = await _outputs(server, session, run.prompt_id)
     return run
+
+
+async def _outputs(server: Server, session: aiohttp.ClientSession, prompt_id: str) -> Json:
+    while True:
+        async with session.get(f"{server.url}/history/{prompt_id}") as answer:
+            history = await answer.json()
+        if prompt_id in history:
+            return history[prompt_id]["outputs"]
+        # the server tells of the end first, then writes it down
+        await asyncio.sleep(SOON_SECONDS)
 
 
 async def _follow(server: Server, events, prompt: Json, run: Run, on_progress: Progress | None) -> None:

@@ -20,7 +20,7 @@ from .base import make_base
 from .client import Run, pictures, run_prompt
 from .graph import find, to_prompt
 from .places import BASE, HOST, ROOT, WORKFLOWS
-from .server import USUAL_PORT, Server, any_free_port, is_free, running
+from .server import USUAL_PORT, Server, any_free_port, choose_port, is_free, running
 from .sheet import Row, draw_sheet
 from .stop import Stop, say
 
@@ -47,7 +47,8 @@ class Method:
 
     def label(self) -> str:
         """Name the column, with its price."""
-        return f"{self.name}, {_plain(statistics.mean(self.passes))} per step"
+        passes = _plain(statistics.mean(self.passes))
+        return f"{self.name}: {passes} pass{'' if passes == '1' else 'es'} per step"
 
 
 def methods() -> tuple[Method, Method]:
@@ -64,6 +65,7 @@ def compare(comfyui: Path, num_prompts: int, out: Path, *, serve: bool, port: in
     workflow = read_workflow(WORKFLOW)
     if serve and port is None:
         port = USUAL_PORT if is_free(USUAL_PORT) else any_free_port()
+    port = choose_port(port)
     started = time.monotonic()
     say("starting ComfyUI on the CPU (about 15 s)")
     with running(comfyui, make_base(BASE), HOST / "comfyui.log", port=port) as server:
@@ -131,7 +133,7 @@ def passes_per_step(server: Server, run: Run, prompt: Json, columns: tuple[Metho
         sampler = find(prompt, column.sampler)
         num_pictures = len(run.outputs[find(prompt, column.pictures)]["images"])
         rows = counted.get(sampler, {}).get("rows", 0)
-        found.append(rows / (num_pictures * prompt[sampler]["inputs"]["steps"]))
+        found.append(rows / (num_pictures * _number(prompt, prompt[sampler]["inputs"]["steps"])))
     return found
 
 
@@ -142,10 +144,15 @@ def guidance_of(prompt: Json, sampler: str) -> str:
     while isinstance(above, list):
         node = prompt[above[0]]
         if node["class_type"] == STUDENT_NODE:
-            w = node["inputs"]["guidance"]
+            w = _number(prompt, node["inputs"]["guidance"])
             return f"w {_plain(w)} (as cfg {_plain(w + 1)})"
         above = node["inputs"].get("model")
-    return f"cfg {_plain(inputs['cfg'])}"
+    return f"cfg {_plain(_number(prompt, inputs['cfg']))}"
+
+
+def _number(prompt: Json, value: Any) -> float:
+    """Return a setting, also one that is wired from a node that only holds a number."""
+    return prompt[value[0]]["inputs"]["value"] if isinstance(value, list) else value
 
 
 def _plain(value: float) -> str:

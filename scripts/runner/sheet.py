@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE = 192
-"""Pixels of a shown picture; the demo model paints 64."""
+INNER = 192
+"""Pixels of a shown picture: three for each of the 64 that the demo model paints."""
 SHOWN = 2
 """Pictures per method, of those made."""
 GAP, MARGIN, FRAME = 8, 24, 4
+SIDE = INNER + 2 * FRAME
 BETWEEN = 28
 """Space between the two methods, between two columns of prompts."""
 HEAD, CAPTION = 76, 34
@@ -68,10 +69,9 @@ def _draw_row(sheet: Image.Image, left: int, top: int, block: int, row: Row) -> 
             x = left + method * (block + BETWEEN) + index * (SIDE + GAP)
             y = top + CAPTION
             draw.rectangle((x, y, x + SIDE - 1, y + SIDE - 1), RIGHT if right else WRONG)
-            inner = SIDE - 2 * FRAME
             # nearest: the viewer sees the pixels that were made
             sheet.paste(
-                Image.fromarray(image_HW3).resize((inner, inner), Image.Resampling.NEAREST), (x + FRAME, y + FRAME)
+                Image.fromarray(image_HW3).resize((INNER, INNER), Image.Resampling.NEAREST), (x + FRAME, y + FRAME)
             )
 
 
