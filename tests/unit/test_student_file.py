@@ -100,7 +100,7 @@ class TestRefusals:
         path.write_bytes(pickle.dumps(_Trap(tmp_path / "opened")))
         self.refuse(path, r"not a whole safetensors file .* \(.ckpt, .pt and .pkl files can run code when opened")
         assert not (tmp_path / "opened").exists()
-        pickle.loads(path.read_bytes())  # noqa: S301  shows that the trap would have gone off
+        pickle.loads(path.read_bytes())  # shows that the trap would have gone off
         assert (tmp_path / "opened").exists()
 
     def test_a_checkpoint_of_torch(self, path):
