@@ -27,6 +27,8 @@ from .stop import Stop, say
 WORKFLOW = WORKFLOWS / "01_teacher_vs_student.json"
 PICTURE = "teacher_vs_student.png"
 SEED = 20250723
+MODEL_SIDE = 64
+"""Pixels of the demo model's pictures."""
 PROMPT_NODE = "Prompt"
 STUDENT_NODE = "TeEFusionConditioning"
 
@@ -103,7 +105,7 @@ def _run_all(server: Server, prompt: Json, prompts: list[tuple[str, Any]]) -> tu
         passes = passes_per_step(server, run, filled, columns)
         cells = []
         for column, rate in zip(columns, passes, strict=True):
-            images = pictures(server, run, find(filled, column.pictures))
+            images = as_made(pictures(server, run, find(filled, column.pictures)))
             verdicts = [judge(image, scene).overall for image in images]
             column.guidance = guidance_of(filled, find(filled, column.sampler))
             column.seconds.append(run.seconds.get(find(filled, column.sampler), 0.0))
@@ -114,6 +116,12 @@ def _run_all(server: Server, prompt: Json, prompts: list[tuple[str, Any]]) -> tu
         _tell(f"prompt {index + 1}/{len(prompts)}: {text} ({took})", end="\n")
         rows.append(Row(text, cells))
     return columns, rows
+
+
+def as_made(images_BHW3: np.ndarray) -> np.ndarray:
+    """Undo the workflow's enlargement: it repeats pixels, so that every n-th is the one that the model made."""
+    n = images_BHW3.shape[1] // MODEL_SIDE
+    return images_BHW3[:, n // 2 :: n, n // 2 :: n]
 
 
 def fill(prompt: Json, text: str, seed: int, samplers: list[str]) -> Json:

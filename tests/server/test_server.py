@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from runner.base import make_base
 from runner.client import pictures, run_prompt
-from runner.comparison import WORKFLOW, fill, guidance_of, methods, passes_per_step
+from runner.comparison import WORKFLOW, as_made, fill, guidance_of, methods, passes_per_step
 from runner.graph import find, to_prompt
 from runner.places import PACK
 from runner.server import running
@@ -106,4 +106,4 @@ def test_the_shipped_comparison_runs_with_counted_passes(server):
     assert guidance_of(filled, find(filled, samplers[0])).startswith("cfg ")
     assert guidance_of(filled, find(filled, samplers[1])).startswith("w ")
     for column in columns:
-        assert pictures(server, run, find(filled, column.pictures)).shape[1:] == (64, 64, 3)
+        assert as_made(pictures(server, run, find(filled, column.pictures))).shape == (4, 64, 64, 3)
