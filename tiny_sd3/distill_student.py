@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .captions import caption
 from .host import MODELS, RUNS, use_comfy
@@ -60,7 +61,7 @@ def train(args: argparse.Namespace) -> None:
     fused = FusedNetwork(network, architecture, gain=gain, scale=args.scale, precision="exact").to(device)
     lora = Lora(dict(network.named_parameters()), args.rank, seed=args.seed)
     average = {k: v.clone() for k, v in lora.state_dict().items()}
-    optimizer = torch.optim.AdamW(lora.parameters(), lr=args.lr, weight_decay=0.0, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(lora.parameters(), lr=args.lr, weight_decay=0.0, betas=(0.9, 0.98), fused=True)
     rng, start, step, losses = random.Random(args.seed), time.time(), 0, []
     while (done := max(step / args.steps, (time.time() - start) / (60 * args.minutes))) < 1:
         rows = [rng.randrange(len(scenes)) for _ in range(args.batch)]
@@ -72,7 +73,7 @@ def train(args: argparse.Namespace) -> None:
         def velocity(context, pooled, *guidance, weights=None):
             def at(x_BCHW, sigma_B):
                 arguments = (x_BCHW, sigma_B, context, pooled, *guidance)
-                with torch.autocast(device, torch.bfloat16):
+                with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
                     out = fused(*arguments) if weights is None else functional_call(fused, weights, arguments)
                 return out.float()
 
