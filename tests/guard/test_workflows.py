@@ -42,6 +42,7 @@ NODES = {
 }
 FOLDERS = {"UNETLoader": "diffusion_models", "TripleCLIPLoader": "text_encoders", "VAELoader": "vae"}
 TITLE_BAR = 30
+PREVIEW = 225  # what a sampler grows by, while it shows the picture at work
 
 
 def load(name):
@@ -68,9 +69,9 @@ def fits(value, kind):
 
 
 def rectangle(node):
-    """Return left, top, right, bottom, with the title bar."""
+    """Return left, top, right, bottom, with the title bar, with the preview of a sampler."""
     (x, y), (width, height) = node["pos"], node["size"]
-    return x, y - TITLE_BAR, x + width, y + height
+    return x, y - TITLE_BAR, x + width, y + height + (PREVIEW if node["type"] == "KSampler" else 0)
 
 
 def frame(group):
