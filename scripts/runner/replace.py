@@ -27,10 +27,10 @@ def fresh(folder: Path, stamp: str) -> Iterator[Path]:
     A run that is killed leaves only the sibling, which the next run clears away.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(folder.name + ".partial")
+    # named after us: a helper that outlived a killed run may still write into that run's sibling
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     old = folder.with_name(folder.name + ".old")
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    _clear(folder)
     try:
         yield partial
         (partial / STAMP).write_text(stamp, encoding="utf-8")
@@ -38,5 +38,9 @@ def fresh(folder: Path, stamp: str) -> Iterator[Path]:
             os.replace(folder, old)
         os.replace(partial, folder)
     finally:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    for leftover in [*folder.parent.glob(f"{folder.name}.partial*"), *folder.parent.glob(f"{folder.name}.old")]:
+        shutil.rmtree(leftover, ignore_errors=True)
