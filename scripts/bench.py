@@ -1,0 +1,58 @@
+"""Measure what this pack claims, on this machine.
+
+python3 scripts/bench.py             every benchmark
+python3 scripts/bench.py overhead    only the named ones; numbers go to bench/results/<name>.json
+"""
+
+import sys
+
+if sys.version_info < (3, 10):  # before any import that an older Python cannot read
+    sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; run it with a newer python3.")
+
+import argparse
+import importlib
+from pathlib import Path
+
+from runner.setup import enter_environment, set_up
+from runner.stop import run, say
+
+BENCHES = Path(__file__).resolve().parent / "benches"
+
+
+def names() -> list[str]:
+    """Return what can be measured: every module of benches/ that is no helper."""
+    return sorted(path.stem for path in BENCHES.glob("*.py") if not path.stem.startswith("_"))
+
+
+def arguments() -> list[str]:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="*", help=f"one of {', '.join(names())}; without names, all")
+    chosen: list[str] = parser.parse_args().name
+    unknown = [name for name in chosen if name not in names()]
+    if unknown:
+        parser.error(f"no benchmark is called {', '.join(unknown)}; choose from {', '.join(names())}")
+    return chosen or names()
+
+
+def main() -> int:
+    """Set up, measure inside the environment that it made."""
+    chosen = arguments()
+    comfyui = set_up()
+    enter_environment()
+
+    from benches._host import use_host
+    from benches._report import print_table, write
+
+    use_host(comfyui)
+    for name in chosen:
+        say(f"\n{name}")
+        bench = importlib.import_module(f"benches.{name}")
+        result = bench.measure()
+        print_table(bench.table(result))
+        say(f"written to {write(name, result)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""Benchmarks: a module has measure() -> numbers for JSON, table(numbers) -> rows for the screen."""
