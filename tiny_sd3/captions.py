@@ -11,7 +11,7 @@ from .scenes import BACKGROUNDS, COLORS, SHAPES, Group, Scene, claim_of, sample_
 
 COUNTS = {1: ("a", "one"), 2: ("two",), 3: ("three",)}
 SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
-NOUNS = {"circle": ("circle", "disc"), "cross": ("cross", "plus"), "diamond": ("diamond", "rhombus")}
+NOUNS = {"circle": ("circle", "disc"), "cross": ("cross", "plus")}
 RELATION_WORDS = {
     "left of": ("left of", "to the left of", "on the left of"),
     "right of": ("right of", "to the right of", "on the right of"),

@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--decay", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--num", type=int, default=30000)
+    parser.add_argument("--num", type=int, default=20000)
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--every", type=int, default=500)

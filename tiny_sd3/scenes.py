@@ -32,7 +32,7 @@ COLORS = {
     "cyan": (52, 212, 232),
     "orange": (252, 140, 24),
 }
-SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
+SHAPES = ("circle", "square", "triangle", "cross", "ring")
 RADIUS = {"small": 7.0, "large": 11.0}
 RELATIONS = ("left of", "right of", "above", "below")
 PLACES = ("left", "right", "top", "bottom")
@@ -136,8 +136,6 @@ def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: fl
         draw.rectangle((x - r * 0.9, y - r * 0.9, x + r * 0.9, y + r * 0.9), fill=fill)
     elif shape == "triangle":
         draw.polygon([(x, y - r), (x - r, y + r * 0.9), (x + r, y + r * 0.9)], fill=fill)
-    elif shape == "diamond":
-        draw.polygon([(x, y - r), (x + r, y), (x, y + r), (x - r, y)], fill=fill)
     elif shape == "cross":
         arm = r * 0.36
         draw.rectangle((x - r, y - arm, x + r, y + arm), fill=fill)

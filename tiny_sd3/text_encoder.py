@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .captions import VOCABULARY, caption
+from .captions import NOUNS, VOCABULARY, caption
 from .host import RUNS, use_comfy
 from .scenes import BACKGROUNDS, COLORS, PLACES, RELATIONS, SHAPES, Scene, claim_of, random_scene
 
@@ -96,7 +96,8 @@ def train(steps: int, batch: int, lr: float, seed: int) -> nn.Module:
     rng = random.Random(seed)
     tokenizer = WordTokenizer(list(VOCABULARY))
     nouns = torch.zeros(len(tokenizer.get_vocab()), dtype=torch.bool)
-    nouns[[i for w, i in tokenizer.ids.items() if w.startswith((*SHAPES, "disc", "plus", "rhombus"))]] = True
+    stems = (*SHAPES, *(noun for row in NOUNS.values() for noun in row))
+    nouns[[i for word, i in tokenizer.ids.items() if word.startswith(stems)]] = True
     model = build(len(VOCABULARY))
     width = model.text_projection.weight.shape[0]
     pooled_heads = nn.ModuleList(nn.Linear(width, len(v)) for v in HEADS.values())
