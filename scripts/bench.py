@@ -1,7 +1,7 @@
 """Measure what this pack claims, on this machine.
 
 python3 scripts/bench.py             every benchmark
-python3 scripts/bench.py overhead    only the named ones; numbers go to bench/results/<name>.json
+python3 scripts/bench.py overhead    only the named ones; numbers go to bench/results/<name>.json, from there to README
 """
 
 import sys
@@ -42,7 +42,9 @@ def main() -> int:
     enter_environment()
 
     from benches._host import use_host
-    from benches._report import print_table, write
+    from benches._readme import update
+    from benches._report import RESULTS, print_table, write
+    from runner.places import ROOT
 
     use_host(comfyui)
     for name in chosen:
@@ -51,6 +53,7 @@ def main() -> int:
         result = bench.measure()
         print_table(bench.table(result))
         say(f"written to {write(name, result)}")
+    update(ROOT / "README.md", RESULTS)
     return 0
 
 

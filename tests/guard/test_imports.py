@@ -110,5 +110,5 @@ def test_importing_the_pack_outside_comfyui_is_silent():
         "spec.loader.exec_module(module)\n"
         "assert 'torch' not in sys.modules and module.WEB_DIRECTORY == './web'\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

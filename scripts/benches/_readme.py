@@ -1,0 +1,49 @@
+"""The tables of README.md, rendered from bench/results.
+
+A table stands between `<!-- table:NAME -->` with `<!-- /table -->`; a test compares what stands there with the results.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import alignment, demo, overhead
+
+Rows = list[list[str]]
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
+    "demo": ("demo", demo.table),
+    "alignment": ("alignment", alignment.table),
+    "effective_guidance": ("alignment", alignment.effective_table),
+    "overhead": ("overhead", overhead.table),
+}
+_BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+def markdown(rows: Rows) -> str:
+    """Return rows as a Markdown table, the first one as heading."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]) + "\n"
+
+
+def rendered(text: str, results: Path) -> str:
+    """Return the text with every table as the results say; a table without results stays as it is."""
+
+    def fill(match: re.Match[str]) -> str:
+        bench, rows = TABLES[match[2]]
+        path = results / f"{bench}.json"
+        if not path.is_file():
+            return match[0]
+        return match[1] + markdown(rows(json.loads(path.read_text(encoding="utf-8")))) + match[3]
+
+    return _BLOCK.sub(fill, text)
+
+
+def update(readme: Path, results: Path) -> None:
+    """Write the tables into the README."""
+    text = readme.read_text(encoding="utf-8")
+    if (new := rendered(text, results)) != text:
+        readme.write_text(new, encoding="utf-8")
