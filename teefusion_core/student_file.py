@@ -72,7 +72,7 @@ class StudentInfo:
             )
         values = {}
         for field in fields(cls):
-            read = _READERS[getattr(field.type, "__name__", field.type)]
+            read = _READERS[field.type if isinstance(field.type, str) else field.type.__name__]
             try:
                 values[field.name] = read(metadata[field.name])
             except (KeyError, ValueError) as error:

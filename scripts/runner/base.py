@@ -11,11 +11,11 @@ from .stop import Stop
 FOLDERS = ("custom_nodes", "models", "input", "output", "temp", "user")
 
 
-def make_base(folder: Path, *, probe: bool = True) -> Path:
+def make_base(folder: Path, *, probe: bool = True, pack: Path = ROOT) -> Path:
     """Make a base directory with this pack linked into its custom_nodes."""
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    _link(folder / "custom_nodes" / PACK, ROOT)
+    _link(folder / "custom_nodes" / PACK, pack)
     if probe:
         _link(folder / "custom_nodes" / PROBE_NAME, PROBE)
     return folder

@@ -63,6 +63,7 @@ def methods() -> tuple[Method, Method]:
 
 def compare(comfyui: Path, num_prompts: int, out: Path, *, serve: bool, port: int | None) -> None:
     """Run the comparison; with `serve`, keep ComfyUI running afterwards."""
+    check_models(ROOT / "models")
     prompts = _held_out_prompts(num_prompts)
     workflow = read_workflow(WORKFLOW)
     if serve and port is None:
@@ -77,6 +78,17 @@ def compare(comfyui: Path, num_prompts: int, out: Path, *, serve: bool, port: in
         print(f"\n{table(columns)}\n\nPrompt by prompt: {target}", flush=True)
         if serve:
             _keep(server)
+
+
+def check_models(folder: Path) -> None:
+    """Stop before anything starts when the pack came without a file of its demo model."""
+    files = [f"tiny_sd3_{part}.safetensors" for part in ("base", "student", "text", "vae")]
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        raise Stop(
+            f"The demo model is incomplete: models/ has no {', '.join(missing)}; "
+            "get a release that has them, or train them as tiny_sd3/README.md tells."
+        )
 
 
 def read_workflow(path: Path) -> Json:

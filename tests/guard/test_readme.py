@@ -1,5 +1,6 @@
 """Numbers, commands of the README against what produced them."""
 
+import json
 import re
 import shlex
 import sys
@@ -27,16 +28,18 @@ def test_every_table_equals_its_results(readme_tables):
 
 
 def test_every_table_has_results(readme_tables):
-    named = re.findall(r"<!-- table:(\w+) -->", README)
-    assert set(named) == readme_tables.TABLES.keys()
-    for name in named:
+    for name in re.findall(r"<!-- table:(\w+) -->", README):
         assert (RESULTS / f"{readme_tables.TABLES[name][0]}.json").is_file(), f"run scripts/bench.py for {name}"
 
 
-def test_a_changed_number_is_noticed(readme_tables):
-    wrong = re.sub(r"(\| TeEFusion student \| w 2[^\n]*\| )0\.\d+( \| \d+ \|)", r"\g<1>9.999\2", README)
-    assert wrong != README
-    assert readme_tables.rendered(wrong, RESULTS) == README
+def test_a_changed_number_is_mended(readme_tables, tmp_path):
+    ratios = {"q1": 1.0, "median": 1.01, "q3": 1.02}
+    row = {"size": 64, "batch": 1, "step_ms": {"stock": 5.0, "student": 5.05, "teacher": 9.0}}
+    row |= {"student_over_stock": ratios, "teacher_over_student": ratios}
+    (tmp_path / "overhead.json").write_text(json.dumps({"rows": [row]}), encoding="utf-8")
+    page = readme_tables.rendered("<!-- table:overhead -->\nold\n<!-- /table -->\n", tmp_path)
+    assert "| 5.05 |" in page and "old" not in page
+    assert readme_tables.rendered(page.replace("5.05", "4.00"), tmp_path) == page
 
 
 def test_every_command_names_a_script_that_is_there():

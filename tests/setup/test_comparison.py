@@ -1,9 +1,11 @@
 """What the demo makes of what the server gave."""
 
 import numpy as np
+import pytest
 from PIL import Image
-from runner.comparison import Method, as_made, fill, guidance_of, table
+from runner.comparison import Method, as_made, check_models, fill, guidance_of, table
 from runner.sheet import SHOWN, SIDE, Row, draw_sheet
+from runner.stop import Stop
 
 PROMPT = {
     "1": {"class_type": "CLIPTextEncode", "inputs": {"text": "old"}, "_meta": {"title": "Prompt"}},
@@ -60,3 +62,12 @@ def test_the_sheet_shows_each_method_with_its_verdict(tmp_path):
     frame = SIDE**2 - (SIDE - 8) ** 2
     for color in ((46, 160, 67), (214, 57, 57)):
         assert (pixels == color).all(1).sum() == 5 * SHOWN * frame
+
+
+def test_a_missing_part_of_the_demo_model_is_one_sentence(tmp_path):
+    for part in ("base", "text", "vae"):
+        (tmp_path / f"tiny_sd3_{part}.safetensors").touch()
+    with pytest.raises(Stop, match=r"models/ has no tiny_sd3_student.safetensors; get a release"):
+        check_models(tmp_path)
+    (tmp_path / "tiny_sd3_student.safetensors").touch()
+    check_models(tmp_path)
