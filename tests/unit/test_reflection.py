@@ -1,0 +1,81 @@
+"""Reflection on fields whose answers are known."""
+
+import pytest
+import torch
+
+from teefusion_core.errors import InvalidConfig
+from teefusion_core.flow import denoised_of, euler, sample, secant
+from teefusion_core.reflection import core, exact, reflected, upper, window
+
+SIGMAS = torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0], dtype=torch.float64)
+
+
+def constant(value):
+    return lambda x, sigma: denoised_of(torch.full_like(x, value), x, sigma)
+
+
+def counting(denoiser, seen):
+    def counted(x, sigma):
+        seen.append(float(sigma))
+        return denoiser(x, sigma)
+
+    return counted
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, 4, 4, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("inversion", [exact, upper, core(4)])
+def test_equal_models_on_a_constant_field_change_nothing(x, inversion):
+    step = reflected(euler(constant(0.7)), inversion(constant(0.7)), rounds=3)
+    assert torch.allclose(sample(step, x, SIGMAS), sample(euler(constant(0.7)), x, SIGMAS), atol=1e-12)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_the_gap_stays_once_per_round(x, rounds):
+    strong, weak = 0.7, 0.2
+    step = reflected(euler(constant(strong)), exact(constant(weak)), rounds=rounds)
+    velocity = secant(step, x, SIGMAS[1], SIGMAS[2])
+    assert torch.allclose(velocity, torch.full_like(x, strong + rounds * (strong - weak)), atol=1e-12)
+
+
+def test_an_empty_window_is_the_plain_step_bit_for_bit(x):
+    plain = euler(constant(0.7))
+    step = reflected(plain, exact(constant(0.1)), until=window(SIGMAS, 0))
+    assert torch.equal(sample(step, x, SIGMAS), sample(plain, x, SIGMAS))
+
+
+@pytest.mark.parametrize(("reflect_steps", "reflections"), [(0, 0), (1, 1), (3, 3), (4, 3)])
+def test_the_window_counts_steps_from_the_start(x, reflect_steps, reflections):
+    down, up = [], []
+    strong, weak = counting(constant(0.7), down), counting(constant(0.1), up)
+    sample(reflected(euler(strong), exact(weak), until=window(SIGMAS, reflect_steps)), x, SIGMAS)
+    assert len(up) == reflections and len(down) == 4 + reflections
+    assert up == [float(s) for s in SIGMAS[1 : reflections + 1]]
+
+
+def test_where_the_network_is_looked_at(x):
+    for inversion, wanted in ((exact, 0.5), (upper, 0.8), (core(4), 0.55)):
+        seen = []
+        inversion(counting(constant(0.1), seen))(x, SIGMAS[2], SIGMAS[1])
+        assert seen == pytest.approx([wanted])
+
+
+def test_a_final_of_its_own(x):
+    step = reflected(euler(constant(0.7)), exact(constant(0.2)), euler(constant(2.0)))
+    velocity = secant(step, x, SIGMAS[0], SIGMAS[1])
+    assert torch.allclose(velocity, torch.full_like(x, 2.0 + 0.5), atol=1e-12)
+
+
+@pytest.mark.parametrize("rounds", [0, -1])
+def test_rounds_below_one(rounds):
+    with pytest.raises(InvalidConfig, match=f"rounds is {rounds}; reflect once or more"):
+        reflected(euler(constant(0.0)), exact(constant(0.0)), rounds=rounds)
+
+
+@pytest.mark.parametrize("reflect_steps", [-1, 5])
+def test_a_window_outside_the_schedule(reflect_steps):
+    with pytest.raises(InvalidConfig, match=f"reflect_steps is {reflect_steps}, the schedule has 4 steps"):
+        window(SIGMAS, reflect_steps)
