@@ -5,6 +5,7 @@ Shapes: N pictures, B batch, latents [N,16,8,8] in the host's SD3 latent space.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import scenes as scenes_module
 from .host import MODELS, RUNS
 from .scenes import Scene, sample_picture
 from .vae import SD3_SCALE, SD3_SHIFT
@@ -50,11 +52,14 @@ def dataset(num: int, seed: int) -> tuple[list[Scene], Tensor]:
     """`num` training scenes with their latents (half precision); encoded once, the scenes follow from the seed."""
     from safetensors.torch import load_file, save_file
 
-    cache = RUNS / f"latents_{num}_{seed}.safetensors"
+    codec_path = MODELS / "tiny_sd3_vae.safetensors"
+    # another codec or another world must not find the latents of this one
+    made_by = codec_path.read_bytes() + Path(scenes_module.__file__).read_bytes()
+    cache = RUNS / f"latents_{num}_{seed}_{hashlib.sha256(made_by).hexdigest()[:8]}.safetensors"
     rng = random.Random(seed)
     scenes: list[Scene] = []
     parts: list[Tensor] = []
-    codec = None if cache.exists() else load_codec(MODELS / "tiny_sd3_vae.safetensors")
+    codec = None if cache.exists() else load_codec(codec_path)
     for start in range(0, num, 128):
         batch = [sample_picture(rng) for _ in range(min(128, num - start))]
         scenes += [scene for scene, _ in batch]

@@ -105,6 +105,11 @@ def test_colours_and_backgrounds_share_no_word():
     assert not set(COLORS) & set(BACKGROUNDS)
 
 
+def test_held_out_prompts_say_every_fact_of_a_held_out_scene():
+    for _, claim in held_out_prompts(200):
+        assert claim.held_out and claim.background and all(group.size for group in claim.groups)
+
+
 def test_held_out_prompts_are_the_same_list_for_the_same_seed():
     prompts = held_out_prompts(64)
     assert prompts == held_out_prompts(64) and prompts[:16] == held_out_prompts(16)
