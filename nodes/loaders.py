@@ -38,7 +38,7 @@ class TinySD3Loader(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output("model", display_name="MODEL", tooltip="SD3 at demo size, 9 million parameters."),
-                io.Clip.Output("clip", display_name="CLIP", tooltip="Its text encoder; 74 English words."),
+                io.Clip.Output("clip", display_name="CLIP", tooltip="Its text encoder; 69 English words."),
                 io.Vae.Output("vae", display_name="VAE", tooltip="Its picture codec: 16 latent channels."),
             ],
         )
