@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .captions import caption
 from .host import MODELS, RUNS, use_comfy
 from .latents import dataset
-from .scenes import claim_of, corrupt
+from .scenes import Scene, claim_of, corrupt
 
 DEPTH = 4
 GRID = 16
@@ -30,6 +30,9 @@ WRONG_CAPTIONS = 0.35
 """Share of captions that pass through `corrupt`; about a quarter of all then claim something wrong."""
 NULL_SHARE = 0.1
 LOG_SNR_MEAN, LOG_SNR_STD = 0.4, 1.2
+LOG_EVERY = 50
+STATE = RUNS / "pretrain.safetensors"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def build_network(text_width: int, pooled_width: int) -> nn.Module:
@@ -108,89 +111,104 @@ def learning_rate(step: int, steps: int, decay: int, peak: float) -> float:
     return peak * min(1.0, (step + 1) / 200, max(0.02, (steps - step) / decay))
 
 
-def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write whole or not at all."""
-    from safetensors.torch import save_file
+class Run:
+    """Network with its running average and optimizer, on disk between sessions of one training."""
 
-    part = path.with_suffix(".part")
-    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, part, metadata=metadata)
-    os.replace(part, path)
+    def __init__(self, network: nn.Module, lr: float):
+        self.network, self.step, self.seconds = network, 0, 0.0
+        self.average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True
+        )
+
+    def update(self, loss: Tensor, lr: float, momentum: float) -> None:
+        """One optimizer step; the average forgets faster while it is young."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        momentum = min(momentum, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for name, tensor in self.network.state_dict().items():
+                self.average[name].lerp_(tensor, 1 - momentum)
+
+    def save(self) -> None:
+        """Write the state to go on from, with the average alone as a checkpoint of this step."""
+        from safetensors.torch import save_file
+
+        tensors = {f"net.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"ema.{name}": tensor for name, tensor in self.average.items()}
+        for name, parameter in self.network.named_parameters():
+            moments = self.optimizer.state[parameter]
+            tensors |= {f"opt.{key}.{name}": torch.as_tensor(moments[key]) for key in MOMENTS}
+        metadata = {"step": str(self.step), "seconds": str(self.seconds)}
+        part = STATE.with_suffix(".part")
+        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, part, metadata=metadata)
+        os.replace(part, STATE)
+        half = {name: tensor.half().contiguous().cpu() for name, tensor in self.average.items()}
+        save_file(half, STATE.with_name(f"base_{self.step:06}.safetensors"), metadata=metadata)
+
+    def resume(self) -> None:
+        """Read the state back, if there is one."""
+        from safetensors import safe_open
+
+        if not STATE.exists():
+            return
+        with safe_open(STATE, "pt") as file:
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            self.step, self.seconds = int(file.metadata()["step"]), float(file.metadata()["seconds"])
+        self.network.load_state_dict({name[4:]: t for name, t in stored.items() if name.startswith("net.")})
+        for name, tensor in self.average.items():
+            tensor.copy_(stored[f"ema.{name}"])
+        names = [name for name, _ in self.network.named_parameters()]
+        state = {i: {key: stored[f"opt.{key}.{name}"] for key in MOMENTS} for i, name in enumerate(names)}
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        print(f"resumed at step {self.step}", flush=True)
+
+
+def texts_of(scenes: list[Scene], rng: random.Random) -> list[str]:
+    """One caption per scene, some of them wrong, some empty."""
+    texts = []
+    for scene in scenes:
+        claim = claim_of(scene, rng)
+        claim = corrupt(claim, rng) if rng.random() < WRONG_CAPTIONS else claim
+        texts.append("" if rng.random() < NULL_SHARE else caption(claim, rng))
+    return texts
 
 
 def train(args: argparse.Namespace) -> None:
     """The loop; everything random at a step follows from (seed, step), so a resumed run goes on as it would have."""
-    from safetensors import safe_open
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scenes, latents = dataset(args.num, args.seed)
     text = Captions(MODELS / "tiny_sd3_text.safetensors", device)
     context, pooled = text([""])
     torch.manual_seed(args.seed)
-    network = build_network(context.shape[-1], pooled.shape[-1]).to(device)
-    average = {k: v.clone() for k, v in network.state_dict().items()}
-    optimizer = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-    state_path, log_path, step, seconds = RUNS / "pretrain.safetensors", RUNS / "pretrain.jsonl", 0, 0.0
-    if state_path.exists():
-        with safe_open(state_path, "pt") as file:
-            stored = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  not a dict
-            step, seconds = int(file.metadata()["step"]), float(file.metadata()["seconds"])
-        network.load_state_dict({k[4:]: v for k, v in stored.items() if k.startswith("net.")})
-        average = {k[4:]: v.to(device) for k, v in stored.items() if k.startswith("ema.")}
-        names = [n for n, _ in network.named_parameters()]
-        optimizer.load_state_dict(
-            {
-                "state": {
-                    i: {key: stored[f"opt.{key}.{n}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-                    for i, n in enumerate(names)
-                },
-                "param_groups": optimizer.state_dict()["param_groups"],
-            }
-        )
-        print(f"resumed at step {step}", flush=True)
-
-    def checkpoint() -> None:
-        tensors = {f"net.{k}": v for k, v in network.state_dict().items()} | {f"ema.{k}": v for k, v in average.items()}
-        for name, parameter in network.named_parameters():
-            tensors |= {f"opt.{k}.{name}": torch.as_tensor(v) for k, v in optimizer.state[parameter].items()}
-        save(state_path, tensors, {"step": str(step), "seconds": str(seconds)})
-        save(RUNS / f"base_{step:06}.safetensors", {k: v.half() for k, v in average.items()}, {"step": str(step)})
-
+    run = Run(build_network(context.shape[-1], pooled.shape[-1]).to(device), args.lr)
+    run.resume()
     mark, losses = time.time(), []
-    while step < args.steps:
-        rng, generator = (
-            random.Random(f"{args.seed}.{step}"),
-            torch.Generator().manual_seed(args.seed * 1_000_003 + step),
-        )
+    while run.step < args.steps:
+        rng = random.Random(f"{args.seed}.{run.step}")
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + run.step)
         rows = [rng.randrange(len(scenes)) for _ in range(args.batch)]
-        texts = []
-        for row in rows:
-            claim = claim_of(scenes[row], rng)
-            claim = corrupt(claim, rng) if rng.random() < WRONG_CAPTIONS else claim
-            texts.append("" if rng.random() < NULL_SHARE else caption(claim, rng))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.decay, args.lr)
-        loss = velocity_loss(network, latents[rows].float().to(device), *text(texts), generator)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        momentum = min(args.ema, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for key, value in network.state_dict().items():
-                average[key].lerp_(value, 1 - momentum)
+        texts = texts_of([scenes[row] for row in rows], rng)
+        loss = velocity_loss(run.network, latents[rows].float().to(device), *text(texts), generator)
+        run.update(loss, learning_rate(run.step, args.steps, args.decay, args.lr), args.ema)
         losses.append(loss.item())
-        if step % 50 == 0:
-            seconds, mark = seconds + time.time() - mark, time.time()
-            row = {"step": step, "loss": round(sum(losses) / len(losses), 4), "seconds": round(seconds, 1)}
+        if not math.isfinite(losses[-1]):
+            raise SystemExit(f"the loss is {losses[-1]} at step {run.step}; lower --lr, the last checkpoint is whole")
+        if run.step % LOG_EVERY == 0:
+            run.seconds, mark = run.seconds + time.time() - mark, time.time()
+            row = {"step": run.step, "loss": round(sum(losses) / len(losses), 4), "seconds": round(run.seconds, 1)}
             losses.clear()
-            with log_path.open("a") as log:
+            with STATE.with_suffix(".jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
             print(row, flush=True)
-            if not math.isfinite(row["loss"]):
-                raise SystemExit("the loss is not finite; lower --lr and remove the run folder")
-        if step % args.every == 0 or step == args.steps:
-            checkpoint()
+        if run.step % args.every == 0 or run.step == args.steps:
+            run.save()
 
 
 def main() -> None:
