@@ -39,15 +39,6 @@ def encode(codec, pictures_BHW3: np.ndarray) -> Tensor:
     return ((z.float() - SD3_SHIFT) * SD3_SCALE).cpu()
 
 
-@torch.no_grad()
-def decode(codec, latents_BCHW: Tensor) -> np.ndarray:
-    """uint8 pictures [B,64,64,3] of model-scaled latents."""
-    device = next(codec.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16):
-        x_B3HW = codec.decode(latents_BCHW.to(device) / SD3_SCALE + SD3_SHIFT)
-    return ((x_B3HW.float() + 1) * 127.5).round().clamp(0, 255).byte().movedim(1, -1).cpu().numpy()
-
-
 def dataset(num: int, seed: int) -> tuple[list[Scene], Tensor]:
     """`num` training scenes with their latents (half precision); encoded once, the scenes follow from the seed."""
     from safetensors.torch import load_file, save_file
