@@ -4,8 +4,16 @@ from comfy_api.latest import ComfyExtension
 
 from .apply import TeEFusionConditioning
 from .loaders import TinySD3Loader
+from .sampling import ReflectionGuiderNode, ReflectionSamplerNode, W2SDTeacherSampler, ZSampling
 
-NODES = [TinySD3Loader, TeEFusionConditioning]
+NODES = [
+    TinySD3Loader,
+    TeEFusionConditioning,
+    W2SDTeacherSampler,
+    ZSampling,
+    ReflectionGuiderNode,
+    ReflectionSamplerNode,
+]
 
 
 class TeEFusionExtension(ComfyExtension):

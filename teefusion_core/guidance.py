@@ -54,3 +54,18 @@ def effective_guidance(velocity: Tensor, cond: Tensor, uncond: Tensor) -> Tensor
     direction = (cond - uncond).flatten(1).to(torch.float64)
     offset = (velocity - uncond).flatten(1).to(torch.float64)
     return (offset * direction).sum(1) / direction.square().sum(1)
+
+
+def proxy_prompt(cond: Tensor, null: Tensor, alpha: float) -> Tensor:
+    """Mix the prompt that the weak network of CHATS is given, -alpha * cond + (1 + alpha) * null.
+
+    Args:
+        cond: embedding of the prompt, token-wise [B,L,D] or pooled [B,P].
+        null: embedding of the empty prompt, same shape up to the batch.
+        alpha: how far beyond the empty prompt, 0.5 in the paper; 0 is the empty prompt.
+    Returns:
+        Embedding of the shape of `cond`.
+    Source: CHATS, arXiv 2502.12579; the prediction with it takes the place of `uncond` in `guided`, 1 + their s
+        being the CFG scale.
+    """
+    return null + alpha * (null - cond)

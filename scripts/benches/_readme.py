@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import alignment, demo, overhead
+from . import alignment, demo, overhead, reflection, reflection_cost
 
 Rows = list[list[str]]
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
@@ -19,6 +19,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "alignment": ("alignment", alignment.table),
     "effective_guidance": ("alignment", alignment.effective_table),
     "overhead": ("overhead", overhead.table),
+    "reflection": ("reflection", reflection.table),
+    "reflection_cost": ("reflection_cost", reflection_cost.table),
 }
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 

@@ -11,7 +11,7 @@ import torch
 from runner.stop import say
 
 NUM_PROMPTS = 512
-CFG_SCALES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+CFG_SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
 GUIDANCE = (1.0, 2.0, 4.0)
 EARLIER = 3.0
 """CFG scale at which the earlier checkpoint is shown."""

@@ -20,7 +20,7 @@ W = 4.0
 SIZES = ((64, 1), (64, 4), (256, 1))
 """(width and height in pixels, pictures in the batch); 256 is as far as the demo model's positions reach."""
 TARGET = 1.02
-PROMPT = "a red circle left of two small blue squares on a white background"
+PROMPT = "a red circle left of a small blue square on a white background"
 
 
 class Case:

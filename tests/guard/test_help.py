@@ -10,18 +10,33 @@ REPO = Path(__file__).resolve().parent.parent.parent
 
 
 def inputs_of_nodes():
-    """Return node id -> ids of its inputs, read off the schemas."""
+    """Return node id -> ids of its inputs, read off `execute`, which takes exactly these (a test of the host tier)."""
     found = {}
     for path in sorted((REPO / "nodes").glob("*.py")):
-        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "schema":
-                given = {keyword.arg: keyword.value for keyword in call.keywords}
-                if isinstance(given.get("node_id"), ast.Constant):
-                    found[given["node_id"].value] = [item.args[1].value for item in given["inputs"].elts]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            keywords = [item for item in ast.walk(node) if isinstance(item, ast.keyword) and item.arg == "node_id"]
+            methods = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
+            if keywords:
+                found[keywords[0].value.value] = [argument.arg for argument in methods["execute"].args.args[1:]]
     return found
 
 
-NODES = inputs_of_nodes()
+def sentences_of_the_code():
+    """Return every text of nodes and core, with ... where the code fills something in."""
+    texts = set()
+    for path in [*(REPO / "nodes").glob("*.py"), *(REPO / "teefusion_core").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "..." for part in node.values]
+                texts.add("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.add(re.sub(r"%[sg]", "...", node.value))
+    return texts
+
+
+NODES, SENTENCES = inputs_of_nodes(), sentences_of_the_code()
 each_node = pytest.mark.parametrize("node_id", NODES)
 
 
@@ -30,7 +45,8 @@ def page_of(node_id):
 
 
 def test_nodes_are_found():
-    assert {"TeEFusionConditioning", "TinySD3Loader"} <= NODES.keys()
+    assert {"TeEFusionConditioning", "TinySD3Loader", "W2SDTeacherSampler", "ReflectionGuider"} <= NODES.keys()
+    assert all(NODES[node_id] for node_id in NODES)
 
 
 @each_node
@@ -45,6 +61,23 @@ def test_the_page_explains_every_input(node_id):
 def test_the_page_answers_what_when_cost_trouble(node_id):
     headings = re.findall(r"^## (.+)$", page_of(node_id), flags=re.MULTILINE)
     assert {"When to use it", "Outputs", "Cost", "If something looks wrong"} <= set(headings)
+
+
+@each_node
+def test_quoted_messages_are_those_of_the_code(node_id):
+    for quote in re.findall(r'^\|[^|]*"([^"|]+)"', page_of(node_id), flags=re.MULTILINE):
+        pattern = re.compile(".*".join(re.escape(part) for part in quote.split("...")))
+        assert any(pattern.search(text) for text in SENTENCES), quote
+
+
+@pytest.mark.parametrize("node_id", ["W2SDTeacherSampler", "ZSampling", "ReflectionGuider"])
+def test_costs_follow_from_the_scales(node_id):
+    rows = re.findall(r"^\| ([\d.]+(?: / [\d.]+)+) \| .*= (\d+) \| (\d+) \|$", page_of(node_id), flags=re.MULTILINE)
+    assert len(rows) >= 4
+    for scales, one_step, run in rows:
+        legs = [1 if float(scale) in (0, 1) else 2 for scale in scales.split(" / ")]
+        legs = legs if len(legs) == 3 else [*legs, legs[0]]
+        assert (int(one_step), int(run)) == (sum(legs), 19 * sum(legs) + legs[-1]), scales
 
 
 @each_node

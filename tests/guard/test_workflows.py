@@ -10,24 +10,50 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent.parent
 FILES = {path.stem: path for path in sorted((REPO / "workflows").glob("*.json"))}
 TEACHER_STUDENT, PUBLISHED = "01_teacher_vs_student", "02_teefusion_sd3_medium"
+W2SD, Z_SAMPLING, LORA_GAP = "03_w2sd_vs_cfg", "04_z_sampling", "05_w2sd_sd35_lora_gap"
+DEMOS = (TEACHER_STUDENT, W2SD, Z_SAMPLING)
 each_workflow = pytest.mark.parametrize("name", FILES)
+each_demo = pytest.mark.parametrize("name", DEMOS)
+each_student = pytest.mark.parametrize("name", (TEACHER_STUDENT, PUBLISHED))
 
 FILE = re.compile(r"[\w.-]+\.safetensors")
+OWN_FILE = re.compile(r"your_\w+\.safetensors")  # stands for one that the user chooses, so nothing offers it
 URL = re.compile(r"https://huggingface\.co/[\w.-]+/[\w.-]+/resolve/main/[\w./-]+\.safetensors")
 SAMPLERS, SCHEDULERS = {"euler"}, {"normal"}
-KSAMPLER_WIDGETS = [int, {"fixed"}, int, (int, float), SAMPLERS, SCHEDULERS, (int, float)]
+NUMBER = (int, float)
+KSAMPLER_SOCKETS = [
+    ("model", "MODEL"),
+    ("positive", "CONDITIONING"),
+    ("negative", "CONDITIONING"),
+    ("latent_image", "LATENT"),
+]
+KSAMPLER_WIDGETS = [int, {"fixed"}, int, NUMBER, SAMPLERS, SCHEDULERS, NUMBER]
+WEAK_SOCKETS = [("weak_model", "MODEL"), ("weak_positive", "CONDITIONING"), ("weak_negative", "CONDITIONING")]
+OPTIONAL = {name for name, _ in WEAK_SOCKETS}
+OPERATOR_WIDGETS = [int, int, {"exact", "upper", "official"}]
 # type -> (inputs, outputs, widgets), of ComfyUI 0.3.75 and of this pack; a widget is a type, a choice, or a pattern
 NODES = {
     "CLIPTextEncode": ([("clip", "CLIP")], ["CONDITIONING"], [str]),
     "EmptySD3LatentImage": ([], ["LATENT"], [int, int, int]),
     "ImageScale": ([("image", "IMAGE")], ["IMAGE"], [{"nearest-exact"}, int, int, {"disabled"}]),
-    "KSampler": (
-        [("model", "MODEL"), ("positive", "CONDITIONING"), ("negative", "CONDITIONING"), ("latent_image", "LATENT")],
-        ["LATENT"],
-        KSAMPLER_WIDGETS,
-    ),
+    "BasicScheduler": ([("model", "MODEL")], ["SIGMAS"], [SCHEDULERS, int, NUMBER]),
+    "CheckpointLoaderSimple": ([], ["MODEL", "CLIP", "VAE"], [FILE]),
+    "KSampler": (KSAMPLER_SOCKETS, ["LATENT"], KSAMPLER_WIDGETS),
+    "LoraLoaderModelOnly": ([("model", "MODEL")], ["MODEL"], [FILE, NUMBER]),
     "MarkdownNote": ([], [], [str]),
-    "ModelSamplingSD3": ([("model", "MODEL")], ["MODEL"], [(int, float)]),
+    "ModelSamplingSD3": ([("model", "MODEL")], ["MODEL"], [NUMBER]),
+    "RandomNoise": ([], ["NOISE"], [int, {"fixed"}]),
+    "SamplerCustomAdvanced": (
+        [
+            ("noise", "NOISE"),
+            ("guider", "GUIDER"),
+            ("sampler", "SAMPLER"),
+            ("sigmas", "SIGMAS"),
+            ("latent_image", "LATENT"),
+        ],
+        ["LATENT", "LATENT"],
+        [],
+    ),
     "SaveImage": ([("images", "IMAGE")], [], [str]),
     "TripleCLIPLoader": ([], ["CLIP"], [FILE, FILE, FILE]),
     "UNETLoader": ([], ["MODEL"], [FILE, {"default"}]),
@@ -37,10 +63,33 @@ NODES = {
     "TeEFusionConditioning": (
         [("model", "MODEL"), ("positive", "CONDITIONING"), ("null", "CONDITIONING")],
         ["MODEL", "CONDITIONING"],
-        [(int, float), {"auto", "official bf16", "exact"}],
+        [NUMBER, {"auto", "official bf16", "exact"}],
     ),
+    "W2SDTeacherSampler": (
+        [("strong_model", "MODEL"), *KSAMPLER_SOCKETS[1:], *WEAK_SOCKETS],
+        ["LATENT"],
+        [int, {"fixed"}, int, NUMBER, NUMBER, NUMBER, SCHEDULERS, NUMBER, *OPERATOR_WIDGETS],
+    ),
+    "ZSampling": (
+        KSAMPLER_SOCKETS,
+        ["LATENT"],
+        [int, {"fixed"}, int, NUMBER, NUMBER, SCHEDULERS, NUMBER, *OPERATOR_WIDGETS],
+    ),
+    "ReflectionGuider": (
+        [("strong_model", "MODEL"), *KSAMPLER_SOCKETS[1:3], *WEAK_SOCKETS],
+        ["GUIDER"],
+        [NUMBER, NUMBER, NUMBER, {"CFG", "CHATS"}, NUMBER],
+    ),
+    "ReflectionSampler": ([], ["SAMPLER"], OPERATOR_WIDGETS),
 }
-FOLDERS = {"UNETLoader": "diffusion_models", "TripleCLIPLoader": "text_encoders", "VAELoader": "vae"}
+SHOWING_PREVIEWS = {"KSampler", "SamplerCustomAdvanced", "W2SDTeacherSampler", "ZSampling"}
+FOLDERS = {
+    "CheckpointLoaderSimple": "checkpoints",
+    "UNETLoader": "diffusion_models",
+    "TripleCLIPLoader": "text_encoders",
+    "VAELoader": "vae",
+}
+HOLLOW = 7  # how the browser draws, saves an optional socket
 TITLE_BAR = 30
 PREVIEW = 225  # what a sampler grows by, while it shows the picture at work
 
@@ -60,6 +109,16 @@ def source_of(workflow, node, socket):
     return next(other["title"] for other in workflow["nodes"] if other["id"] == origin)
 
 
+def notes_of(workflow):
+    return "\n".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+
+
+def passes(steps, *scales):
+    """Count passes of a run: of CFG with one scale, of a reflection with three."""
+    legs = [1 if scale in (0, 1) else 2 for scale in scales]
+    return (steps - 1) * sum(legs) + legs[-1]
+
+
 def fits(value, kind):
     if isinstance(kind, set):
         return value in kind
@@ -71,7 +130,7 @@ def fits(value, kind):
 def rectangle(node):
     """Return left, top, right, bottom, with the title bar, with the preview of a sampler."""
     (x, y), (width, height) = node["pos"], node["size"]
-    return x, y - TITLE_BAR, x + width, y + height + (PREVIEW if node["type"] == "KSampler" else 0)
+    return x, y - TITLE_BAR, x + width, y + height + (PREVIEW if node["type"] in SHOWING_PREVIEWS else 0)
 
 
 def frame(group):
@@ -88,7 +147,7 @@ def contains(outer, inner):
 
 
 def test_the_promised_workflows_are_there():
-    assert {TEACHER_STUDENT, PUBLISHED} <= FILES.keys()
+    assert {TEACHER_STUDENT, PUBLISHED, W2SD, Z_SAMPLING, LORA_GAP} <= FILES.keys()
 
 
 @each_workflow
@@ -133,9 +192,11 @@ def test_links_agree_with_both_ends(name):
         assert number in out["links"] and into["link"] == number, number
         assert out["type"] == into["type"] == kind, number
     assert len(workflow["links"]) == sum(len(item["links"]) for node in nodes.values() for item in node["outputs"])
-    # every socket of these nodes is a required one
-    assert len(workflow["links"]) == sum(len(node["inputs"]) for node in nodes.values())
-    assert all(item["link"] is not None for node in nodes.values() for item in node["inputs"])
+    sockets = [item for node in nodes.values() for item in node["inputs"]]
+    assert len(workflow["links"]) == sum(item["link"] is not None for item in sockets)
+    for item in sockets:
+        assert (item.get("shape") == HOLLOW) == (item["name"] in OPTIONAL), item
+        assert item["link"] is not None or item["name"] in OPTIONAL, item
 
 
 @each_workflow
@@ -169,8 +230,12 @@ def test_notes_are_short(name):
 
 @each_workflow
 def test_every_file_has_a_download(name):
+    """All but a LoRA that the user chooses, of which a note tells."""
     for node in load(name)["nodes"]:
         files = [value for value in node["widgets_values"] if isinstance(value, str) and FILE.fullmatch(value)]
+        if node["type"] == "LoraLoaderModelOnly":
+            assert OWN_FILE.fullmatch(files[0]) and files[0] in notes_of(load(name)), node["title"]
+            files = []
         models = node["properties"].get("models", [])
         assert [model["name"] for model in models] == files, node["title"]
         for model in models:
@@ -179,7 +244,7 @@ def test_every_file_has_a_download(name):
             assert model["directory"] == FOLDERS[node["type"]], model
 
 
-@each_workflow
+@each_student
 def test_students_are_sampled_with_one_pass(name):
     workflow = load(name)
     nodes = by_title(workflow)
@@ -208,24 +273,26 @@ def test_teacher_with_student_differ_in_guidance_only():
         assert picture["type"] == "SaveImage" and picture["widgets_values"] == [f"teefusion/{who}"]
 
 
-def test_the_demo_prompt_is_in_the_words_of_its_note():
-    nodes = by_title(load(TEACHER_STUDENT))
+@each_demo
+def test_the_demo_prompt_is_in_the_words_of_its_note(name):
+    nodes = by_title(load(name))
     known = set(re.findall(r"[a-z]+", nodes["Words that the model knows"]["widgets_values"][0].lower()))
-    known |= {"a", "on", "to", "background", "squares"}
+    known |= {"a", "on", "to", "background"} | {f"{word}s" for word in known}
     words = re.findall(r"[a-z]+", nodes["Prompt"]["widgets_values"][0])
     assert words and set(words) <= known
 
 
-def test_the_words_of_the_note_are_those_of_the_demo_world():
+@each_demo
+def test_the_words_of_the_note_are_those_of_the_demo_world(name):
     from tiny_sd3.scenes import BACKGROUNDS, COLORS, RADIUS, RELATIONS, SHAPES
 
-    note = by_title(load(TEACHER_STUDENT))["Words that the model knows"]["widgets_values"][0]
+    note = by_title(load(name))["Words that the model knows"]["widgets_values"][0]
     listed = {key: set(words.split(", ")) for key, words in re.findall(r"- \*\*(\w+)\*\*: (.+)", note)}
     expected = {
         "colours": COLORS,
         "shapes": SHAPES,
         "sizes": RADIUS,
-        "counts": ("one", "two", "three"),
+        "counts": ("one", "two"),
         "places": RELATIONS,
         "backgrounds": BACKGROUNDS,
     }
@@ -238,5 +305,76 @@ def test_the_published_student_runs_as_its_authors_ran_it():
     assert nodes["TeEFusion Conditioning"]["widgets_values"] == [5.0, "official bf16"]
     assert nodes["Student sampler"]["widgets_values"][2:] == [50, 1, "euler", "normal", 1]
     assert nodes["One empty picture"]["widgets_values"] == [1024, 1024, 1]
-    notes = " ".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+    notes = notes_of(workflow)
     assert "CC-BY-NC" in notes and "Stability AI Community License" in notes
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "model"), [(W2SD, "W2SD Teacher Sampler", "strong_model"), (Z_SAMPLING, "Z-Sampling", "model")]
+)
+def test_reflection_stands_beside_cfg_under_equal_conditions(name, title, model):
+    workflow = load(name)
+    nodes = by_title(workflow)
+    plain, reflection = nodes["CFG sampler"], nodes[title]
+    seed, fixed, steps, cfg, sampler, scheduler, denoise = plain["widgets_values"]
+    assert (sampler, denoise) == ("euler", 1)
+    assert reflection["widgets_values"][:3] == [seed, fixed, steps]
+    assert reflection["widgets_values"][-5:] == [scheduler, denoise, -1, 1, "exact"]
+    assert source_of(workflow, plain, "model") == source_of(workflow, reflection, model) == "Base model"
+    sources = {"positive": "Prompt", "negative": "Empty prompt", "latent_image": "Four empty pictures"}
+    for socket, source in sources.items():
+        assert source_of(workflow, plain, socket) == source_of(workflow, reflection, socket) == source
+    assert nodes["Base model"]["widgets_values"] == ["base"] and nodes["Empty prompt"]["widgets_values"] == [""]
+    prompt = nodes["Prompt"]["widgets_values"][0]
+    assert len(re.findall("circle|square|triangle|cross|ring", prompt)) == 2
+    assert f"**{passes(steps, cfg)} passes**" in notes_of(workflow)
+
+
+def test_w2sd_adds_nothing_but_the_weak_model():
+    workflow = load(W2SD)
+    nodes = by_title(workflow)
+    cfg, scales = nodes["CFG sampler"]["widgets_values"][3], nodes["W2SD Teacher Sampler"]["widgets_values"][3:6]
+    assert scales == [1, 1, cfg]  # with one network for both that is CFG, at first order
+    assert nodes["Weak model"]["widgets_values"] == ["weak"]
+    assert source_of(workflow, nodes["W2SD Teacher Sampler"], "weak_model") == "Weak model"
+    cost = passes(20, *scales)
+    assert f"**{cost} passes**" in notes_of(workflow) and f"**{cost // 2} steps** cost {cost} passes" in notes_of(
+        workflow
+    )
+
+
+def test_z_sampling_is_compared_at_equal_guidance_and_equals_its_parts():
+    workflow = load(Z_SAMPLING)
+    nodes = by_title(workflow)
+    seed, fixed, steps, cfg, inversion_cfg, scheduler, denoise, *operator = nodes["Z-Sampling"]["widgets_values"]
+    assert nodes["CFG sampler"]["widgets_values"][3] == 2 * cfg - inversion_cfg
+    assert nodes["Reflection Guider"]["widgets_values"][:4] == [cfg, inversion_cfg, cfg, "CFG"]
+    assert nodes["Reflection Sampler"]["widgets_values"] == operator
+    assert nodes["Random noise"]["widgets_values"] == [seed, fixed]
+    assert nodes["Noise levels"]["widgets_values"] == [scheduler, steps, denoise]
+    parts = {"noise": "Random noise", "guider": "Reflection Guider", "sampler": "Reflection Sampler"}
+    parts |= {"sigmas": "Noise levels", "latent_image": "Four empty pictures"}
+    assert {socket: source_of(workflow, nodes["Sampler of the parts"], socket) for socket in parts} == parts
+    for node, socket in (("Reflection Guider", "strong_model"), ("Noise levels", "model")):
+        assert source_of(workflow, nodes[node], socket) == "Base model"
+    assert source_of(workflow, nodes["Reflection Guider"], "positive") == "Prompt"
+    assert source_of(workflow, nodes["Reflection Guider"], "negative") == "Empty prompt"
+    assert f"**{passes(steps, cfg, inversion_cfg, cfg)} passes**" in notes_of(workflow)
+
+
+def test_the_lora_gap_is_one_base_with_the_settings_of_the_paper():
+    workflow = load(LORA_GAP)
+    nodes = by_title(workflow)
+    sampler = nodes["W2SD Teacher Sampler"]
+    strong, weak = (nodes[source_of(workflow, sampler, socket)] for socket in ("strong_model", "weak_model"))
+    assert source_of(workflow, strong, "model") == source_of(workflow, weak, "model") == "SD3.5 medium"
+    assert [strong["widgets_values"][1], weak["widgets_values"][1]] == [0.8, -1.5]
+    assert strong["widgets_values"][0] == weak["widgets_values"][0]
+    assert sampler["widgets_values"][2:] == [50, 1, 1, 5.5, "normal", 1, -1, 1, "exact"]
+    assert source_of(workflow, sampler, "positive") == "Prompt"
+    assert source_of(workflow, sampler, "negative") == "Empty prompt" and nodes["Empty prompt"]["widgets_values"] == [
+        ""
+    ]
+    notes = notes_of(workflow)
+    assert f"**{passes(50, 1, 1, 5.5)} passes**" in notes and f"28: {passes(28, 1, 1, 5.5)} passes" in notes
+    assert "Stability AI Community License" in notes

@@ -1,0 +1,193 @@
+"""Two LoRA settings on one copy of the weights, against two copies."""
+
+import pytest
+import torch
+
+from .reflection_parts import UNET_LORA, bench, counted, randn, relative, unet, weights_of
+
+LIMIT = 1e-5
+QKV = "diffusion_model.joint_blocks.0.x_block.attn.qkv"
+FC1 = "diffusion_model.joint_blocks.1.x_block.mlp.fc1"
+
+
+@pytest.fixture(autouse=True)
+def _as_the_host_runs_nodes():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def top(host, pack):
+    return bench(host, pack)
+
+
+@pytest.fixture(scope="module")
+def world(top):
+    return top.world()
+
+
+@pytest.fixture(scope="module")
+def patches(top):
+    """Name -> function that puts something onto a MODEL: what users do to weights."""
+
+    def lora(strength=1.0, seed=0, layers=None):
+        def patched(model):
+            mine = UNET_LORA if model.model.latent_format.latent_channels == 4 else top.world().layers
+            return top.lora(model, layers or mine, strength, seed)
+
+        return patched
+
+    def file(state, strength=1.0):
+        return lambda model: top.comfy.sd.load_lora_for_models(model, None, state, strength, 0)[0]
+
+    def diff(key, *shape):
+        def patched(model):
+            model = model.clone()
+            assert model.add_patches({key: ("diff", (0.1 * randn(9, *shape),))}, 0.7)
+            return model
+
+        return patched
+
+    factors = {"lora_A.weight": randn(1, 2, 256) * 0.3, "lora_B.weight": randn(2, 256, 2) * 0.3}
+    attention = [f"transformer.transformer_blocks.0.attn.{part}" for part in ("to_q", "to_v", "to_out.0")]
+    swapped = {"lora_A.weight": randn(3, 2, 256) * 0.3, "lora_B.weight": randn(4, 512, 2) * 0.3}
+    final = {f"transformer.norm_out.linear.{name}": value for name, value in swapped.items()}
+    return {
+        "nothing": lambda model: model.clone(),
+        "lora": lora(),
+        "lora 0.8": lora(0.8),
+        "lora -1.5": lora(-1.5),
+        "another lora": lora(1.2, seed=7, layers=["joint_blocks.1.x_block.attn.qkv", "joint_blocks.0.x_block.mlp.fc2"]),
+        "both": lambda model: lora(1.2, seed=7, layers=["joint_blocks.2.x_block.mlp.fc1"])(lora()(model)),
+        "diffusers lora": file({f"{part}.{name}": value for part in attention for name, value in factors.items()}),
+        "swapped rows": file(final),
+        "difference": diff(f"{QKV}.weight", 768, 256),
+        "bias": diff(f"{FC1}.bias", 1024),
+        "lora with bias": lambda model: diff(f"{FC1}.bias", 1024)(lora()(model)),
+    }
+
+
+PAIRS = [
+    ("lora", "nothing"),
+    ("nothing", "lora"),
+    ("lora 0.8", "lora -1.5"),
+    ("lora", "another lora"),
+    ("both", "lora"),
+    ("diffusers lora", "nothing"),
+    ("nothing", "diffusers lora"),
+    ("swapped rows", "nothing"),
+    ("nothing", "difference"),
+    ("difference", "lora"),
+    ("bias", "nothing"),
+    ("lora with bias", "lora -1.5"),
+]
+
+
+@pytest.fixture(params=["exchanged", "added"])
+def form(request, top, monkeypatch):
+    """Whether weights as small as these are exchanged, or left with an update added like those of a real model."""
+    if request.param == "added":
+        monkeypatch.setattr(top.module("comfy_host.lora_gap"), "SMALL", 0)
+
+
+@pytest.fixture
+def loads(top, monkeypatch):
+    """Models whose weights were put in place, in order."""
+    seen = []
+    load = top.comfy.model_patcher.ModelPatcher.load
+
+    def counting(patcher, *args, **kwargs):
+        seen.append(patcher.model)
+        return load(patcher, *args, **kwargs)
+
+    top.unload()
+    monkeypatch.setattr(top.comfy.model_patcher.ModelPatcher, "load", counting)
+    return seen
+
+
+@pytest.fixture
+def compared(top, loads, patches, record_property):
+    """Run a pair on one copy of the weights, on two; look at what is left of it."""
+
+    def check(world, strong, weak):
+        weights = weights_of(world.model)
+        shared = top.reflect(world, model=patches[strong](world.model), weak=patches[weak](world.model), steps=2)
+        assert loads == [world.model.model], "nothing is loaded between legs"
+        top.assert_clean(world.model, weights)
+        a, b = (patches[name](twin) for name, twin in zip((strong, weak), top.twins(world), strict=True))
+        with counted(a, b) as seen:
+            apart = top.reflect(world, model=a, weak=b, steps=2)
+        assert {network for network, _ in seen} == {0, 1} and shared.guider.passes == apart.guider.passes
+        gap = relative(shared.samples, apart.samples)
+        record_property("gap", gap)
+        assert gap < LIMIT
+        return shared.samples, top.reflect(world, model=a, weak=a, steps=2).samples
+
+    return check
+
+
+@pytest.mark.parametrize(("strong", "weak"), PAIRS)
+def test_one_copy_predicts_as_two(form, compared, world, strong, weak):
+    out, alike = compared(world, strong, weak)
+    assert relative(out, alike) > 100 * LIMIT, "the gap has to matter"
+
+
+@pytest.mark.parametrize("kind", ["eps", "v"])
+def test_convolutions(form, compared, top, kind):
+    compared(top.world(kind), "lora 0.8", "lora -1.5")
+
+
+def test_half_precision(form, top, patches):
+    world = top.world("eps")
+    model = unet(top.host, "EPS", 1, dtype=torch.bfloat16)
+    lora, full = patches["lora"], world.model
+    shared = top.reflect(world, model=lora(model), weak=model)
+    exact = top.reflect(world, model=lora(full), weak=full)
+    assert relative(shared.samples, exact.samples) < 0.05
+    assert relative(shared.samples, top.reflect(world, model=lora(full)).samples) > 0.1
+
+
+def test_stock_runs_before_with_after(form, top, world, patches):
+    strong, weak = patches["lora 0.8"](world.model), patches["lora -1.5"](world.model)
+    before, patched = top.euler(world), top.euler(world, model=strong)
+    top.reflect(world, model=strong, weak=weak)
+    assert torch.equal(top.euler(world, model=strong), patched)
+    assert torch.equal(top.euler(world), before)
+
+
+def test_cold_as_warm(form, top, world, patches):
+    strong, weak = patches["lora 0.8"](world.model), patches["lora -1.5"](world.model)
+    top.unload()
+    cold = top.reflect(world, model=strong, weak=weak).samples
+    assert torch.equal(top.reflect(world, model=strong, weak=weak).samples, cold)
+    top.euler(world)
+    assert torch.equal(top.reflect(world, model=strong, weak=weak).samples, cold)
+
+
+def test_a_shift_of_its_own(top, world, patches):
+    from comfy_extras import nodes_model_advanced
+
+    def shifted(model):
+        return nodes_model_advanced.ModelSamplingSD3().patch(model, 1.5)[0]
+
+    shared = top.reflect(world, model=patches["lora"](world.model), weak=shifted(world.model))
+    a, b = top.twins(world)
+    a, b = patches["lora"](a), shifted(b)
+    assert relative(shared.samples, top.reflect(world, model=a, weak=b).samples) < LIMIT
+    assert world.model.model.model_sampling.shift == 3.0
+
+
+def test_which_form(form, request, top, world, patches):
+    strong, weak = patches["lora"](world.model), world.model.clone()
+    top.unload()
+    forms = {
+        type(change).__name__ for change in top.module("comfy_host.lora_gap").LoraGap.between(strong, weak).changes
+    }
+    assert forms == {"LowRank" if "added" in request.node.name else "Exchange"}
+
+
+def test_what_cannot_change_during_a_run(top, world, pack):
+    wrapped = world.model.clone()
+    wrapped.add_weight_wrapper(f"{QKV}.weight", lambda weight: 2 * weight)
+    with pytest.raises(pack.errors.InvalidConfig, match="share their weights but differ in weight wrappers"):
+        top.guider(world, weak=wrapped)

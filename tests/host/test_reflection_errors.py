@@ -1,0 +1,237 @@
+"""What goes wrong in a reflection: one clear message, a model as it was."""
+
+import pytest
+import torch
+
+from .reflection_parts import SEED, bench, conditioning, unet, weights_of
+
+
+@pytest.fixture(autouse=True)
+def _as_the_host_runs_nodes():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def top(host, pack):
+    return bench(host, pack)
+
+
+@pytest.fixture(scope="module")
+def world(top):
+    return top.world()
+
+
+@pytest.fixture(scope="module")
+def stock(top, world):
+    """Of strong with weak model: a stock run, the weights, as they are before anything went wrong."""
+    models = world.model, world.weak
+    with torch.inference_mode():
+        return [(model, top.euler(world, model=model), weights_of(model)) for model in models]
+
+
+@pytest.fixture
+def survived(top, world, stock):
+    """After the test: both models clean, stock runs bit-identical to those before."""
+    yield
+    for model, before, weights in stock:
+        assert torch.equal(top.euler(world, model=model), before)
+        top.assert_clean(model, weights)
+
+
+def at_forward(models, number, action):
+    """Do something in the middle of a forward pass, counted over all networks from 1; returns what to remove."""
+    seen = []
+
+    def hook(module, args):
+        seen.append(1)
+        if len(seen) == number:
+            action()
+
+    return [model.model.diffusion_model.joint_blocks[1].register_forward_pre_hook(hook) for model in models]
+
+
+class TestInTheMiddleOfARun:
+    """The first forward is the strong leg, the second the weak one, the third the final one."""
+
+    @pytest.fixture(params=["exchanged", "added", "two networks", "one network"])
+    def sides(self, request, top, world, monkeypatch):
+        if request.param == "added":
+            monkeypatch.setattr(top.module("comfy_host.lora_gap"), "SMALL", 0)
+        if request.param == "two networks":
+            return {"model": world.model, "weak": world.weak}
+        if request.param == "one network":
+            return {"model": world.model, "weak": None}
+        lora = top.lora(world.model, world.layers, 0.8)
+        return {"model": lora, "weak": top.lora(world.model, world.layers, -1.5)}
+
+    @pytest.fixture
+    def broken(self, top, world, sides, survived):
+        """Run into an action, then once more without it."""
+
+        def run(number, action, error, match):
+            guider = top.guider(world, **sides)
+            whole = top.reflect(world, guider=guider, steps=2).samples
+            handles = at_forward([world.model, world.weak], number, action)
+            try:
+                with pytest.raises(error, match=match):
+                    top.reflect(world, guider=guider, steps=2)
+            finally:
+                for handle in handles:
+                    handle.remove()
+            assert torch.equal(top.reflect(world, guider=guider, steps=2).samples, whole)
+
+        return run
+
+    @pytest.mark.parametrize("leg", [1, 2, 3])
+    def test_interrupted(self, top, broken, leg):
+        management = top.comfy.model_management
+        broken(leg, management.interrupt_current_processing, management.InterruptProcessingException, "")
+        assert not management.processing_interrupted()
+
+    @pytest.mark.parametrize("leg", [1, 2, 3])
+    def test_out_of_memory(self, broken, leg):
+        def action():
+            raise torch.OutOfMemoryError("simulated, 1 GiB missing")
+
+        broken(leg, action, torch.OutOfMemoryError, "simulated, 1 GiB missing")
+
+
+class TestModelsThatDoNotFit:
+    @pytest.fixture(scope="class")
+    def unets(self, host):
+        return {kind: unet(host, kind, 1) for kind in ("EPS", "FLOW", "EDM")}
+
+    def test_another_latent_space(self, top, host, unets):
+        with pytest.raises(top.pack.errors.CheckpointMismatch, match="latent space SDXL, the strong one in SD15"):
+            top.guider(top.world("eps"), weak=unet(host, "EPS", 2, latent_format="SDXL"))
+
+    def test_demo_with_unet(self, top, world, unets):
+        with pytest.raises(top.pack.errors.CheckpointMismatch, match="latent space SD15, the strong one in SD3"):
+            top.guider(world, weak=unets["EPS"])
+
+    @pytest.mark.parametrize(("strong", "weak"), [("FLOW", "EPS"), ("EPS", "FLOW")])
+    def test_flow_with_noise(self, top, unets, strong, weak):
+        with pytest.raises(top.pack.errors.CheckpointMismatch, match="one of the two models is a flow model"):
+            top.guider(top.world("eps"), model=unets[strong], weak=unets[weak])
+
+    @pytest.mark.parametrize("inversion", ["upper", "official"])
+    def test_an_inversion_that_a_model_lacks(self, top, unets, inversion):
+        world, options = top.world("eps"), {"model": unets["EDM"], "steps": 2}
+        before = top.euler(world, model=unets["EDM"])
+        with pytest.raises(
+            top.pack.errors.InvalidConfig, match=f"inversion '{inversion}' is not defined for this kind"
+        ):
+            top.reflect(world, operator={"inversion": inversion}, **options)
+        top.reflect(world, **options)
+        assert torch.equal(top.euler(world, model=unets["EDM"]), before)
+
+
+@pytest.mark.usefixtures("survived")
+class TestPrompts:
+    @pytest.mark.parametrize("role", ["positive", "negative", "weak_positive", "weak_negative"])
+    @pytest.mark.parametrize("networks", [1, 2])
+    def test_without_pooled_output(self, top, world, role, networks):
+        bare = {role: [[world.positive[0][0], {}]]}
+        with pytest.raises(
+            top.pack.errors.InvalidConfig, match="a prompt has no pooled_output, which this model needs"
+        ):
+            top.reflect(world, weak=world.weak if networks == 2 else None, **bare)
+
+    @pytest.mark.parametrize("role", ["positive", "negative"])
+    def test_chats_without_pooled_output(self, top, world, role):
+        bare = {role: [[world.positive[0][0], {}]]}
+        with pytest.raises(
+            top.pack.errors.InvalidConfig, match="a prompt has no pooled_output, which this model needs"
+        ):
+            top.reflect(world, weak=world.weak, rule="CHATS", **bare)
+
+    def test_chats_with_prompts_that_do_not_pair(self, top, world):
+        errors = top.pack.errors
+        with pytest.raises(errors.ShapeMismatch, match="negative holds 2 prompts, positive 1"):
+            top.guider(world, rule="CHATS", negative=world.negative * 2)
+        short = [[world.negative[0][0][:, :9], world.negative[0][1]]]
+        with pytest.raises(errors.ShapeMismatch, match="the prompt has 24 tokens, the negative prompt 9"):
+            top.guider(world, rule="CHATS", negative=short)
+
+
+class TestSettings:
+    @pytest.mark.parametrize("rounds", [0, -1])
+    def test_rounds(self, top, rounds):
+        with pytest.raises(top.pack.errors.InvalidConfig, match=f"rounds is {rounds}; reflect once or more per step"):
+            top.pack.comfy_host.ReflectionSampler(rounds=rounds)
+
+    def test_fewer_steps_than_none(self, top):
+        with pytest.raises(
+            top.pack.errors.InvalidConfig, match="reflect_steps is -2; choose 0 or more, or -1 for every"
+        ):
+            top.pack.comfy_host.ReflectionSampler(reflect_steps=-2)
+
+    def test_more_steps_than_there_are(self, top, world, survived):
+        with pytest.raises(top.pack.errors.InvalidConfig, match="reflect_steps is 4, the schedule has 3 steps"):
+            top.reflect(world, weak=world.weak, operator={"reflect_steps": 4})
+
+    def test_an_unknown_inversion(self, top):
+        with pytest.raises(
+            top.pack.errors.InvalidConfig, match="inversion is 'heun'; choose one of exact, upper, offi"
+        ):
+            top.pack.comfy_host.ReflectionSampler(inversion="heun")
+
+    def test_an_unknown_rule(self, top, world):
+        with pytest.raises(top.pack.errors.InvalidConfig, match="the rule is 'APG'; choose CFG or CHATS"):
+            top.guider(world, rule="APG")
+
+    def test_an_unknown_schedule(self, top, world):
+        schedule, error = top.pack.comfy_host.schedule, top.pack.errors.InvalidConfig
+        with pytest.raises(error, match="scheduler is 'linear'; choose one of "):
+            schedule(world.model, "linear", 3, 1.0)
+        with pytest.raises(error, match="steps is 0; choose 1 or more"):
+            schedule(world.model, "normal", 0, 1.0)
+
+
+class TestHalfOfThePair:
+    @pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "euler_ancestral"])
+    def test_the_guider_with_a_stock_sampler(self, top, world, survived, name):
+        noise = torch.zeros(1, 16, 8, 8)
+        sampler = top.comfy.samplers.sampler_object(name)
+        with pytest.raises(top.pack.errors.InvalidConfig, match="given a sampler that does not reflect; connect Refl"):
+            top.guider(world).sample(noise, noise, sampler, top.sigmas(world), seed=SEED)
+
+    def test_the_sampler_with_a_stock_guider(self, top, world, survived):
+        guider, noise = top.comfy.samplers.CFGGuider(world.model), torch.zeros(1, 16, 8, 8)
+        guider.set_conds(world.positive, world.negative)
+        sampler = top.pack.comfy_host.ReflectionSampler()
+        with pytest.raises(
+            top.pack.errors.InvalidConfig, match="needs strong and weak .* connect Reflection Guider as"
+        ):
+            guider.sample(noise, noise, sampler, top.sigmas(world), seed=SEED)
+
+
+class TestThroughTheNodes:
+    """The message begins with the name of the node."""
+
+    @pytest.fixture
+    def arguments(self, top, world):
+        return {
+            "positive": world.positive, "negative": world.negative, "latent_image": top.empty(world), "seed": SEED,
+            "steps": 2, "scheduler": "normal", "denoise": 1.0, "reflect_steps": -1, "rounds": 1, "inversion": "exact",
+        }  # fmt: skip
+
+    @pytest.mark.parametrize("changed", [{"rounds": 0}, {"reflect_steps": 3}, {"inversion": "x"}, {"scheduler": "x"}])
+    def test_samplers(self, top, world, arguments, changed):
+        nodes, error = top.pack.nodes, top.pack.errors.InvalidConfig
+        with pytest.raises(error, match=r"^Z-Sampling: "):
+            nodes["ZSampling"].execute(world.model, cfg=3.0, inversion_cfg=0.0, **arguments | changed)
+        scales = {"strong_cfg": 3.0, "weak_cfg": 1.0, "final_cfg": 3.0}
+        with pytest.raises(error, match=r"^W2SD Teacher Sampler: "):
+            nodes["W2SDTeacherSampler"].execute(world.model, **scales, **arguments | changed)
+
+    def test_parts(self, top, world):
+        nodes, error = top.pack.nodes, top.pack.errors
+        with pytest.raises(error.InvalidConfig, match=r"^Reflection Sampler: rounds is 0"):
+            nodes["ReflectionSampler"].execute(-1, 0, "exact")
+        prompts = conditioning(1), conditioning(2)
+        with pytest.raises(error.CheckpointMismatch, match=r"^Reflection Guider: the weak model works in"):
+            nodes["ReflectionGuider"].execute(
+                world.model, *prompts, 3.0, 1.0, 3.0, "CFG", 0.5, weak_model=top.world("eps").model
+            )

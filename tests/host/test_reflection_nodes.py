@@ -1,0 +1,181 @@
+"""The sampling nodes: what they take, what they return, that they are their parts put together."""
+
+import pytest
+import torch
+
+from .reflection_parts import SEED, bench, randn, relative
+
+OPERATOR = [("reflect_steps", "INT"), ("rounds", "INT"), ("inversion", "COMBO")]
+START = [("latent_image", "LATENT"), ("seed", "INT"), ("steps", "INT")]
+SCHEDULE = [("scheduler", "COMBO"), ("denoise", "FLOAT")]
+PROMPTS = [("positive", "CONDITIONING"), ("negative", "CONDITIONING")]
+SIDES = [("strong_cfg", "FLOAT"), ("weak_cfg", "FLOAT"), ("final_cfg", "FLOAT")]
+WEAK = [("weak_model", "MODEL"), ("weak_positive", "CONDITIONING"), ("weak_negative", "CONDITIONING")]
+SOCKETS = {
+    "W2SDTeacherSampler": [
+        ("strong_model", "MODEL"), *PROMPTS, *START, *SIDES, *SCHEDULE, *OPERATOR, *WEAK
+    ],
+    "ZSampling": [
+        ("model", "MODEL"), *PROMPTS, *START, ("cfg", "FLOAT"), ("inversion_cfg", "FLOAT"), *SCHEDULE, *OPERATOR
+    ],
+    "ReflectionGuider": [
+        ("strong_model", "MODEL"), *PROMPTS, *SIDES, ("rule", "COMBO"), ("chats_alpha", "FLOAT"), *WEAK
+    ],
+    "ReflectionSampler": OPERATOR,
+}  # fmt: skip
+OUTPUTS = {
+    "W2SDTeacherSampler": [("latent", "LATENT")],
+    "ZSampling": [("latent", "LATENT")],
+    "ReflectionGuider": [("guider", "GUIDER")],
+    "ReflectionSampler": [("sampler", "SAMPLER")],
+}
+DEFAULTS = {
+    "strong_cfg": 5.5, "weak_cfg": 1.0, "final_cfg": 5.5, "cfg": 5.5, "inversion_cfg": 0.0, "seed": 0, "steps": 20,
+    "scheduler": "normal", "denoise": 1.0, "reflect_steps": -1, "rounds": 1, "inversion": "exact", "rule": "CFG",
+    "chats_alpha": 0.5,
+}  # fmt: skip
+OPTIONS = {"inversion": ["exact", "upper", "official"], "rule": ["CFG", "CHATS"]}
+
+
+@pytest.fixture(autouse=True)
+def _as_the_host_runs_nodes():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def top(host, pack):
+    return bench(host, pack)
+
+
+@pytest.fixture(scope="module")
+def world(top):
+    return top.world()
+
+
+@pytest.mark.parametrize("node_id", SOCKETS)
+def test_sockets_are_frozen(pack, node_id):
+    schema = pack.nodes[node_id].GET_SCHEMA()
+    assert [(item.id, item.get_io_type()) for item in schema.inputs] == SOCKETS[node_id]
+    assert [(item.id, item.get_io_type()) for item in schema.outputs] == OUTPUTS[node_id]
+    for item in schema.inputs:
+        assert bool(item.optional) == ((item.id, item.get_io_type()) in WEAK), item.id
+        if item.id in DEFAULTS:
+            assert item.default == DEFAULTS[item.id], item.id
+        if item.id in OPTIONS:
+            assert item.options == OPTIONS[item.id], item.id
+
+
+def test_schedulers_are_the_hosts(pack, host):
+    for node_id in ("W2SDTeacherSampler", "ZSampling"):
+        (scheduler,) = [item for item in pack.nodes[node_id].GET_SCHEMA().inputs if item.id == "scheduler"]
+        assert scheduler.options == list(host.comfy.samplers.KSampler.SCHEDULERS)
+
+
+@pytest.fixture
+def latent(world):
+    """What a masked picture of a longer batch looks like."""
+    mask = torch.ones(1, 64, 64)
+    mask[:, :32] = 0
+    return {"samples": randn(3, 2, 16, 8, 8), "noise_mask": mask, "batch_index": [3, 1], "kept": "as it is"}
+
+
+@pytest.fixture
+def w2sd(pack, world):
+    def run(latent, **changed):
+        arguments = {
+            "strong_model": world.model, "positive": world.positive, "negative": world.negative, "seed": SEED,
+            "steps": 3, "strong_cfg": 4.0, "weak_cfg": 1.0, "final_cfg": 3.0, "scheduler": "normal", "denoise": 0.7,
+            "reflect_steps": 1, "rounds": 2, "inversion": "upper",
+        }  # fmt: skip
+        return pack.nodes["W2SDTeacherSampler"].execute(latent_image=latent, **arguments | changed).args[0]
+
+    return run
+
+
+@pytest.fixture
+def z_sampling(pack, world):
+    def run(latent, **changed):
+        arguments = {
+            "model": world.model, "positive": world.positive, "negative": world.negative, "seed": SEED, "steps": 3,
+            "cfg": 4.0, "inversion_cfg": 0.0, "scheduler": "normal", "denoise": 1.0, "reflect_steps": -1, "rounds": 1,
+            "inversion": "exact",
+        }  # fmt: skip
+        return pack.nodes["ZSampling"].execute(latent_image=latent, **arguments | changed).args[0]
+
+    return run
+
+
+def by_parts(top, world, latent, *, scales, weak, denoise, operator):
+    """The same run by the guider with the sampler in the host's own node."""
+    parts, nodes = top.host.custom_sampler, top.pack.nodes
+    prompts = world.positive, world.negative
+    guider = nodes["ReflectionGuider"].execute(world.model, *prompts, *scales, "CFG", 0.5, weak_model=weak).args[0]
+    sampler = nodes["ReflectionSampler"].execute(*operator).args[0]
+    sigmas = parts.BasicScheduler.execute(world.model, "normal", 3, denoise).args[0]
+    noise = parts.RandomNoise.execute(SEED).args[0]
+    return parts.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).args[0]
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]) if torch.is_tensor(value) else value == other[name], name
+
+
+class TestTheLatent:
+    @pytest.mark.parametrize("node", ["w2sd", "z_sampling"])
+    def test_what_comes_in_stays_as_it_is(self, request, node, latent):
+        before = {name: value.clone() if torch.is_tensor(value) else value for name, value in latent.items()}
+        out = request.getfixturevalue(node)(latent)
+        assert_same(latent, before)
+        assert_same({**out, "samples": latent["samples"]}, latent)
+        assert relative(out["samples"][:, :, :4], latent["samples"][:, :, :4]) < 1e-5
+        assert relative(out["samples"][:, :, 4:], latent["samples"][:, :, 4:]) > 0.1
+
+    @pytest.mark.parametrize("node", ["w2sd", "z_sampling"])
+    def test_the_batch_index_picks_the_noise(self, request, node, latent):
+        run = request.getfixturevalue(node)
+        both = run(latent)["samples"]
+        second = {**latent, "samples": latent["samples"][1:], "batch_index": [1]}
+        assert relative(run(second)["samples"], both[1:]) < 1e-4
+        assert relative(run({**second, "batch_index": [2]})["samples"], both[1:]) > 1e-3
+
+    def test_an_empty_latent_of_other_channels(self, top, z_sampling):
+        four = z_sampling({"samples": torch.zeros(1, 4, 8, 8)})["samples"]
+        assert torch.equal(four, z_sampling(top.empty(top.world()))["samples"])
+
+    def test_nothing_to_denoise(self, latent, z_sampling, w2sd):
+        for run in (z_sampling, w2sd):
+            assert_same(run(latent, denoise=0.0), latent)
+
+
+class TestTheParts:
+    def test_w2sd(self, top, world, w2sd, latent):
+        operator = (1, 2, "upper")
+        for weak in (None, world.weak):
+            whole = w2sd(latent, weak_model=weak)
+            parts = by_parts(top, world, latent, scales=(4.0, 1.0, 3.0), weak=weak, denoise=0.7, operator=operator)
+            assert_same(whole, parts)
+
+    def test_z_sampling(self, top, world, z_sampling, latent):
+        parts = by_parts(top, world, latent, scales=(4.0, 0.0, 4.0), weak=None, denoise=1.0, operator=(-1, 1, "exact"))
+        assert_same(z_sampling(latent), parts)
+
+    def test_weak_prompts(self, top, world, w2sd):
+        out = w2sd(top.empty(world), weak_positive=world.other)["samples"]
+        assert relative(out, w2sd(top.empty(world))["samples"]) > 1e-3
+
+    def test_the_denoised_output_of_the_custom_sampler(self, top, world):
+        parts = top.host.custom_sampler
+        noise, sampler = parts.RandomNoise.execute(SEED).args[0], top.pack.comfy_host.ReflectionSampler()
+        arguments = noise, top.guider(world), sampler, top.sigmas(world), top.empty(world)
+        out, denoised = parts.SamplerCustomAdvanced.execute(*arguments).args
+        assert relative(denoised["samples"], out["samples"]) < 1e-4, "the last prediction is the final one"
+
+
+def test_the_cost_is_told(z_sampling, top, world, caplog):
+    with caplog.at_level("INFO"):
+        z_sampling(top.empty(world))
+    (told,) = [record.message for record in caplog.records if "forward passes" in record.message]
+    assert told.startswith("TeEFusion: 3 steps, 12 forward passes (4 per step), ")
