@@ -9,7 +9,7 @@ import random
 
 from .scenes import BACKGROUNDS, COLORS, SHAPES, Group, Scene, sample_picture
 
-COUNTS = {1: ("a", "one"), 2: ("two",), 3: ("three",)}
+COUNTS = {1: ("a", "one"), 2: ("two",)}
 SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
 NOUNS = {"circle": ("circle", "disc"), "cross": ("cross", "plus")}
 RELATION_WORDS = {

@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument(
         "--share", type=float, default=TERM_SHARE, help="rms of the term over that of vec, at the start"
     )
-    parser.add_argument("--num", type=int, default=20000)
+    parser.add_argument("--num", type=int, default=40000)
     parser.add_argument("--data-seed", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     use_comfy()

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 SIZE = 64
 SUPERSAMPLE = 4
-GAP = 3
+GAP = 5
 RELATION_MARGIN = 9
 HELD_OUT_SHARE = 10
 """One scene in this many is kept out of training."""
@@ -36,6 +36,8 @@ SHAPES = ("circle", "square", "triangle", "cross", "ring")
 RADIUS = {"small": 7.0, "large": 11.0}
 RELATIONS = ("left of", "right of", "above", "below")
 PLACES = ("left", "right", "top", "bottom")
+LAYOUTS = ((1,), (1,), (2,), (1, 1), (1, 1))
+"""How many objects each group has; one is drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,14 @@ class Placed:
 def random_scene(rng: random.Random) -> Scene:
     """Draw a scene that has room on the canvas."""
     while True:
-        num_groups = rng.choice((1, 2, 2))
-        counts = [rng.choice((1, 1, 2, 3)) for _ in range(num_groups)]
+        counts = rng.choice(LAYOUTS)
         groups = tuple(
             Group(count, rng.choice(list(COLORS)), rng.choice(SHAPES), rng.choice(list(RADIUS))) for count in counts
         )
-        crowded = sum(g.count * (3 if g.size == "large" else 1) for g in groups) > 6
-        if crowded or (num_groups == 2 and (groups[0].color, groups[0].shape) == (groups[1].color, groups[1].shape)):
+        if len({(g.color, g.shape) for g in groups}) < len(groups):
             continue
-        relation = rng.choice(RELATIONS) if num_groups == 2 and rng.random() < 0.8 else None
-        place = rng.choice(PLACES) if num_groups == 1 and groups[0].count == 1 and rng.random() < 0.6 else None
+        relation = rng.choice(RELATIONS) if len(groups) == 2 and rng.random() < 0.8 else None
+        place = rng.choice(PLACES) if counts == (1,) and rng.random() < 0.6 else None
         return Scene(rng.choice(list(BACKGROUNDS)), groups, relation, place)
 
 
@@ -198,7 +198,7 @@ def corrupt(claim: Scene, rng: random.Random) -> Scene:
             if claim.background is not None:
                 claim = dataclasses.replace(claim, background=rng.choice(list(BACKGROUNDS)))
         elif not (fact == "size" and group.size is None):
-            value = rng.choice({"color": list(COLORS), "shape": SHAPES, "count": (1, 2, 3), "size": list(RADIUS)}[fact])
+            value = rng.choice({"color": list(COLORS), "shape": SHAPES, "count": (1, 2), "size": list(RADIUS)}[fact])
             groups = list(claim.groups)
             groups[index] = dataclasses.replace(group, **{fact: value})
             claim = dataclasses.replace(claim, groups=tuple(groups))

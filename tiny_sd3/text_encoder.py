@@ -23,7 +23,7 @@ from .host import RUNS, use_comfy
 from .scenes import BACKGROUNDS, COLORS, PLACES, RELATIONS, SHAPES, Scene, claim_of, random_scene
 
 GROUP_FACTS = {
-    "count": (None, 1, 2, 3),
+    "count": (None, 1, 2),
     "color": (None, *COLORS),
     "shape": (None, *SHAPES),
     "size": (None, "small", "large"),

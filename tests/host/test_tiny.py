@@ -14,7 +14,7 @@ from teefusion_core.trainable import Lora
 from tiny_sd3.scenes import sample_picture
 from tiny_sd3.verifier import judge
 
-PROMPT = "a red circle left of two small blue squares on a white background"
+PROMPT = "a red circle left of a small blue square on a white background"
 STEPS, SEED = 3, 5
 MOST_BYTES = 40e6
 LOADER = "Load Tiny SD3 (demo)"
