@@ -88,8 +88,8 @@ def core(num_steps: int) -> Inversion:
 
     def inversion(denoiser: Denoiser) -> Step:
         def step(x: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
-            # at 0 the velocity is the limit of (x - denoised) / sigma, which a tiny sigma gives
-            at = (hi - 1 / num_steps).clamp(min=torch.finfo(x.dtype).tiny ** 0.25)
+            # (x - denoised) / sigma has no value at 0; below this level rounding costs more than the level is off
+            at = (hi - 1 / num_steps).clamp(min=torch.finfo(x.dtype).eps ** 0.5)
             return x + per_row(hi - lo, x) * velocity_of(denoiser(x, at), x, at)
 
         return step

@@ -172,7 +172,6 @@ def test_an_empty_window_is_plain_euler_bit_for_bit(kind, inversion, data, seed,
     assert torch.equal(trajectory(step, x, sigmas), trajectory(plain, x, sigmas))
 
 
-@pytest.mark.xfail(strict=True, reason="core() loses the velocity to rounding where it asks at level 0")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_core_below_its_own_decrement_asks_at_zero(dtype):
     hi, lo = torch.tensor([0.08, 0.03], dtype=dtype)
