@@ -58,6 +58,14 @@ class Lora(nn.Module):
             tensors[f"{path}.lora_up.weight"] = up.detach().half().cpu().contiguous()
         return tensors
 
+    def load(self, tensors: Mapping[str, Tensor], prefix: str = "diffusion_model.") -> None:
+        """Take over the factors of a file that `state` made, of the same rank and network."""
+        with torch.no_grad():
+            for name in self.base:
+                path = prefix + name.removesuffix(".weight")
+                self.down[_key(name)].copy_(tensors[f"{path}.lora_down.weight"])
+                self.up[_key(name)].copy_(tensors[f"{path}.lora_up.weight"])
+
 
 def _key(name: str) -> str:
     """A parameter name without dots, which a ParameterDict cannot hold."""

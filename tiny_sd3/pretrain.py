@@ -26,7 +26,7 @@ from .scenes import Scene, claim_of, corrupt
 
 DEPTH = 4
 GRID = 16
-WRONG_CAPTIONS = 0.1
+WRONG_CAPTIONS = 0.15
 """Share of captions that pass through `corrupt`."""
 NULL_SHARE = 0.1
 LOGIT_MEAN, LOGIT_STD = 0.7, 1.2

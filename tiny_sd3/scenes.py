@@ -19,6 +19,8 @@ SIZE = 64
 SUPERSAMPLE = 4
 GAP = 5
 RELATION_MARGIN = 9
+JITTER = 10.0
+"""Pixels by which an object may be off its spot, in either direction."""
 HELD_OUT_SHARE = 10
 """One scene in this many is kept out of training."""
 
@@ -36,7 +38,15 @@ SHAPES = ("circle", "square", "triangle", "cross", "ring")
 RADIUS = {"small": 7.0, "large": 11.0}
 RELATIONS = ("left of", "right of", "above", "below")
 PLACES = ("left", "right", "top", "bottom")
-LAYOUTS = ((1,), (1,), (2,), (1, 1), (1, 1))
+SPOTS = {"left": (16, 32), "right": (48, 32), "top": (32, 16), "bottom": (32, 48), None: (32, 32)}
+"""Where a composed picture has its subject, in pixels."""
+ENDS = {
+    "left of": ("left", "right"),
+    "right of": ("right", "left"),
+    "above": ("top", "bottom"),
+    "below": ("bottom", "top"),
+}
+LAYOUTS = ((1,), (2,), (1, 1), (1, 1), (1, 2), (2, 1), (2, 2))
 """How many objects each group has; one is drawn at random."""
 
 
@@ -84,7 +94,7 @@ def random_scene(rng: random.Random) -> Scene:
         )
         if len({(g.color, g.shape) for g in groups}) < len(groups):
             continue
-        relation = rng.choice(RELATIONS) if len(groups) == 2 and rng.random() < 0.8 else None
+        relation = rng.choice(RELATIONS) if len(groups) == 2 else None
         place = rng.choice(PLACES) if counts == (1,) and rng.random() < 0.6 else None
         return Scene(rng.choice(list(BACKGROUNDS)), groups, relation, place)
 
@@ -108,20 +118,46 @@ def relation_margin(relation: str, first: list[tuple[float, float]], second: lis
     return min(c[axis] for c in high) - max(c[axis] for c in low)
 
 
+def _spots(scene: Scene) -> list[tuple[int, int]]:
+    """The spot of each object: a single one by its place, equal ones side by side, two groups by their relation."""
+    counts = [group.count for group in scene.groups]
+    if counts == [1]:
+        return [SPOTS[scene.place]]
+    if counts == [2]:
+        return [SPOTS["left"], SPOTS["right"]]
+    if len(counts) != 2 or scene.relation is None or max(counts) > 2:
+        return []
+    spots = []
+    for end, count in zip(ENDS[scene.relation], counts, strict=True):
+        x, y = SPOTS[end]
+        aside = (16, 0) if end in ("top", "bottom") else (0, 16)
+        spots += [(x, y)] if count == 1 else [(x + s * aside[0], y + s * aside[1]) for s in (-1, 1)]
+    return spots
+
+
+def _put(spot: tuple[int, int] | None, radius: float, rng: random.Random) -> tuple[float, float]:
+    """A centre near the spot (None: anywhere) with the whole object on the canvas."""
+    low, high = radius + 2, SIZE - radius - 2
+    if spot is None:
+        return rng.uniform(low, high), rng.uniform(low, high)
+    x, y = (min(high, max(low, c + rng.uniform(-JITTER, JITTER))) for c in spot)
+    return x, y
+
+
 def place_objects(scene: Scene, rng: random.Random, tries: int = 400) -> list[Placed] | None:
     """Put every object on the canvas without touching another, or None when no room was found."""
+    members = [index for index, group in enumerate(scene.groups) for _ in range(group.count)]
+    spots = _spots(scene) or [None] * len(members)
     for _ in range(tries):
         objects: list[Placed] = []
-        for index, group in enumerate(scene.groups):
-            for _ in range(group.count):
-                radius = RADIUS[group.size or "small"] + rng.uniform(-0.5, 0.5)
-                low, high = radius + 2, SIZE - radius - 2
-                spot = Placed(index, rng.uniform(low, high), rng.uniform(low, high), radius)
-                reach = radius + GAP
-                if any(max(abs(o.x - spot.x), abs(o.y - spot.y)) < o.radius + reach for o in objects):
-                    break
-                objects.append(spot)
-        if len(objects) == sum(g.count for g in scene.groups) and _obeys(scene, objects):
+        for index, spot in zip(members, spots, strict=True):
+            radius = RADIUS[scene.groups[index].size or "small"] + rng.uniform(-0.5, 0.5)
+            x, y = _put(spot, radius, rng)
+            reach = radius + GAP
+            if any(max(abs(o.x - x), abs(o.y - y)) < o.radius + reach for o in objects):
+                break
+            objects.append(Placed(index, x, y, radius))
+        if len(objects) == len(members) and _obeys(scene, objects):
             return objects
     return None
 

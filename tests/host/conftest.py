@@ -18,12 +18,8 @@ from golden_weights import state_dict
 REPO = Path(__file__).resolve().parent.parent.parent
 
 
-def pytest_collection_modifyitems(items, config):
-    """Leave the host's own warnings alone; ask only a trained model for what training gives."""
-    if not (REPO / "models" / "tiny_sd3_student.safetensors").is_file():
-        trained = [item for item in items if item.get_closest_marker("trained")]
-        config.hook.pytest_deselected(items=trained)
-        items[:] = [item for item in items if item not in trained]
+def pytest_collection_modifyitems(items):
+    """Leave the host's own warnings alone."""
     for item in items:
         if "/tests/host/" in str(item.path):
             item.add_marker(pytest.mark.filterwarnings("ignore"))
@@ -52,14 +48,7 @@ def host():
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory, request):
-    """Return the folder of the demo model."""
-    top = next(p for p in request.config.pluginmanager.get_plugins() if hasattr(p, "demo_models"))
-    return top.demo_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="session")
-def pack(host, models):
+def pack(host):
     """Return the pack as a module named after its path, as ComfyUI names it."""
     name = str(REPO).replace(".", "_x_")
     spec = importlib.util.spec_from_file_location(name, REPO / "__init__.py")
@@ -68,7 +57,6 @@ def pack(host, models):
     spec.loader.exec_module(module)
     extension = asyncio.run(module.comfy_entrypoint())
     nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
-    sys.modules[f"{name}.teefusion_core.comfy_host.tiny"].MODELS = models
     inner = {part: sys.modules[f"{name}.teefusion_core.{part}"] for part in ("comfy_host", "errors", "fusion")}
     return SimpleNamespace(module=module, extension=extension, nodes=nodes, **inner)
 

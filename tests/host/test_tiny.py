@@ -296,7 +296,6 @@ class TestStudent:
         weak, strong = (sample(model, cfg=1.0, positive=positive) for model, positive in (fused(1.0), fused(4.0)))
         assert relative(strong, weak) > 0.01
 
-    @pytest.mark.trained
     def test_a_student_is_nearer_to_its_teacher_than_the_base_is(self, fused, sample, base):
         teacher, plain = sample(base.model, cfg=1 + W), sample(base.model, cfg=1.0)
         model, positive = fused()
