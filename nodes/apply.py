@@ -41,7 +41,7 @@ class TeEFusionConditioning(io.ComfyNode):
                     io.Conditioning.Input,
                     "null",
                     tooltip=(
-                        "What the prompt is guided away from: the encoded empty prompt (not zeroed out). "
+                        "What the picture is guided away from: the encoded empty prompt (not zeroed out). "
                         "A negative prompt may be wired here."
                     ),
                 ),
@@ -54,8 +54,8 @@ class TeEFusionConditioning(io.ComfyNode):
                     step=0.01,
                     tooltip=(
                         "Guidance w of the paper: 5 looks like an ordinary CFG scale of 1 + w = 6. Students are "
-                        "usually trained for 2 to 14; the range in the student file is enforced. 0 is near the "
-                        "unguided prompt. Costs 1 pass per step at any value; the sampler's own cfg must be 1."
+                        "usually trained for 2 to 14; a value outside the range in the student file is refused. "
+                        "Costs 1 pass per step at any value; the sampler's own cfg must be 1."
                     ),
                 ),
                 inp(

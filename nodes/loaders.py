@@ -21,7 +21,7 @@ class TinySD3Loader(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "A small but genuine SD3 that comes with the pack: 64x64 pictures of coloured shapes, seconds each. "
-                "Try prompts such as: a red circle left of a small blue square on a white background."
+                "Prompts are English: a red circle left of a small blue square on a white background."
             ),
             search_aliases=["teefusion demo", "tiny model", "guidance distillation demo"],
             inputs=[

@@ -23,8 +23,8 @@ INVERSION_TOOLTIP = (
     "told the level above, as in the paper. official: as in the authors' code, for comparison only."
 )
 REFLECT_TOOLTIP = (
-    "How many steps, counted from the start, reflect. -1: every step. 0: none, plain Euler. The last step never "
-    "reflects. A step without reflection costs only its final prediction."
+    "How many steps, counted from the start, reflect. -1: every step. 0: none, plain Euler. A step that ends at noise "
+    "level 0, usually the last, never reflects. A step without reflection costs only its final prediction."
 )
 
 
@@ -112,13 +112,17 @@ class W2SDTeacherSampler(io.ComfyNode):
                 _prompt("positive", "What should be in the picture."),
                 _prompt("negative", "What the guidance leads away from; the encoded empty prompt will do."),
                 *_start(),
-                _cfg("strong_cfg", 5.5, "CFG scale of the first strong step. 1 costs one pass, else two."),
+                _cfg("strong_cfg", 5.5, "CFG scale of the first strong step. 1 or 0 costs one pass, else two."),
                 _cfg(
                     "weak_cfg",
                     1.0,
                     "CFG scale of the weak step back up. 1 (prompt only) or 0 (negative only): 1 pass.",
                 ),
-                _cfg("final_cfg", 5.5, "CFG scale of the last strong step, the one that moves on. 1 costs one pass."),
+                _cfg(
+                    "final_cfg",
+                    5.5,
+                    "CFG scale of the last strong step, the one that moves on. 1 or 0 costs one pass, else two.",
+                ),
                 *_schedule(),
                 *_operator(),
                 inp(
@@ -128,7 +132,7 @@ class W2SDTeacherSampler(io.ComfyNode):
                     tooltip=(
                         "A worse model of the same family: an earlier checkpoint, the same file without the LoRA or "
                         "with it at negative strength, or with layers skipped. Not connected: the strong model, so "
-                        "that only the CFG scales differ."
+                        "that only CFG scales or prompts differ."
                     ),
                 ),
                 _prompt("weak_positive", "Prompt of the weak step; not connected: the same.", optional=True),
@@ -245,20 +249,24 @@ class ReflectionGuiderNode(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "The three settings of W2SD or Z-Sampling for SamplerCustomAdvanced, together with Reflection Sampler. "
-                "A setting at cfg 1 or 0 costs one forward pass, else two."
+                "A setting at cfg 1 or 0 costs one forward pass, else two (with CHATS two passes at 0)."
             ),
             search_aliases=[*ALIASES, "chats"],
             inputs=[
                 inp(io.Model.Input, "strong_model", tooltip="The better model."),
                 _prompt("positive", "What should be in the picture."),
                 _prompt("negative", "What the guidance leads away from; the encoded empty prompt will do."),
-                _cfg("strong_cfg", 5.5, "CFG scale of the first strong step. 1 costs one pass, else two."),
+                _cfg("strong_cfg", 5.5, "CFG scale of the first strong step. 1 or 0 costs one pass, else two."),
                 _cfg(
                     "weak_cfg",
                     1.0,
                     "CFG scale of the weak step back up. 1 (prompt only) or 0 (negative only): 1 pass.",
                 ),
-                _cfg("final_cfg", 5.5, "CFG scale of the last strong step, the one that moves on. 1 costs one pass."),
+                _cfg(
+                    "final_cfg",
+                    5.5,
+                    "CFG scale of the last strong step, the one that moves on. 1 or 0 costs one pass, else two.",
+                ),
                 inp(
                     io.Combo.Input,
                     "rule",
