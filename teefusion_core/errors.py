@@ -27,6 +27,14 @@ class CheckpointMismatch(TeEFusionError):
     """A file that is damaged, foreign, or made for another base."""
 
 
+class CheckpointNotSaved(TeEFusionError):
+    """A checkpoint that the disk did not take; the ones before it are whole."""
+
+
+class TrainingDiverged(TeEFusionError, ArithmeticError):
+    """A loss or gradient that is not a finite number."""
+
+
 class MissingExtra(TeEFusionError, ImportError):
     """An optional dependency that is not installed."""
 

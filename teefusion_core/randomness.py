@@ -1,0 +1,49 @@
+"""The global random generators of torch that a training on a device draws from."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Return the state of the CPU's generator with that of the device, uint8 [...] by device type."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = _of(device).get_rng_state(*_arguments(device))
+    return states
+
+
+def set_random_state(device: torch.device, states: Mapping[str, Tensor]) -> None:
+    """Put states of `random_state` back; one that the device has no generator for is left out."""
+    torch.set_rng_state(states["cpu"])
+    if device.type != "cpu" and device.type in states:
+        _of(device).set_rng_state(states[device.type], *_arguments(device))
+
+
+def seed_random(device: torch.device, seed: int) -> None:
+    """Start both generators from a seed in [0, 2^64)."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        _of(device).manual_seed(seed)
+
+
+@contextmanager
+def kept_random_state(device: torch.device) -> Iterator[None]:
+    """Leave the generators behind as they were before the block."""
+    states = random_state(device)
+    try:
+        yield
+    finally:
+        set_random_state(device, states)
+
+
+def _of(device: torch.device) -> Any:
+    return getattr(torch, device.type)
+
+
+def _arguments(device: torch.device) -> tuple[torch.device, ...]:
+    """What torch.cuda or torch.xpu want to know; torch.mps has one device, takes no argument."""
+    return () if device.type == "mps" else (device,)

@@ -1,0 +1,310 @@
+"""The training loop, for one process or many.
+
+The caller brings a module, a source of examples, a loss; the loop knows nothing of guidance, networks or screens.
+On a CPU a run depends on nothing but its settings: stopped, killed, resumed or watched, it ends with the same weights,
+bit for bit, as long as data and loss draw from their own state or from torch's global generators.
+
+Source: AdamW, arXiv 1711.05101, as torch.optim has it.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from .errors import CheckpointMismatch, InvalidConfig, TrainingDiverged
+from .processes import Processes
+from .randomness import kept_random_state, random_state, seed_random, set_random_state
+from .run_folder import RunFolder
+from .train_settings import TrainSettings
+from .tree_file import Tree
+
+E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
+
+
+class Data(Protocol[E_co]):
+    """Where examples come from: a teacher at work, what it left in a cache, a folder of pictures."""
+
+    def next(self, rows: int) -> E_co:
+        """Return the next examples of this process, as many as `rows`."""
+
+    def state(self) -> Tree:
+        """Return position with randomness, all it takes to draw the same examples again; a tree of `tree_file`."""
+
+    def load_state(self, state: Tree) -> None:
+        """Go on from a state; tensors come on the CPU, tuples as lists."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step did.
+
+    Attributes:
+        step, steps: finished ones, of how many.
+        loss: mean over the rows of all processes.
+        gradient_norm: L2 norm over all weights, before clipping.
+        lr: learning rate of the step.
+        rows: examples of all processes.
+        seconds, data_seconds: how long this process took for it, was waiting for data.
+        average: the moving average of the weights by name, float32; it goes on changing, copy what you keep.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    gradient_norm: float
+    lr: float
+    rows: int
+    seconds: float
+    data_seconds: float
+    average: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run has come to.
+
+    Attributes:
+        step: finished steps.
+        finished: whether these are all.
+        losses: of every step since the start, resumed or not.
+        average: the moving average of the weights by name, float32; without ema the weights themselves.
+    """
+
+    step: int
+    finished: bool
+    losses: list[float]
+    average: dict[str, Tensor]
+
+
+def train(
+    module: nn.Module,
+    data: Data[E],
+    loss: Callable[[E], Tensor],
+    settings: TrainSettings,
+    *,
+    folder: RunFolder | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    processes: Processes | None = None,
+) -> Trained:
+    """Train the parameters of a module that require gradients, in place.
+
+    A checkpoint is made before the first step, so that a disk which cannot hold one is known by then, every
+    `save_every` steps, at the end or stop. A run folder with checkpoints is gone on with.
+
+    Args:
+        module: equal in all processes, or made so from the first.
+        data: examples of this process; processes must draw different ones.
+        loss: scalar mean over the rows of an example, differentiable in the parameters.
+        settings: how.
+        folder: where the run is kept; None keeps nothing.
+        on_step: called in the first process after each step. It may draw random numbers without changing the run.
+        should_stop: asked in every process before each step; one yes stops all. An exception out of this or of
+            on_step stops like a yes, is raised again once the checkpoint is written.
+        processes: who trains; by default those of torch.distributed.
+    Returns:
+        How far it came; the weights are in the module.
+    Raises:
+        InvalidConfig: nothing to train, a loss that is no scalar or does not depend on the weights, changed settings.
+        CheckpointMismatch: a run folder that is not of this run.
+        CheckpointNotSaved: the disk does not take a checkpoint.
+        TrainingDiverged: loss or gradient is not finite; the step is not applied, the last checkpoint stays.
+    """
+    run = _Run(module, data, loss, settings, folder, processes or Processes())
+    callers = _Callers(on_step, should_stop)
+    with kept_random_state(run.device):
+        seed_random(run.device, (settings.seed + run.processes.rank) % 2**64)
+        run.resume()
+        try:
+            while run.step < settings.steps and not run.processes.any(callers.want_to_stop()):
+                report = run.advance()
+                if run.processes.first:
+                    with kept_random_state(run.device):
+                        callers.told(report)
+                if settings.save_every and run.step % settings.save_every == 0:
+                    run.save()
+            run.save()
+        finally:
+            run.optimizer.zero_grad()
+    if callers.raised is not None:
+        raise callers.raised
+    return Trained(run.step, run.step == settings.steps, run.losses, run.average)
+
+
+class _Callers:
+    """The caller's say between two steps; what it raises waits until the work is saved."""
+
+    def __init__(self, on_step: Callable[[StepReport], None] | None, should_stop: Callable[[], bool] | None):
+        self.on_step, self.should_stop = on_step, should_stop
+        self.raised: BaseException | None = None
+
+    def told(self, report: StepReport) -> None:
+        if self.on_step is not None:
+            self._guarded(partial(self.on_step, report))
+
+    def want_to_stop(self) -> bool:
+        asked = self.raised is None and self.should_stop is not None and self._guarded(self.should_stop)
+        return bool(asked) or self.raised is not None
+
+    def _guarded(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except BaseException as error:  # an interrupt is one that Exception leaves out
+            self.raised = error
+
+
+class _Run(Generic[E]):
+    """A run between two steps: all that a checkpoint holds."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        data: Data[E],
+        loss: Callable[[E], Tensor],
+        settings: TrainSettings,
+        folder: RunFolder | None,
+        processes: Processes,
+    ):
+        self.weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        if not self.weights:
+            raise InvalidConfig("the module has no parameter that requires gradients; give one with weights to train")
+        self.data, self.loss, self.settings, self.folder, self.processes = data, loss, settings, folder, processes
+        self.device = next(iter(self.weights.values())).device
+        processes.spread_(weight.detach() for weight in self.weights.values())
+        self.average = {name: self._averaged(weight.detach()) for name, weight in self.weights.items()}
+        self.optimizer = torch.optim.AdamW(
+            self.weights.values(),
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+        self.step = 0
+        self.saved: int | None = None
+        self.losses: list[float] = []
+
+    def _averaged(self, weight: Tensor) -> Tensor:
+        # a thousandth of a step is lost in half precision
+        return weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True) if self.settings.ema else weight
+
+    def advance(self) -> StepReport:
+        """Take one optimizer step."""
+        start, settings = time.perf_counter(), self.settings
+        self.optimizer.zero_grad()
+        loss, data_seconds = self._accumulate()
+        gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
+        self.processes.average_([loss])
+        self.processes.average_gradients_(gradients)
+        norm = nn.utils.clip_grad_norm_(self.weights.values(), settings.clip or math.inf)
+        mean_loss, gradient_norm = torch.stack((loss, norm.to(loss))).tolist()
+        if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
+            raise self._diverged(mean_loss, gradient_norm)
+        lr = settings.lr_at(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self._follow()
+        self.step += 1
+        self.losses.append(mean_loss)
+        rows = settings.batch * settings.accumulation * self.processes.size
+        seconds = time.perf_counter() - start
+        return StepReport(
+            self.step, settings.steps, mean_loss, gradient_norm, lr, rows, seconds, data_seconds, self.average
+        )
+
+    def _accumulate(self) -> tuple[Tensor, float]:
+        """Leave the gradient of the mean loss in the weights; return that loss, the seconds spent on data."""
+        total, data_seconds = torch.zeros((), device=self.device), 0.0
+        for _ in range(self.settings.accumulation):
+            asked = time.perf_counter()
+            example = self.data.next(self.settings.batch)
+            data_seconds += time.perf_counter() - asked
+            loss = self.loss(example)
+            if loss.ndim or not loss.requires_grad:
+                raise InvalidConfig(
+                    f"the loss has shape {list(loss.shape)}, {'a' if loss.requires_grad else 'no'} gradient; "
+                    "return a scalar that depends on the trainable weights"
+                )
+            share = loss / self.settings.accumulation
+            share.backward()
+            total += share.detach().to(total)
+        return total, data_seconds
+
+    def _diverged(self, loss: float, gradient_norm: float) -> TrainingDiverged:
+        kept = "" if self.saved is None else f", the checkpoint of step {self.saved} stays"
+        return TrainingDiverged(
+            f"step {self.step + 1} has loss {loss}, gradient norm {gradient_norm}; it was not applied{kept}: "
+            f"give a lower lr (it was {self.settings.lr_at(self.step):g}), or take the broken example out of the data"
+        )
+
+    def _follow(self) -> None:
+        """Move the average towards the weights."""
+        if self.settings.ema:
+            average = list(self.average.values())
+            weights = [w.detach().to(a.dtype) for w, a in zip(self.weights.values(), average, strict=True)]
+            get_ema_multi_avg_fn(self.settings.ema_at(self.step))(average, weights, None)
+
+    def save(self) -> None:
+        """Make a checkpoint, unless this step has one."""
+        if self.folder is None or self.step == self.saved:
+            return
+        names, moments = list(self.weights), self.optimizer.state_dict()["state"]
+        shared: dict[str, Tree] = {
+            "weights": self.weights,
+            "optimizer": {names[index]: state for index, state in moments.items()},
+            "progress": {"losses": torch.tensor(self.losses, dtype=torch.float64)},
+        }
+        if self.settings.ema:
+            shared["average"] = self.average
+        own = {"random": random_state(self.device), "data": self.data.state()}
+        self.folder.save(self.step, asdict(self.settings), shared, own)
+        self.saved = self.step
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint; make the first where there is none."""
+        if self.folder is None:
+            return
+        stored = self.folder.load(asdict(self.settings))
+        self.folder.sweep()
+        if stored is None:
+            self.save()
+            return
+        if stored.step > self.settings.steps:
+            raise InvalidConfig(
+                f"the run is at step {stored.step} of now {self.settings.steps}; give as many steps or more"
+            )
+        weights, moments = stored.shared["weights"], stored.shared["optimizer"]
+        _copy_(self.weights, weights)
+        if self.settings.ema:
+            _copy_(self.average, stored.shared.get("average") or weights)
+        state = {index: moments[name] for index, name in enumerate(self.weights) if name in moments}
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.data.load_state(stored.own["data"])
+        set_random_state(self.device, stored.own["random"])
+        self.losses = stored.shared["progress"]["losses"].tolist()
+        self.step = self.saved = stored.step
+
+
+def _copy_(ours: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    """Put stored weights into ours.
+
+    Raises:
+        CheckpointMismatch: other names or shapes; nothing is changed.
+    """
+    shapes, before = ({name: list(t.shape) for name, t in weights.items()} for weights in (ours, stored))
+    if shapes != before:
+        name = min(name for name in shapes.keys() | before.keys() if shapes.get(name) != before.get(name))
+        raise CheckpointMismatch(
+            f"the run trains other weights: {name} is {before.get(name, 'not there')} in it, "
+            f"{shapes.get(name, 'not there')} here; train the same weights at the same rank, or use another run name"
+        )
+    for name, weight in ours.items():
+        weight.detach().copy_(stored[name])
