@@ -1,11 +1,12 @@
 """What a step of the student costs beside a stock step of its base.
 
-The stock sampler runs base and student in turn, in one process, so that whatever else the machine does falls on
-both alike; each pair of runs gives one ratio.
+The stock sampler runs base and student in one process, round after round in changing order, so that whatever else the
+machine does falls on both alike; each round gives one ratio.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from itertools import pairwise
@@ -14,8 +15,8 @@ from typing import Any
 import torch
 from runner.stop import say
 
-STEPS = 10
-PAIRS = 32
+STEPS = 20
+PAIRS = 40
 W = 4.0
 SIZES = ((64, 1), (64, 4), (256, 1))
 """(width and height in pixels, pictures in the batch); 256 is as far as the demo model's positions reach."""
@@ -81,9 +82,10 @@ def _row(case: Case, size: int, batch: int) -> dict[str, Any]:
     for method in case.methods:
         case.step_seconds(method)  # warm up
     seconds: dict[str, list[float]] = {method: [] for method in case.methods}
+    rng = random.Random(0)
     for _ in range(PAIRS):
-        for method, times in seconds.items():
-            times.append(case.step_seconds(method))
+        for method in rng.sample(list(seconds), len(seconds)):
+            seconds[method].append(case.step_seconds(method))
     ratios = {
         over: [a / b for a, b in zip(seconds[over[0]], seconds[over[1]], strict=True)]
         for over in (("student", "stock"), ("teacher", "student"))

@@ -15,7 +15,7 @@ import torch
 from runner.stop import say
 
 NUM_PROMPTS = 512
-PROMPTS_FOR_GUIDANCE = 128
+PROMPTS_FOR_GUIDANCE = 64
 BOOTSTRAP = 2000
 
 
@@ -36,15 +36,12 @@ class Arm:
         return f"{self.final:g}" if self.strong is None else f"{self.strong:g} / {self.weak:g} / {self.final:g}"
 
 
-NOMINAL = 3.0
-CFG_ARMS = [Arm("CFG", scale) for scale in (1.0, 2.0, NOMINAL, 4.0, 6.0)] + [Arm("CFG", NOMINAL, steps=49)]
+NOMINAL = 2.0
+CFG_ARMS = [Arm("CFG", scale) for scale in (1.0, 1.5, NOMINAL, 3.0, 4.0)] + [Arm("CFG", NOMINAL, steps=49)]
 REFLECTION_ARMS = [
-    Arm("Z-Sampling", 2.0, 2.0, 1.0),
-    Arm("Z-Sampling", 2.0, 2.0, 0.0),
     Arm("Z-Sampling", NOMINAL, NOMINAL, 0.0),
     Arm("W2SD, CFG gap", NOMINAL, NOMINAL, 1.0),
     Arm("W2SD, weak network", 1.0, 1.0, 1.0, weak_network=True),
-    Arm("W2SD, weak network", 2.0, 1.0, 1.0, weak_network=True),
     Arm("W2SD, weak network", NOMINAL, 1.0, 1.0, weak_network=True),
     Arm("W2SD, weak network", NOMINAL, NOMINAL, NOMINAL, weak_network=True),
     Arm("W2SD, weak network", NOMINAL, NOMINAL, 1.0, weak_network=True),

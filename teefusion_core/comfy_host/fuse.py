@@ -152,9 +152,10 @@ def _term_of_prompt(base, architecture: Architecture, *, device, noise, **prompt
 
 def _add_rows(out_BD: Tensor, term_BD: Tensor) -> Tensor:
     """Add the term to the first rows; packs such as NAG append rows of their own, which stay as they are."""
-    rows = len(term_BD)
-    fused_BD = out_BD[:rows] + term_BD.to(out_BD)
-    return fused_BD if len(out_BD) == rows else torch.cat((fused_BD, out_BD[rows:]))
+    rows, term_BD = len(term_BD), term_BD.to(out_BD)
+    if len(out_BD) == rows:
+        return out_BD + term_BD
+    return torch.cat((out_BD[:rows] + term_BD, out_BD[rows:]))
 
 
 def _note_cfg(executor, *args, **kwargs):
