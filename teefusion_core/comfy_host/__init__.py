@@ -5,6 +5,7 @@ from .reflection_guider import CFG, CHATS, ReflectionGuider, Scales
 from .reflection_sampler import ALL_STEPS, INVERSIONS, ReflectionSampler
 from .run import run_reflection, schedule, schedulers
 from .student import base_fingerprint, load_student
+from .teacher import Teacher
 from .tiny import load_tiny
 from .tiny import variants as tiny_variants
 
@@ -17,6 +18,7 @@ __all__ = [
     "ReflectionGuider",
     "ReflectionSampler",
     "Scales",
+    "Teacher",
     "apply_fusion",
     "base_fingerprint",
     "load_student",

@@ -1,0 +1,117 @@
+"""A wired guider with its sampler as a teacher, inside the real host."""
+
+import pytest
+import torch
+
+from .reflection_parts import bench, randn, relative, weights_of
+
+STEPS, CFG, ROWS = 4, 3.0, 2
+
+
+@pytest.fixture(autouse=True)
+def _as_the_host_runs_nodes():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def top(host, pack):
+    return bench(host, pack)
+
+
+@pytest.fixture(scope="module", params=["flow", "eps"])
+def world(top, request):
+    return top.world(request.param)
+
+
+@pytest.fixture
+def noise(world):
+    return randn(3, ROWS, world.channels, 8, 8)
+
+
+def cfg_guider(host, world):
+    guider = host.comfy.samplers.CFGGuider(world.model)
+    guider.set_conds(world.positive, world.negative)
+    guider.set_cfg(7.0)
+    return guider
+
+
+def teacher_of(pack, guider, sampler):
+    return pack.comfy_host.Teacher(guider, sampler)
+
+
+def sampler(host, name):
+    return host.comfy.samplers.sampler_object(name)
+
+
+def test_the_walk_is_that_of_the_stock_sampler(host, pack, top, world, noise):
+    teacher = teacher_of(pack, cfg_guider(host, world), sampler(host, "euler"))
+    sigmas = top.sigmas(world, STEPS)
+    walked = list(teacher.walk(world.positive, world.negative, noise, sigmas, CFG))
+    assert len(walked) == STEPS
+    x, sigma, target = walked[-1]
+    landed = x + (sigmas[-1] - sigmas[-2]) * target
+    zeros = torch.zeros_like(noise)
+    stock = host.comfy.sample.sample(
+        world.model, noise, STEPS, CFG, "euler", "normal", world.positive, world.negative, zeros, disable_pbar=True
+    )
+    assert relative(world.model.model.process_latent_out(landed), stock) < 1e-5
+    assert [float(s[0]) for _, s, _ in walked] == pytest.approx(sigmas[:-1].tolist())
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "dpm_2"])
+def test_samplers_without_memory_teach(host, pack, world, noise, name):
+    teacher_of(pack, cfg_guider(host, world), sampler(host, name)).check(world.positive, world.negative, noise, CFG)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("dpmpp_2m", "remembers earlier steps"),
+        ("lms", "remembers earlier steps"),
+        ("euler_ancestral", "adds noise of its own"),
+        ("dpmpp_sde", "adds noise of its own"),
+    ],
+)
+def test_other_samplers_are_refused_with_the_reason(host, pack, world, noise, name, reason):
+    teacher = teacher_of(pack, cfg_guider(host, world), sampler(host, name))
+    with pytest.raises(pack.errors.InvalidConfig, match=reason):
+        teacher.check(world.positive, world.negative, noise, CFG)
+
+
+def test_reflection_teaches(pack, top, world, noise):
+    host = pack.comfy_host
+    teacher = teacher_of(pack, top.guider(world, scales=(5.5, 1.0, 5.5)), host.ReflectionSampler())
+    teacher.check(world.positive, world.negative, noise, CFG)
+    sigmas = top.sigmas(world, STEPS)
+    *_, (x, _, target) = teacher.walk(world.positive, world.negative, noise, sigmas, CFG)
+    latent = {"samples": torch.zeros_like(noise)}
+    direct = top.guider(world, scales=(CFG, 1.0, CFG))
+    out = direct.sample(noise, latent["samples"], host.ReflectionSampler(), sigmas, disable_pbar=True, seed=0)
+    landed = world.model.model.process_latent_out(x + (sigmas[-1] - sigmas[-2]) * target)
+    assert relative(landed, out) < 1e-5
+
+
+def test_the_wired_guider_stays_as_it_was(host, pack, top, world, noise):
+    guider, before = cfg_guider(host, world), weights_of(world.model)
+    prompts = guider.original_conds
+    teacher = teacher_of(pack, guider, sampler(host, "euler"))
+    teacher.states(world.negative, world.positive, noise, top.sigmas(world, STEPS), 1.5)
+    assert guider.cfg == 7.0 and guider.original_conds is prompts
+    assert teacher.guider is not guider
+    top.assert_clean(world.model, before)
+
+
+def test_guiders_without_one_scale_are_refused(host, pack, world):
+    for guider in (
+        host.custom_sampler.Guider_Basic(world.model),
+        host.custom_sampler.Guider_DualCFG(world.model),
+        object(),
+    ):
+        with pytest.raises(pack.errors.InvalidConfig, match="guider is .*connect CFGGuider"):
+            teacher_of(pack, guider, sampler(host, "euler"))
+
+
+def test_a_thing_that_is_no_sampler_is_refused(host, pack, world):
+    with pytest.raises(pack.errors.InvalidConfig, match="sampler is a str; connect a SAMPLER"):
+        teacher_of(pack, cfg_guider(host, world), "euler")
