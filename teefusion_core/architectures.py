@@ -30,6 +30,7 @@ class Architecture:
         landmarks: attribute paths that all exist in the family's diffusion model.
         time_mlp: path of G, which eats the sinusoid.
         pooled_embed: path of F; the term is added to its output.
+        modulation: part of the paths of the layers that turn G + F into scales with shifts.
         sinusoid_width: width of psi in front of G.
         guidance_timestep_scale: factor on w before psi.
         gain: multiplier of the term when the student names none.
@@ -40,6 +41,7 @@ class Architecture:
     landmarks: tuple[str, ...]
     time_mlp: str
     pooled_embed: str
+    modulation: str
     sinusoid_width: int
     guidance_timestep_scale: float
     gain: float
@@ -75,6 +77,7 @@ def _sd3_row(name: str, *landmarks: str) -> Architecture:
         landmarks=("joint_blocks.0.context_block.attn.qkv", "t_embedder.mlp", *landmarks),
         time_mlp="t_embedder.mlp",
         pooled_embed="y_embedder",
+        modulation="adaLN_modulation",
         sinusoid_width=256,
         guidance_timestep_scale=PUBLISHED_TIMESTEP_SCALE,
         gain=PUBLISHED_GAIN,

@@ -1,72 +1,256 @@
-"""Low-rank updates of a frozen network.
+"""What a student trains on top of its frozen base.
+
+An update hangs on the network while it is trained and can be lifted off for the teacher, so that one copy of the base
+serves both.
 
 Shapes: O output width, I input width, R rank.
 Source: LoRA, arXiv 2106.09685; the keys of `state` are those that ComfyUI's LoRA loaders read.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from .errors import InvalidConfig
+from .architectures import Architecture
+from .errors import CheckpointMismatch, InvalidConfig
+from .low_rank import LowRank
+
+LORA, FULL = "lora", "full"
+PREFIX = "diffusion_model."
+"""In front of every name in a student file."""
 
 
-class Lora(nn.Module):
-    """A trainable update scale * up @ down for every matrix it is given, zero at the start."""
+class Update(nn.Module):
+    """Trainable parameters that change a network while they hang on it.
 
-    def __init__(self, weights: Mapping[str, Tensor], rank: int, *, alpha: float | None = None, seed: int = 0):
-        """Make the factors.
+    Attributes:
+        mode: what a student file holds of it, LORA or FULL.
+    """
+
+    mode: str
+
+    def __init__(self, network: nn.Module):
+        """Bind to a network, which is not changed."""
+        super().__init__()
+        self._network = [network]  # in a list, or its weights would count as ours
+        self._worn: ExitStack | None = None
+
+    @property
+    def network(self) -> nn.Module:
+        """What the update hangs on."""
+        return self._network[0]
+
+    def worn(self) -> AbstractContextManager[None]:
+        """Change what the network computes, differentiably, inside the block."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors of a student file, float16 on the CPU."""
+        raise NotImplementedError
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            CheckpointMismatch: tensors of another network, rank or choice of layers; nothing is changed.
+        """
+        raise NotImplementedError
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Wear the update inside the block, save where it is `lifted`."""
+        with ExitStack() as self._worn:
+            self._worn.enter_context(self.worn())
+            yield
+        self._worn = None
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Have the base alone inside the block, then wear the update again."""
+        if self._worn is None:
+            yield
+            return
+        self._worn.close()
+        try:
+            yield
+        finally:
+            self._worn.enter_context(self.worn())
+
+
+class Lora(Update):
+    """An update scale * up @ down for every linear layer it is given, zero at the start."""
+
+    mode = LORA
+
+    def __init__(
+        self, network: nn.Module, rank: int, *, layers: Iterable[str] = (), alpha: float | None = None, seed: int = 0
+    ):
+        """Make the factors, float32 where the network is.
 
         Args:
-            weights: matrices [O,I] by parameter name ("a.b.weight"); others are left alone. They stay frozen.
-            rank: R, 1 or more; matrices smaller than R use their own width.
+            network: holds the layers.
+            rank: R, 1 or more; layers narrower than R use their own width.
+            layers: paths of linear layers; by default all of the network.
             alpha: scale times R; None means scale 1.
             seed: of the random `down` factors.
         Raises:
-            InvalidConfig: rank below 1, or no matrix among the weights.
+            InvalidConfig: rank below 1, or no layer.
         """
-        super().__init__()
-        self.base = {name: weight.detach() for name, weight in weights.items() if weight.ndim == 2}
-        if rank < 1 or not self.base:
-            raise InvalidConfig(f"rank is {rank} for {len(self.base)} matrices; give a rank of 1 or more and a network")
-        self.alpha = float(rank if alpha is None else alpha)
-        self.rank = rank
+        super().__init__(network)
+        self.layers = list(layers) or linear_layers(network)
+        if rank < 1 or not self.layers:
+            raise InvalidConfig(f"rank is {rank} for {len(self.layers)} layers; give a rank of 1 or more and a network")
+        self.scale = 1.0 if alpha is None else alpha / rank
         generator = torch.Generator().manual_seed(seed)
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
-        for name, weight_OI in self.base.items():
+        for path in self.layers:
+            weight_OI = network.get_parameter(f"{path}.weight")
             outputs, inputs = weight_OI.shape
             r = min(rank, outputs, inputs)
             down_RI = torch.randn(r, inputs, generator=generator) / inputs**0.5
-            self.down[_key(name)] = nn.Parameter(down_RI.to(weight_OI.device))
-            self.up[_key(name)] = nn.Parameter(torch.zeros(outputs, r, device=weight_OI.device))
+            self.down[_key(path)] = nn.Parameter(down_RI.to(weight_OI.device))
+            self.up[_key(path)] = nn.Parameter(torch.zeros(outputs, r, device=weight_OI.device))
 
-    def merged(self) -> dict[str, Tensor]:
-        """Return base + update by parameter name, differentiable in the factors."""
-        scale = self.alpha / self.rank
-        return {n: w + scale * (self.up[_key(n)] @ self.down[_key(n)]) for n, w in self.base.items()}
+    def factors(self, path: str) -> tuple[Tensor, Tensor]:
+        """Return up [O,R] times the scale with down [R,I] of a layer, differentiable."""
+        return self.scale * self.up[_key(path)], self.down[_key(path)]
 
-    def state(self, prefix: str = "diffusion_model.") -> dict[str, Tensor]:
-        """Return the factors under ComfyUI's names, float16 on the CPU."""
+    @contextmanager
+    def worn(self) -> Iterator[None]:
+        """Add the update to what the layers return inside the block."""
+        with ExitStack() as stack:
+            for path in self.layers:
+                hook = partial(self._added, path)
+                stack.callback(self.network.get_submodule(path).register_forward_hook(hook).remove)
+            yield
+
+    def _added(self, path: str, layer: nn.Module, inputs: tuple, out: Tensor) -> Tensor:
+        return LowRank(layer, *self.factors(path)).added(out, inputs[0])
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the factors under the names that ComfyUI's LoRA loaders read, float16 on the CPU."""
         tensors = {}
-        for name in self.base:
-            path = prefix + name.removesuffix(".weight")
-            down, up = self.down[_key(name)], self.up[_key(name)]
-            # the loader divides alpha by the rank of the file, which is smaller for a narrow matrix
-            tensors[f"{path}.alpha"] = torch.tensor(self.alpha / self.rank * len(down))
-            tensors[f"{path}.lora_down.weight"] = down.detach().half().cpu().contiguous()
-            tensors[f"{path}.lora_up.weight"] = up.detach().half().cpu().contiguous()
+        for path in self.layers:
+            down, up = self.down[_key(path)], self.up[_key(path)]
+            # the loader divides alpha by the rank of the file, which is smaller for a narrow layer
+            tensors[f"{PREFIX}{path}.alpha"] = torch.tensor(self.scale * len(down))
+            tensors[f"{PREFIX}{path}.lora_down.weight"] = _stored(down)
+            tensors[f"{PREFIX}{path}.lora_up.weight"] = _stored(up)
         return tensors
 
-    def load(self, tensors: Mapping[str, Tensor], prefix: str = "diffusion_model.") -> None:
-        """Take over the factors of a file that `state` made, of the same rank and network."""
-        with torch.no_grad():
-            for name in self.base:
-                path = prefix + name.removesuffix(".weight")
-                self.down[_key(name)].copy_(tensors[f"{path}.lora_down.weight"])
-                self.up[_key(name)].copy_(tensors[f"{path}.lora_up.weight"])
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        parts = {"down": self.down, "up": self.up}
+        ours = {f"{PREFIX}{p}.lora_{n}.weight": part[_key(p)] for p in self.layers for n, part in parts.items()}
+        _take_over(ours, {name: t for name, t in tensors.items() if not name.endswith(".alpha")})
+
+
+class Whole(Update):
+    """Copies of some parameters, trained as they are; float32, whatever the base is kept in."""
+
+    mode = FULL
+
+    def __init__(self, network: nn.Module, names: Iterable[str]):
+        """Copy the parameters of these names.
+
+        Raises:
+            InvalidConfig: no name.
+        """
+        super().__init__(network)
+        self.names = list(names)
+        if not self.names:
+            raise InvalidConfig("no parameter of the network is to be trained; choose another part of it")
+        self.copies = nn.ParameterDict(
+            {_key(name): nn.Parameter(network.get_parameter(name).detach().float().clone()) for name in self.names}
+        )
+
+    @contextmanager
+    def worn(self) -> Iterator[None]:
+        """Exchange the parameters for the copies inside the block."""
+        with ExitStack() as stack:
+            for name in self.names:
+                path, _, leaf = name.rpartition(".")
+                module = self.network.get_submodule(path)
+                stack.callback(module._parameters.__setitem__, leaf, module._parameters[leaf])
+                hook = partial(self._exchanged, name, leaf, self.network.get_parameter(name).dtype)
+                stack.callback(module.register_forward_pre_hook(hook).remove)
+            yield
+
+    def _exchanged(self, name: str, leaf: str, dtype: torch.dtype, module: nn.Module, inputs: tuple) -> None:
+        # at every call, for the rounded copy is a tensor of its own
+        module._parameters[leaf] = self.copies[_key(name)].to(dtype)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all parameters of the network, the trained ones among them."""
+        ours = {name: self.copies[_key(name)] for name in self.names}
+        return {PREFIX + name: _stored(ours.get(name, p)) for name, p in self.network.named_parameters()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        ours = {PREFIX + name: self.copies[_key(name)] for name in self.names}
+        _take_over(ours, {name: t for name, t in tensors.items() if name in ours})
+
+
+def linear_layers(network: nn.Module) -> list[str]:
+    """Paths of the layers that multiply by a matrix."""
+    return [path for path, layer in network.named_modules() if path and isinstance(layer, nn.Linear)]
+
+
+def _parts(architecture: Architecture) -> tuple[str, ...]:
+    return architecture.time_mlp, architecture.pooled_embed
+
+
+def _within(path: str, parts: tuple[str, ...]) -> bool:
+    return any(path == part or path.startswith(f"{part}.") for part in parts)
+
+
+def _of_modulation(network: nn.Module, architecture: Architecture) -> list[str]:
+    parts, mark = _parts(architecture), architecture.modulation
+    return [path for path in linear_layers(network) if _within(path, parts) or mark in path]
+
+
+def _of_embedders(network: nn.Module, architecture: Architecture) -> list[str]:
+    return [name for name, _ in network.named_parameters() if _within(name, _parts(architecture))]
+
+
+Maker = Callable[[nn.Module, Architecture, int, int], Update]
+TRAINABLE: dict[str, Maker] = {
+    "lora": lambda network, _, rank, seed: Lora(network, rank, seed=seed),
+    "lora on modulation": lambda network, row, rank, seed: Lora(
+        network, rank, layers=_of_modulation(network, row), seed=seed
+    ),
+    "embedders": lambda network, row, rank, seed: Whole(network, _of_embedders(network, row)),
+    "everything": lambda network, row, rank, seed: Whole(network, [n for n, _ in network.named_parameters()]),
+}
+"""Name of what is trained -> how to make it from (network, architecture, rank, seed); only LoRA has a rank.
+
+lora: every linear layer. lora on modulation: the embedders of time with pooled text, the layers that modulate by them.
+embedders: these two themselves. everything: all parameters.
+"""
 
 
 def _key(name: str) -> str:
-    """A parameter name without dots, which a ParameterDict cannot hold."""
+    """A name without dots, which a ParameterDict cannot hold."""
     return name.replace(".", "/")
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    return tensor.detach().half().cpu().contiguous()
+
+
+def _take_over(ours: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    shapes, given = ({name: list(t.shape) for name, t in which.items()} for which in (ours, tensors))
+    if shapes != given:
+        name = min(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name))
+        raise CheckpointMismatch(
+            f"{name} is {given.get(name, 'missing')} in the file, {shapes.get(name, 'not trained')} here; choose a "
+            "file of the same base, rank and trained layers"
+        )
+    with torch.no_grad():
+        for name, tensor in ours.items():
+            tensor.copy_(tensors[name])

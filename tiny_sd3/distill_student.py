@@ -12,12 +12,12 @@ import dataclasses
 import json
 import random
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from teefusion_core.architectures import architecture_of
@@ -61,14 +61,13 @@ class Distillation:
         self.prompts: list[str] = []
         self.replay = Replay(KEPT_WALKS)
 
-    def velocity(self, context_BLE, pooled_BP, *guidance, weights=None) -> Velocity:
-        """The network at a prompt: as teacher's base, or with null, w and swapped weights as student."""
+    def velocity(self, context_BLE, pooled_BP, *guidance) -> Velocity:
+        """The network at a prompt: as teacher's base, or with null and w as student."""
 
         def at(x_BCHW, sigma_B):
-            arguments = (x_BCHW, sigma_B, context_BLE, pooled_BP, *guidance)
-            with torch.autocast(x_BCHW.device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-                out = self.fused(*arguments) if weights is None else functional_call(self.fused, weights, arguments)
-            return out.float()
+            half, worn = torch.autocast(x_BCHW.device.type, torch.bfloat16), self.lora.worn if guidance else nullcontext
+            with half, sdpa_kernel(SDPBackend.MATH), worn():
+                return self.fused(x_BCHW, sigma_B, context_BLE, pooled_BP, *guidance).float()
 
         return at
 
@@ -89,9 +88,8 @@ class Distillation:
         """Algorithm 1 for rows of the walks."""
         example = self.replay.draw(rows, self.generator)
         context_BLE, pooled_BP = self.text([self.prompts[number] for number in example.prompt_B.tolist()])
-        weights = {f"network.{name}": weight for name, weight in self.lora.merged().items()}
         null_BP = self.null_1P.expand_as(pooled_BP)
-        return replay_loss(self.velocity(context_BLE, pooled_BP, null_BP, example.w_B, weights=weights), example, ALONG)
+        return replay_loss(self.velocity(context_BLE, pooled_BP, null_BP, example.w_B), example, ALONG)
 
 
 def captions(num: int, rng: random.Random) -> list[str]:
@@ -113,7 +111,7 @@ def prepare(args: argparse.Namespace) -> tuple[Distillation, StudentInfo]:
     where = (pooled_BP, null_1P, W_MIN + (W_MAX - W_MIN) * evenly, evenly.flip(0))
     gain = calibrated_gain(network, architecture, *where, share=args.share)
     fused = FusedNetwork(network, architecture, gain=gain, scale=args.scale, precision=EXACT).to(device)
-    lora = Lora(dict(network.named_parameters()), args.rank, seed=args.seed)
+    lora = Lora(network, args.rank, seed=args.seed)
     if args.start_from:
         lora.load(load_file(args.start_from))
     info = StudentInfo(

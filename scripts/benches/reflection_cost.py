@@ -128,8 +128,7 @@ def _with_lora(model: Any) -> Any:
 
     from teefusion_core.trainable import Lora
 
-    weights = {name: tensor.float() for name, tensor in model.model.diffusion_model.state_dict().items()}
-    lora, generator = Lora(weights, RANK), torch.Generator().manual_seed(0)
+    lora, generator = Lora(model.model.diffusion_model, RANK), torch.Generator().manual_seed(0)
     for up_OR in lora.up.values():
         up_OR.data.normal_(0, 0.02, generator=generator)
     patched = model.clone()

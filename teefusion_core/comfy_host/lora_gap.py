@@ -5,7 +5,7 @@ other is had from it by adding the difference of the two, which is again of low 
 concerned; a small tensor, or one changed by something else than a plain LoRA on a linear or convolution layer, is
 exchanged as a whole. Both last only as long as the block, hence nothing is reloaded.
 
-Shapes: O output width, I input width, R rank (of all LoRAs of a layer together); `...` any leading axes.
+Shapes: O output width, I input width, R rank (of all LoRAs of a layer together).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor, nn
 
 from ..errors import InvalidConfig
+from ..low_rank import LowRank
 
 try:
     from comfy.utils import string_to_seed
@@ -30,36 +31,6 @@ except ImportError:  # an older ComfyUI has it elsewhere, a newer one warns ther
 
 SMALL = 2**20
 """Elements up to which a second copy of a weight costs less than two more calls per layer."""
-
-
-@dataclass
-class LowRank:
-    """An update up @ down of one layer's weight: up [O,R], down [R,I] or [R,I,k,k]."""
-
-    layer: nn.Module
-    up_OR: Tensor
-    down_RI: Tensor
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the factors to where the layer computes."""
-        self.up_OR, self.down_RI = (t.to(device, dtype) for t in (self.up_OR, self.down_RI))
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Add the update to what the layer returns inside the block."""
-        handle = self.layer.register_forward_hook(lambda _, inputs, out: out + self._of(inputs[0]).to(out.dtype))
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    def _of(self, x: Tensor) -> Tensor:
-        up_OR, down_RI = (t.to(x) for t in (self.up_OR, self.down_RI))
-        if down_RI.ndim == 2:
-            return nn.functional.linear(nn.functional.linear(x, down_RI), up_OR)
-        conv, layer = getattr(nn.functional, f"conv{down_RI.ndim - 2}d"), self.layer
-        low = conv(x, down_RI, stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
-        return conv(low, up_OR.reshape(*up_OR.shape, *([1] * (down_RI.ndim - 2))))
 
 
 @dataclass

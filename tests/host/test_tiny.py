@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from teefusion_core.trainable import Lora
+from teefusion_core.trainable import Lora, linear_layers
 from tiny_sd3.scenes import sample_picture
 from tiny_sd3.verifier import judge
 
@@ -241,7 +241,7 @@ class TestLora:
         import folder_paths
 
         network = base.model.model.diffusion_model
-        update = Lora({name: p for name, p in network.named_parameters() if "attn" in name}, 4)
+        update = Lora(network, 4, layers=[path for path in linear_layers(network) if "attn" in path])
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for up in update.up.values():
@@ -257,9 +257,9 @@ class TestLora:
         patched = sample(model, cfg=1.0)
         assert relative(patched, plain) > 0.01
         merged = base.model.clone()
-        for name, weight in lora.update.merged().items():
-            path = f"diffusion_model.{name}"
-            merged.add_patches({path: ("diff", (weight.detach() - lora.update.base[name],))})
+        for path in lora.update.layers:
+            up, down = lora.update.factors(path)
+            merged.add_patches({f"diffusion_model.{path}.weight": ("diff", ((up @ down).detach(),))})
         assert relative(patched, sample(merged, cfg=1.0)) < 1e-3
         assert torch.equal(sample(base.model, cfg=1.0), plain), "nothing of the LoRA may stay"
 

@@ -80,7 +80,7 @@ def test_another_family_is_refused_saying_what_was_looked_for():
 def test_a_family_with_other_names_is_only_a_row():
     model = tree(time_in=nn.Linear(8, 6), vector_in=nn.Sequential(nn.Linear(10, 6)), double_blocks=nn.ModuleList())
     row = Architecture(
-        name="like Flux", landmarks=("double_blocks",), time_mlp="time_in", pooled_embed="vector_in",
+        name="like Flux", landmarks=("double_blocks",), time_mlp="time_in", pooled_embed="vector_in", modulation="mod",
         sinusoid_width=8, guidance_timestep_scale=1000.0, gain=0.1, source="test",
     )  # fmt: skip
     time_embed, pooled_embed = row.embedders(model, torch.float32)

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
 
 from teefusion_core import run_folder
 from teefusion_core.errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig, TrainingDiverged
@@ -61,15 +62,19 @@ class Toy:
 
     def __init__(self, noise=0.1):
         generator, self.noise = torch.Generator().manual_seed(2), noise
-        shapes = {"a.weight": (8, 3), "b.weight": (1, 8)}
-        self.module = Lora({n: torch.randn(*s, generator=generator) for n, s in shapes.items()}, 2, alpha=4)
+        self.network = torch.nn.ModuleDict(
+            {"a": skip_init(torch.nn.Linear, 3, 8), "b": skip_init(torch.nn.Linear, 8, 1)}
+        )
+        for parameter in self.network.requires_grad_(False).parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        self.module = Lora(self.network, 2, alpha=4)
 
     def loss(self, example):
         x, y = example
-        weights = self.module.merged()
-        hidden = torch.tanh(x @ weights["a.weight"].T)
-        hidden = hidden + self.noise * torch.randn_like(hidden)
-        return (hidden @ weights["b.weight"].T - y).square().mean()
+        with self.module.worn():
+            hidden = torch.tanh(self.network["a"](x))
+            hidden = hidden + self.noise * torch.randn_like(hidden)
+            return (self.network["b"](hidden) - y).square().mean()
 
 
 def run(folder=None, settings=SETTINGS, *, data=None, toy=None, **options):

@@ -1,116 +1,261 @@
-"""Low-rank updates of frozen matrices."""
+"""Updates of a frozen network: hung on, lifted off, stored, read back."""
 
 import pytest
 import torch
 from torch import nn
 
-from teefusion_core.errors import InvalidConfig
-from teefusion_core.trainable import Lora
+from teefusion_core.architectures import Architecture
+from teefusion_core.errors import CheckpointMismatch, InvalidConfig
+from teefusion_core.trainable import TRAINABLE, Lora, Whole, linear_layers
 
 PREFIX = "diffusion_model."
+ROW = Architecture(
+    name="toy",
+    landmarks=(),
+    time_mlp="time",
+    pooled_embed="text",
+    modulation="scale",
+    sinusoid_width=6,
+    guidance_timestep_scale=1.0,
+    gain=1.0,
+    source="here",
+)
 
 
+class Network(nn.Module):
+    """Two embedders, a modulated body with a norm; one layer is narrower than the rank in use here."""
+
+    def __init__(self, seed=1):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.time, self.text = nn.Sequential(nn.Linear(6, 6), nn.SiLU()), nn.Linear(6, 6)
+        self.scale, self.norm = nn.Linear(6, 6), nn.LayerNorm(6)
+        self.body = nn.Sequential(nn.Linear(6, 5), nn.SiLU(), nn.Linear(5, 2))
+
+    def forward(self, x):
+        return self.body(self.norm(x) * self.scale(self.time(x) + self.text(x)))
+
+
+X = torch.linspace(-2, 2, 24).reshape(4, 6)
+EVERY_KIND = pytest.mark.parametrize("kind", TRAINABLE)
+
+
+@pytest.fixture
 def network():
-    """Two matrices, one of them narrower than the rank in use here, with biases beside them."""
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(6, 5), nn.SiLU(), nn.Linear(5, 2))
+    return Network().requires_grad_(False)
 
 
-def lora(rank=4, **options):
-    return Lora(dict(network().named_parameters()), rank, **options)
+def update_of(kind, network, rank=4, seed=0):
+    return TRAINABLE[kind](network, ROW, rank, seed)
 
 
-def trained(rank=4, **options):
-    """A Lora whose update is not zero."""
-    update = lora(rank, **options)
+def trained(update, seed=5):
+    """The same, changed at random."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for up in update.up.values():
-            up.copy_(torch.randn(up.shape))
+        for parameter in update.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
     return update
 
 
-def test_the_update_is_zero_at_the_start():
-    weights = dict(network().named_parameters())
-    merged = lora().merged()
-    assert set(merged) == {"0.weight", "2.weight"}, "biases are left alone"
-    for name, weight in merged.items():
-        assert torch.equal(weight, weights[name])
+def output(network, update=None):
+    if update is None:
+        return network(X)
+    with update.worn():
+        return network(X)
 
 
-def test_gradient_reaches_the_factors_not_the_base():
-    base = network()
-    update = Lora(dict(base.named_parameters()), 2)
-    x = torch.randn(3, 6)
-    optimizer = torch.optim.SGD(update.parameters(), lr=0.1)
-    losses = []
-    for _ in range(30):
-        loss = (torch.func.functional_call(base, update.merged(), x) - 1).square().mean()
+def snapshot(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def unchanged(network, before):
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(isinstance(p, nn.Parameter) for m in network.modules() for p in m._parameters.values())
+    return not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
+@EVERY_KIND
+def test_it_changes_nothing_at_the_start(network, kind):
+    assert torch.equal(output(network, update_of(kind, network)), output(network))
+
+
+@EVERY_KIND
+def test_what_is_trained_changes_the_output_for_as_long_as_it_is_worn(network, kind):
+    before, plain = snapshot(network), output(network)
+    update = trained(update_of(kind, network))
+    assert not torch.allclose(output(network, update), plain, atol=0.01)
+    assert torch.equal(output(network), plain) and unchanged(network, before)
+
+
+@EVERY_KIND
+def test_an_error_inside_leaves_the_network_clean(network, kind):
+    before, update = snapshot(network), trained(update_of(kind, network))
+    with pytest.raises(RuntimeError), update.attached():
+        network(X)
+        raise RuntimeError
+    assert unchanged(network, before)
+    with pytest.raises(RuntimeError), update.attached(), update.lifted():
+        raise RuntimeError
+    assert unchanged(network, before)
+
+
+@EVERY_KIND
+def test_lifted_it_is_the_base_again(network, kind):
+    plain, update = output(network), trained(update_of(kind, network))
+    worn = output(network, update)
+    with update.attached():
+        assert torch.equal(network(X), worn)
+        with update.lifted():
+            assert torch.equal(network(X), plain)
+        assert torch.equal(network(X), worn)
+    with update.lifted():
+        assert torch.equal(network(X), plain), "not attached at all"
+
+
+@EVERY_KIND
+def test_training_lowers_the_loss_without_touching_the_base(network, kind):
+    before, update = snapshot(network), update_of(kind, network)
+    optimizer, losses = torch.optim.Adam(update.parameters(), lr=0.03), []
+    for _ in range(100):
+        loss = (output(network, update) - 1).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in update.parameters())
-    assert base[0].weight.grad is None and torch.equal(base[0].weight, network()[0].weight)
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(parameter.grad is not None for parameter in update.parameters())
+    assert all(parameter.grad is None for parameter in network.parameters()) and unchanged(network, before)
 
 
-def test_only_the_factors_are_parameters():
-    update = lora(rank=4)
-    sizes = {name: tuple(p.shape) for name, p in update.named_parameters()}
-    assert sizes == {"down.0/weight": (4, 6), "up.0/weight": (5, 4), "down.2/weight": (2, 5), "up.2/weight": (2, 2)}
+@EVERY_KIND
+def test_the_gradient_survives_checkpointing(network, kind):
+    """The recomputation happens during backward, with the update still on."""
+    grads = []
+    for checkpointed in (False, True):
+        update = trained(update_of(kind, network))
+        with update.attached():
+            x = X.clone().requires_grad_()
+            out = torch.utils.checkpoint.checkpoint(network, x, use_reentrant=False) if checkpointed else network(x)
+            out.square().mean().backward()
+        grads.append([parameter.grad for parameter in update.parameters()])
+    for plain, recomputed in zip(*grads, strict=True):
+        torch.testing.assert_close(plain, recomputed)
 
 
-def test_alpha_over_rank_is_the_scale():
-    plain, half = trained(rank=4, seed=3), trained(rank=4, seed=3, alpha=2.0)
-    half.load_state_dict(plain.state_dict())
-    for name, base in plain.base.items():
-        torch.testing.assert_close(half.merged()[name] - base, 0.5 * (plain.merged()[name] - base))
-
-
-def test_the_seed_decides_the_start():
-    a, b, c = (lora(seed=seed).down["0/weight"] for seed in (0, 0, 1))
-    assert torch.equal(a, b) and not torch.equal(a, c)
-
-
-def test_the_state_has_three_tensors_per_matrix_under_the_names_of_the_host():
-    state = trained(rank=4, alpha=2.0).state()
-    parts = ("alpha", "lora_down.weight", "lora_up.weight")
-    assert set(state) == {f"{PREFIX}{layer}.{part}" for layer in ("0", "2") for part in parts}
-    for name, tensor in state.items():
-        assert tensor.dtype == (torch.float32 if name.endswith("alpha") else torch.float16)
-        assert tensor.is_contiguous() and not tensor.requires_grad
-
-
-@pytest.mark.parametrize("alpha", [None, 2.0])
-def test_a_loader_makes_the_same_update_from_the_state(alpha):
-    """Loaders scale up @ down by alpha over the rank that they find in the file, also for the narrow matrix."""
-    update = trained(rank=4, alpha=alpha)
+@EVERY_KIND
+def test_the_state_read_back_is_the_same_update(network, kind):
+    update, again = trained(update_of(kind, network)), update_of(kind, network)
     state = update.state()
-    ranks = []
-    for name, merged in update.merged().items():
-        path = PREFIX + name.removesuffix(".weight")
-        down, up = (state[f"{path}.lora_{part}.weight"].float() for part in ("down", "up"))
-        ranks.append(len(down))
-        loaded = update.base[name] + state[f"{path}.alpha"] / len(down) * (up @ down)
-        torch.testing.assert_close(loaded, merged, rtol=2e-3, atol=2e-3)
-    assert ranks == [4, 2]
+    again.load(state)
+    torch.testing.assert_close(output(network, again), output(network, update), rtol=5e-3, atol=5e-3)
+    assert all(name.startswith(PREFIX) and t.is_contiguous() and not t.requires_grad for name, t in state.items())
 
 
-def test_half_precision_bases_are_updated_in_full():
-    weights = {"a.weight": torch.randn(3, 4).half()}
-    update = Lora(weights, 2)
-    with torch.no_grad():
-        update.up["a/weight"].fill_(1e-5)
-    merged = update.merged()["a.weight"]
-    assert merged.dtype == torch.float32 and not torch.equal(merged, weights["a.weight"].float())
+@EVERY_KIND
+def test_a_foreign_state_is_refused_whole(network, kind):
+    update = update_of(kind, network)
+    state = trained(update_of(kind, network)).state()
+    name = next(n for n in state if not n.endswith("alpha") and n.startswith(f"{PREFIX}t"))
+    before = [parameter.detach().clone() for parameter in update.parameters()]
+    with pytest.raises(CheckpointMismatch, match="choose a file of the same base"):
+        update.load({**state, name: torch.zeros(1, 1)})
+    assert all(torch.equal(a, b) for a, b in zip(before, update.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("rank", [0, -3])
-def test_a_rank_below_one_is_refused(rank):
-    with pytest.raises(InvalidConfig, match=f"rank is {rank} for 2 matrices"):
-        lora(rank=rank)
+def test_each_kind_trains_what_it_says(network):
+    linear = ["time.0", "text", "scale", "body.0", "body.2"]
+    assert linear_layers(network) == linear
+    assert update_of("lora", network).layers == linear
+    assert update_of("lora on modulation", network).layers == ["time.0", "text", "scale"]
+    embedders = [f"{layer}.{leaf}" for layer in ("time.0", "text") for leaf in ("weight", "bias")]
+    assert update_of("embedders", network).names == embedders
+    assert update_of("everything", network).names == [name for name, _ in network.named_parameters()]
 
 
-def test_weights_without_a_matrix_are_refused():
-    with pytest.raises(InvalidConfig, match="rank is 4 for 0 matrices"):
-        Lora({"bias": torch.zeros(3)}, 4)
+class TestLora:
+    def test_it_is_the_matrix_product(self, network):
+        update = trained(Lora(network, 4, layers=["text"], alpha=2.0))
+        up, down = update.up["text"], update.down["text"]
+        expected = Network()
+        with torch.no_grad():
+            expected.text.weight += 0.5 * up @ down
+        torch.testing.assert_close(output(network, update), output(expected))
+
+    def test_a_narrow_layer_uses_its_own_width(self, network):
+        sizes = {name: tuple(p.shape) for name, p in Lora(network, 4, layers=["body.0", "body.2"]).named_parameters()}
+        assert sizes == {
+            "down.body/0": (4, 6), "up.body/0": (5, 4), "down.body/2": (2, 5), "up.body/2": (2, 2)
+        }  # fmt: skip
+
+    def test_the_seed_decides_the_start(self, network):
+        a, b, c = (Lora(network, 4, seed=seed).down["text"] for seed in (0, 0, 1))
+        assert torch.equal(a, b) and not torch.equal(a, c)
+
+    def test_the_state_has_three_tensors_per_layer_under_the_names_of_the_host(self, network):
+        state = trained(Lora(network, 4, alpha=2.0)).state()
+        parts = ("alpha", "lora_down.weight", "lora_up.weight")
+        assert set(state) == {f"{PREFIX}{layer}.{part}" for layer in linear_layers(network) for part in parts}
+        for name, tensor in state.items():
+            assert tensor.dtype == (torch.float32 if name.endswith("alpha") else torch.float16)
+
+    @pytest.mark.parametrize("alpha", [None, 2.0])
+    def test_a_loader_makes_the_same_update_from_the_state(self, network, alpha):
+        """Loaders scale up @ down by alpha over the rank that they find in the file, also for the narrow layer."""
+        update = trained(Lora(network, 4, alpha=alpha))
+        state = update.state()
+        loaded, ranks = Network(), {}
+        with torch.no_grad():
+            for path in update.layers:
+                down, up = (state[f"{PREFIX}{path}.lora_{part}.weight"].float() for part in ("down", "up"))
+                ranks[path] = len(down)
+                loaded.get_submodule(path).weight += state[f"{PREFIX}{path}.alpha"] / len(down) * (up @ down)
+        torch.testing.assert_close(output(loaded), output(network, update), rtol=5e-3, atol=5e-3)
+        assert (ranks["text"], ranks["body.2"]) == (4, 2)
+
+    def test_factors_stay_in_full_precision_on_a_half_base(self):
+        network = Network().bfloat16().requires_grad_(False)
+        update = Lora(network, 2, layers=["text"])
+        assert {p.dtype for p in update.parameters()} == {torch.float32}
+        with update.worn():
+            out = network(X.bfloat16())
+            out.float().square().mean().backward()
+        assert out.dtype == torch.bfloat16 and update.up["text"].grad.dtype == torch.float32
+
+    @pytest.mark.parametrize("rank", [0, -3])
+    def test_a_rank_below_one_is_refused(self, network, rank):
+        with pytest.raises(InvalidConfig, match=f"rank is {rank} for 5 layers"):
+            Lora(network, rank)
+
+    def test_a_network_without_linear_layers_is_refused(self):
+        with pytest.raises(InvalidConfig, match="rank is 4 for 0 layers"):
+            Lora(nn.LayerNorm(3), 4)
+
+
+class TestWhole:
+    def test_a_half_base_is_trained_in_full_precision(self):
+        """An update too small for bfloat16 is kept until it has grown."""
+        network = Network().bfloat16().requires_grad_(False)
+        update = Whole(network, ["text.weight"])
+        plain = output_of_half(network, update)
+        with torch.no_grad():
+            for _ in range(64):
+                update.copies["text/weight"] += 2**-12
+        assert update.copies["text/weight"].dtype == torch.float32
+        assert not torch.equal(output_of_half(network, update), plain)
+        assert network.text.weight.dtype == torch.bfloat16
+
+    def test_the_state_is_the_whole_network(self, network):
+        state = trained(update_of("embedders", network)).state()
+        assert set(state) == {PREFIX + name for name, _ in network.named_parameters()}
+        assert torch.equal(state[f"{PREFIX}body.0.weight"], network.body[0].weight.half())
+        assert not torch.equal(state[f"{PREFIX}text.weight"], network.text.weight.half())
+
+    def test_nothing_to_train_is_refused(self, network):
+        with pytest.raises(InvalidConfig, match="no parameter"):
+            Whole(network, [])
+
+
+def output_of_half(network, update):
+    with update.worn():
+        return network(X.bfloat16())

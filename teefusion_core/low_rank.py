@@ -1,0 +1,47 @@
+"""Update of one layer by two thin matrices, without touching its weight.
+
+Shapes: O output width, I input width, R rank; `...` any leading axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class LowRank:
+    """An update up @ down of one layer's weight: up [O,R], down [R,I] or [R,I,k,k]."""
+
+    layer: nn.Module
+    up_OR: Tensor
+    down_RI: Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move the factors to where the layer computes."""
+        self.up_OR, self.down_RI = (t.to(device, dtype) for t in (self.up_OR, self.down_RI))
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Add the update to what the layer returns inside the block."""
+        handle = self.layer.register_forward_hook(lambda _, inputs, out: self.added(out, inputs[0]))
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def added(self, out: Tensor, x: Tensor) -> Tensor:
+        """What the layer would return for x, given what it does return."""
+        return out + self._of(x).to(out.dtype)
+
+    def _of(self, x: Tensor) -> Tensor:
+        up_OR, down_RI = (t.to(x) for t in (self.up_OR, self.down_RI))
+        if down_RI.ndim == 2:
+            return nn.functional.linear(nn.functional.linear(x, down_RI), up_OR)
+        conv, layer = getattr(nn.functional, f"conv{down_RI.ndim - 2}d"), self.layer
+        low = conv(x, down_RI, stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
+        return conv(low, up_OR.reshape(*up_OR.shape, *([1] * (down_RI.ndim - 2))))
