@@ -168,6 +168,7 @@ def print_row(row: dict) -> None:
     )
 
 
+@torch.inference_mode()
 def main() -> None:
     """Measure, print, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
