@@ -17,6 +17,10 @@ Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x at sigma_from, sigma_from, sigma_to) -> x at sigma_to; sigmas as in Denoiser, up or down."""
 
 
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""(x [B,...], sigma [B]) -> velocity [B,...]."""
+
+
 def per_row(sigma: Tensor, x: Tensor) -> Tensor:
     """View sigma so that it broadcasts over the rows of x.
 
@@ -91,20 +95,19 @@ def sample(
     return x
 
 
-def secant(step: Step, x: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:
-    """Return the constant velocity that lands where a Step lands.
+def secant(x_from: Tensor, x_to: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:
+    """Return the constant velocity that leads from one state to another.
 
-    It is what a student has to predict at (x, sigma_from) for its Euler step to equal the teacher's.
+    It is what a student has to predict at (x_from, sigma_from) for its Euler step to land where a teacher's landed.
 
     Args:
-        step: teacher move of any order or kind.
-        x: noised latent at sigma_from, [B,...].
+        x_from, x_to: noised latents at the two levels, [B,...].
         sigma_from: start, [] or [B].
         sigma_to: end, different from sigma_from in every row.
     Returns:
-        (step(x) - x) / (sigma_to - sigma_from), [B,...].
+        (x_to - x_from) / (sigma_to - sigma_from), [B,...].
     """
-    return (step(x, sigma_from, sigma_to) - x) / per_row(sigma_to - sigma_from, x)
+    return (x_to - x_from) / per_row((sigma_to - sigma_from).to(x_from), x_from)
 
 
 def shifted(sigma: Tensor, shift: float) -> Tensor:

@@ -1,35 +1,78 @@
-"""The teacher's own way from noise as training data.
+"""What a teacher does on its way from noise to pictures, as training data.
 
-No pictures are needed, every state is one that guidance really leads to, and an evaluation of the teacher serves
-several steps of the student. (Algorithm 1 of the paper noises pictures instead, where low noise shows hardly any
-guidance: the picture already agrees with its prompt.)
-
-Shapes: B batch, C H W latent, N = C*H*W, S steps.
+Shapes: B rows, C H W latent, N = C*H*W, S steps.
 """
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from .distill import Velocity
 from .errors import InvalidConfig
-from .flow import Step, per_row, secant, shifted
+from .flow import Velocity, secant
+
+GRID, BETWEEN, EVEN = "grid", "between", "even"
+TIMES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    GRID: lambda grid_S, place_S: grid_S,
+    BETWEEN: lambda grid_S, place_S: _read(grid_S, place_S),
+    EVEN: lambda grid_S, place_S: _read(torch.linspace(float(grid_S[0]), float(grid_S[-1]), len(grid_S)), place_S),
+}
+"""Where the teacher steps.
+
+grid: on the levels of the schedule, for students that always sample with it. between: anywhere between them, in steps
+as long as those of the schedule, which is uniform before its shift. even: anywhere, in steps of one length, which is
+uniform after the shift.
+"""
+
+SECANT, REEVALUATED, CLEAN = "secant", "re-evaluated", "clean"
+TARGETS: dict[str, Callable[[list[Tensor], list[Tensor], Tensor, int], Tensor]] = {
+    SECANT: lambda x, last, sigma_S, k: secant(x[k], x[k + 1], sigma_S[k], sigma_S[k + 1]),
+    REEVALUATED: lambda x, last, sigma_S, k: last[k],
+    CLEAN: lambda x, last, sigma_S, k: (x[k] - x[-1]) / sigma_S[k].to(x[k]),
+}
+"""Which velocity the student learns, from states [B,C,H,W], last predictions (as velocity), levels [S+1], the step.
+
+secant: where the teacher's step lands, so that an Euler student lands there. re-evaluated: what the teacher predicts
+last in its step, Algorithm 1 of the paper read literally; the weak step's share is lost on the student. clean: the
+straight line to the teacher's picture, for students of very few steps.
+"""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One way of the teacher, or a step each from many noised pictures.
+
+    Attributes:
+        x_SBCHW: where it was.
+        sigma_S: at which noise levels.
+        target_SBCHW: the velocity to learn.
+        guidance_SBCHW: what of it guidance adds to the unguided velocity.
+        w: guidance of the paper, a scalar tensor.
+        prompt_SB, null_SB: of which prompt, guided away from what; numbers of the caller.
+    """
+
+    x_SBCHW: Tensor
+    sigma_S: Tensor
+    target_SBCHW: Tensor
+    guidance_SBCHW: Tensor
+    w: Tensor
+    prompt_SB: Tensor
+    null_SB: Tensor
 
 
 @dataclass(frozen=True)
 class Example:
-    """What the student shall predict, row by row.
+    """Rows drawn from walks.
 
     Attributes:
-        x_BCHW, sigma_B: where.
-        w_B: at which guidance.
-        prompt_B: of which prompt, numbers of the caller.
-        target_BCHW: the velocity.
-        guidance_BCHW: what of it the teacher's guidance adds to the unguided velocity.
+        x_BCHW, sigma_B, w_B: where, at which guidance.
+        prompt_B, null_B: of which prompt, guided away from what; numbers of the caller.
+        target_BCHW: the velocity to learn.
+        guidance_BCHW: what of it guidance adds to the unguided velocity.
         weight_B: how much the row counts.
     """
 
@@ -37,94 +80,51 @@ class Example:
     sigma_B: Tensor
     w_B: Tensor
     prompt_B: Tensor
+    null_B: Tensor
     target_BCHW: Tensor
     guidance_BCHW: Tensor
     weight_B: Tensor
 
+    def to(self, device: torch.device) -> Example:
+        """Move all of it."""
+        return Example(**{name: column.to(device) for name, column in vars(self).items()})
 
-def jittered_grid(rows: int, num_steps: int, shift: float, generator: torch.Generator) -> Tensor:
-    """Noise levels [S+1,B] from 1 to 0, the inner ones moved at random so that no schedule is learned by heart.
+
+def levels(grid_S: Tensor, time: str, generator: torch.Generator) -> Tensor:
+    """Noise levels [S+1] of a walk; the ends are those of the grid.
 
     Args:
-        num_steps: S, 1 or more.
-        shift: schedule shift of the base (SD3: 3); the grid is even before it.
+        grid_S: schedule [S+1], decreasing.
+        time: a name in TIMES.
         generator: on the CPU.
+    Raises:
+        InvalidConfig: no such name.
     """
-    inner = torch.arange(1, num_steps)[:, None] + torch.rand(1, rows, generator=generator) - 0.5
-    t_SB = torch.cat((torch.zeros(1, rows), inner, torch.full((1, rows), float(num_steps)))) / num_steps
-    return shifted(1 - t_SB, shift)
+    if time not in TIMES:
+        raise InvalidConfig(f"time is {time!r}; choose one of {', '.join(TIMES)}")
+    place_S = torch.arange(len(grid_S), dtype=torch.float32)
+    place_S[1:-1] += torch.rand((), generator=generator) - 0.5
+    return TIMES[time](grid_S.float().cpu(), place_S)
 
 
-def walk(teacher: Step, noise_BCHW: Tensor, sigma_SB: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (x, sigma, secant of the teacher's move) for every step of the teacher from noise to a picture.
+def target_of(target: str, states: list[Tensor], last: list[Tensor], sigma_S: Tensor, step: int) -> Tensor:
+    """The velocity to learn in a step, [B,C,H,W].
 
-    Args:
-        sigma_SB: noise levels [S+1,B], decreasing.
+    Raises:
+        InvalidConfig: no such target.
     """
-    x_BCHW = noise_BCHW
-    for sigma_from_B, sigma_to_B in pairwise(sigma_SB):
-        with torch.no_grad():
-            target_BCHW = secant(teacher, x_BCHW, sigma_from_B, sigma_to_B)
-        yield x_BCHW, sigma_from_B, target_BCHW
-        x_BCHW = x_BCHW + per_row(sigma_to_B - sigma_from_B, x_BCHW) * target_BCHW
+    if target not in TARGETS:
+        raise InvalidConfig(f"target is {target!r}; choose one of {', '.join(TARGETS)}")
+    return TARGETS[target](states, last, sigma_S, step)
 
 
-class Replay:
-    """The latest walks, from which batches are drawn in any order.
+def step_weights(walk: Walk) -> Tensor:
+    """How much each step shall count, [S]: one over the mean square of what guidance adds in it.
 
-    A row weighs one over the mean square of what guidance adds in its step, found on the first walk: it is fifty
-    times more in the first step than in the last, which would go unlearned. The loss then is 1 for a student without
-    guidance, 0 for the teacher.
+    That is fifty times more in the first step than in the last, which would go unlearned otherwise. A student without
+    guidance then has loss 1, one that equals its teacher 0.
     """
-
-    def __init__(self, walks: int):
-        """Keep this many walks, 1 or more."""
-        if walks < 1:
-            raise InvalidConfig(f"replay keeps {walks} walks; keep one or more")
-        self.walks: deque[Example] = deque(maxlen=walks)
-        self.weight_S: list[float] = []
-
-    def add(self, steps: Iterable[tuple[Tensor, Tensor, Tensor]], unguided: Velocity, w_B: Tensor, prompt_B: Tensor):
-        """Keep a walk, its latents in half precision.
-
-        Args:
-            steps: what `walk` yields.
-            unguided: velocity of the base with the same prompts.
-            w_B: guidance that the teacher walked with.
-            prompt_B: numbers of its prompts.
-        Raises:
-            InvalidConfig: another number of steps or rows than the walk before.
-        """
-        x, sigma, target = (list(column) for column in zip(*steps, strict=True))
-        with torch.no_grad():
-            guidance = [t - unguided(*at) for *at, t in zip(x, sigma, target, strict=True)]
-        if not self.weight_S:
-            self.weight_S = [1 / max(float(g.square().mean()), 1e-12) for g in guidance]
-        length, rows = len(target), len(w_B)
-        if len(self.weight_S) != length or (self.walks and len(self.walks[-1].w_B) != length * rows):
-            raise InvalidConfig(
-                f"a walk of {length} steps with {rows} rows, unlike the one before; keep both as they were"
-            )
-        weight_SB = torch.tensor(self.weight_S)[:, None].expand(length, rows)
-        self.walks.append(
-            Example(
-                x_BCHW=torch.cat(x).half(),
-                sigma_B=torch.cat(sigma),
-                w_B=w_B.repeat(length),
-                prompt_B=prompt_B.repeat(length),
-                target_BCHW=torch.cat(target).half(),
-                guidance_BCHW=torch.cat(guidance).half(),
-                weight_B=weight_SB.flatten().to(w_B.device),
-            )
-        )
-
-    def draw(self, rows: int, generator: torch.Generator) -> Example:
-        """Pick rows at random, each from any walk, step and prompt."""
-        walks = torch.randint(len(self.walks), (rows,), generator=generator).tolist()
-        places = torch.randint(len(self.walks[-1].w_B), (rows,), generator=generator).tolist()
-        picked = [(vars(self.walks[walk]), place) for walk, place in zip(walks, places, strict=True)]
-        columns = {name: torch.stack([walk[name][place] for walk, place in picked]) for name in vars(self.walks[-1])}
-        return Example(**{name: c.float() if c.is_floating_point() else c for name, c in columns.items()})
+    return 1 / walk.guidance_SBCHW.float().square().flatten(1).mean(1).clamp(min=1e-12)
 
 
 def replay_loss(student: Velocity, example: Example, along: float = 1.0) -> Tensor:
@@ -138,6 +138,12 @@ def replay_loss(student: Velocity, example: Example, along: float = 1.0) -> Tens
         Scalar loss.
     """
     error_BN = (student(example.x_BCHW, example.sigma_B) - example.target_BCHW).flatten(1)
-    direction_BN = torch.nn.functional.normalize(example.guidance_BCHW.flatten(1), dim=1)
+    direction_BN = normalize(example.guidance_BCHW.flatten(1), dim=1)
     along_B = (error_BN * direction_BN).sum(1).square() / error_BN.shape[1]
     return (example.weight_B * (error_BN.square().mean(1) + (along - 1) * along_B)).mean()
+
+
+def _read(grid_S: Tensor, place_S: Tensor) -> Tensor:
+    """Values of a table between its entries."""
+    low = place_S.long().clamp(max=len(grid_S) - 2)
+    return torch.lerp(grid_S[low], grid_S[low + 1], place_S - low)

@@ -118,6 +118,7 @@ class Study:
 
     def effective_guidance(self, arm: Arm) -> float:
         """CFG scale that the moves of an arm amount to, mean over steps with prompts, along its own path."""
+        from teefusion_core.flow import secant
         from teefusion_core.guidance import effective_guidance
         from tiny_sd3.measure import predictions
 
@@ -128,8 +129,8 @@ class Study:
         uncond = predictions(self.base, self.bench.null, self.bench.null, where, noise)
         found = []
         for index, (x, sigma) in enumerate(where):
-            secant = (states[index + 1] - x) / (sigmas[index + 1] - sigma)
-            found.append(effective_guidance(secant, (x - cond[index]) / sigma, (x - uncond[index]) / sigma).mean())
+            moved = secant(x, states[index + 1], sigma, sigmas[index + 1])
+            found.append(effective_guidance(moved, (x - cond[index]) / sigma, (x - uncond[index]) / sigma).mean())
         return float(torch.stack(found).mean())
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidConfig
-from ..flow import per_row
+from ..flow import velocity_of
 
 PROBE_STEPS = 4
 PROBE_TOLERANCE = 1e-3
@@ -47,27 +47,35 @@ class Teacher:
         """The MODEL that the guider runs."""
         return self.guider.model_patcher
 
-    def states(self, positive, negative, noise_BCHW: Tensor, sigmas_S: Tensor, cfg: float, seed: int = 0):
-        """Sample; return x at every noise level, S+1 tensors [B,C,H,W] in the model's own latent space.
+    def walk(self, positive, negative, noise_BCHW, sigmas_S, cfg: float, *, latent_BCHW=None, seed: int = 0):
+        """Sample from noise, or from a noised picture.
 
         Args:
             positive, negative: CONDITIONING.
-            noise_BCHW: x at sigmas[0] is sigmas[0] times it.
+            noise_BCHW: what the picture is noised with to sigmas[0].
             sigmas_S: noise levels [S+1], decreasing.
             cfg: scale that the guider is set to.
+            latent_BCHW: picture as a LATENT has it; None is none.
+            seed: for samplers that draw.
+        Returns:
+            (x at every noise level, S+1 tensors [B,C,H,W] in the model's own latent space; the velocity that the
+            teacher predicts last in each step, S of them).
+        Raises:
+            InvalidConfig: a sampler that does not report its steps.
         """
         self.guider.set_conds(positive, negative)
         self.guider.set_cfg(cfg)
         visited: dict[int, Tensor] = {}
-        out = self.guider.sample(
-            noise_BCHW,
-            torch.zeros_like(noise_BCHW),
-            self.sampler,
-            sigmas_S,
+        predicted: dict[int, Tensor] = {}
+
+        def report(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
             # a sampler may report one step several times, the first is where the step begins
-            callback=lambda step, denoised, x, total: visited.setdefault(step, x.detach().clone()),
-            disable_pbar=True,
-            seed=seed,
+            visited.setdefault(step, x.detach().clone())
+            predicted[step] = velocity_of(denoised.detach(), x.detach(), sigmas_S[step].to(x))
+
+        picture = torch.zeros_like(noise_BCHW) if latent_BCHW is None else latent_BCHW
+        out = self.guider.sample(
+            noise_BCHW, picture, self.sampler, sigmas_S, callback=report, disable_pbar=True, seed=seed
         )
         base = self.model.model
         last = base.process_latent_in(out)
@@ -78,15 +86,8 @@ class Teacher:
                 f"the teacher's sampler reports {len(visited)} states in {len(sigmas_S) - 1} steps, the student needs "
                 "each one; connect a sampler that goes step by step, such as euler or heun"
             )
-        return [*(visited[step].to(last) for step in sorted(visited)), last]
-
-    def walk(self, positive, negative, noise_BCHW: Tensor, sigmas_S: Tensor, cfg: float):
-        """Yield (x, sigma [B], secant of the teacher's move) for every step, as `trajectories.walk` does."""
-        states = self.states(positive, negative, noise_BCHW, sigmas_S, cfg)
-        for index, x_BCHW in enumerate(states[:-1]):
-            move = (sigmas_S[index + 1] - sigmas_S[index]).to(x_BCHW)
-            sigma_B = sigmas_S[index].to(x_BCHW).expand(len(x_BCHW))
-            yield x_BCHW, sigma_B, (states[index + 1] - x_BCHW) / per_row(move, x_BCHW)
+        order = sorted(visited)
+        return [*(visited[step].to(last) for step in order), last], [predicted[step].to(last) for step in order]
 
     def check(self, positive, negative, noise_BCHW: Tensor, cfg: float) -> None:
         """Refuse a sampler whose step is more than a function of the state, by trying.
@@ -97,10 +98,10 @@ class Teacher:
         """
         sampling = self.model.get_model_object("model_sampling")
         sigmas_S = comfy.samplers.calculate_sigmas(sampling, "simple", PROBE_STEPS)
-        states = self.states(positive, negative, noise_BCHW, sigmas_S, cfg)
+        states, _ = self.walk(positive, negative, noise_BCHW, sigmas_S, cfg)
         third = sigmas_S[2:4]
-        alone = self.states(positive, negative, states[2] / third[0].to(states[2]), third, cfg, seed=1)[-1]
-        again = self.states(positive, negative, states[2] / third[0].to(states[2]), third, cfg, seed=2)[-1]
+        noise = states[2] / third[0].to(states[2])
+        alone, again = (self.walk(positive, negative, noise, third, cfg, seed=seed)[0][-1] for seed in (1, 2))
         for other, reason in ((again, "adds noise of its own"), (states[3], "remembers earlier steps")):
             if float((alone - other).norm()) > PROBE_TOLERANCE * float((alone - states[2]).norm()):
                 raise InvalidConfig(

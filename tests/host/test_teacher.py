@@ -47,16 +47,27 @@ def sampler(host, name):
 def test_the_walk_is_that_of_the_stock_sampler(host, pack, top, world, noise):
     teacher = teacher_of(pack, cfg_guider(host, world), sampler(host, "euler"))
     sigmas = top.sigmas(world, STEPS)
-    walked = list(teacher.walk(world.positive, world.negative, noise, sigmas, CFG))
-    assert len(walked) == STEPS
-    x, sigma, target = walked[-1]
-    landed = x + (sigmas[-1] - sigmas[-2]) * target
+    states, predicted = teacher.walk(world.positive, world.negative, noise, sigmas, CFG)
+    assert (len(states), len(predicted)) == (STEPS + 1, STEPS)
     zeros = torch.zeros_like(noise)
     stock = host.comfy.sample.sample(
         world.model, noise, STEPS, CFG, "euler", "normal", world.positive, world.negative, zeros, disable_pbar=True
     )
-    assert relative(world.model.model.process_latent_out(landed), stock) < 1e-5
-    assert [float(s[0]) for _, s, _ in walked] == pytest.approx(sigmas[:-1].tolist())
+    assert relative(world.model.model.process_latent_out(states[-1]), stock) < 1e-5
+    for step, velocity in enumerate(predicted):  # Euler moves along what was predicted
+        moved = states[step] + (sigmas[step + 1] - sigmas[step]) * velocity
+        assert relative(moved, states[step + 1]) < 1e-4
+
+
+def test_a_picture_is_noised_as_the_model_wants_it(host, pack, top, world, noise):
+    teacher = teacher_of(pack, cfg_guider(host, world), sampler(host, "euler"))
+    sigmas = top.sigmas(world, STEPS)[1:3]
+    latent = randn(4, *noise.shape)
+    states, _ = teacher.walk(world.positive, world.negative, noise, sigmas, CFG, latent_BCHW=latent)
+    base = world.model.model
+    clean = base.process_latent_in(latent)
+    assert relative(states[0], base.model_sampling.noise_scaling(sigmas[0], noise, clean)) < 1e-5
+    assert len(states) == 2
 
 
 @pytest.mark.parametrize("name", ["euler", "heun", "dpm_2"])
@@ -84,19 +95,21 @@ def test_reflection_teaches(pack, top, world, noise):
     teacher = teacher_of(pack, top.guider(world, scales=(5.5, 1.0, 5.5)), host.ReflectionSampler())
     teacher.check(world.positive, world.negative, noise, CFG)
     sigmas = top.sigmas(world, STEPS)
-    *_, (x, _, target) = teacher.walk(world.positive, world.negative, noise, sigmas, CFG)
+    states, predicted = teacher.walk(world.positive, world.negative, noise, sigmas, CFG)
     latent = {"samples": torch.zeros_like(noise)}
     direct = top.guider(world, scales=(CFG, 1.0, CFG))
     out = direct.sample(noise, latent["samples"], host.ReflectionSampler(), sigmas, disable_pbar=True, seed=0)
-    landed = world.model.model.process_latent_out(x + (sigmas[-1] - sigmas[-2]) * target)
-    assert relative(landed, out) < 1e-5
+    assert relative(world.model.model.process_latent_out(states[-1]), out) < 1e-5
+    for step in range(STEPS - 1):  # the final leg starts at the reflected state, so its prediction is no secant
+        secant = (states[step + 1] - states[step]) / (sigmas[step + 1] - sigmas[step])
+        assert relative(predicted[step], secant) > 1e-3
 
 
 def test_the_wired_guider_stays_as_it_was(host, pack, top, world, noise):
     guider, before = cfg_guider(host, world), weights_of(world.model)
     prompts = guider.original_conds
     teacher = teacher_of(pack, guider, sampler(host, "euler"))
-    teacher.states(world.negative, world.positive, noise, top.sigmas(world, STEPS), 1.5)
+    teacher.walk(world.negative, world.positive, noise, top.sigmas(world, STEPS), 1.5)
     assert guider.cfg == 7.0 and guider.original_conds is prompts
     assert teacher.guider is not guider
     top.assert_clean(world.model, before)

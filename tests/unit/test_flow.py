@@ -50,7 +50,7 @@ def test_rows_may_stand_at_different_sigmas():
 
 def test_the_secant_of_an_euler_step_is_its_velocity():
     x, a, b = torch.randn(2, 5).double(), torch.tensor(0.8).double(), torch.tensor(0.6).double()
-    torch.testing.assert_close(secant(euler(linear_field), x, a, b), x)
+    torch.testing.assert_close(secant(x, euler(linear_field)(x, a, b), a, b), x)
 
 
 def test_an_euler_student_on_the_secant_lands_where_the_teacher_lands():
@@ -58,7 +58,7 @@ def test_an_euler_student_on_the_secant_lands_where_the_teacher_lands():
         return x * torch.exp(per_row(b - a, x)) + 0.1 * x.square()
 
     x, a, b = torch.randn(2, 5).double(), torch.tensor([0.8, 0.5]).double(), torch.tensor([0.6, 0.1]).double()
-    target = secant(teacher, x, a, b)
+    target = secant(x, teacher(x, a, b), a, b)
     student = euler(lambda x, sigma: denoised_of(target, x, sigma))
     torch.testing.assert_close(student(x, a, b), teacher(x, a, b))
 

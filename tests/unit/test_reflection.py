@@ -37,7 +37,7 @@ def test_equal_models_on_a_constant_field_change_nothing(x, inversion):
 def test_the_gap_stays_once_per_round(x, rounds):
     strong, weak = 0.7, 0.2
     step = reflected(euler(constant(strong)), exact(constant(weak)), rounds=rounds)
-    velocity = secant(step, x, SIGMAS[1], SIGMAS[2])
+    velocity = secant(x, step(x, SIGMAS[1], SIGMAS[2]), SIGMAS[1], SIGMAS[2])
     assert torch.allclose(velocity, torch.full_like(x, strong + rounds * (strong - weak)), atol=1e-12)
 
 
@@ -65,7 +65,7 @@ def test_where_the_network_is_looked_at(x):
 
 def test_a_final_of_its_own(x):
     step = reflected(euler(constant(0.7)), exact(constant(0.2)), euler(constant(2.0)))
-    velocity = secant(step, x, SIGMAS[0], SIGMAS[1])
+    velocity = secant(x, step(x, SIGMAS[0], SIGMAS[1]), SIGMAS[0], SIGMAS[1])
     assert torch.allclose(velocity, torch.full_like(x, 2.0 + 0.5), atol=1e-12)
 
 
