@@ -29,7 +29,7 @@ class StudentInfo:
 
     Attributes:
         method: how guidance enters ("teefusion").
-        mode: what the tensors are ("lora": an update of the base).
+        mode: what the tensors are ("lora": low-rank updates of the base, "diff": differences from it).
         w_min, w_max: trained range of guidance.
         gain: multiplier of the guidance term.
         guidance_timestep_scale: factor on w before psi.

@@ -20,7 +20,7 @@ from .architectures import Architecture
 from .errors import CheckpointMismatch, InvalidConfig
 from .low_rank import LowRank
 
-LORA, FULL = "lora", "full"
+LORA, DIFF = "lora", "diff"
 PREFIX = "diffusion_model."
 """In front of every name in a student file."""
 
@@ -29,7 +29,7 @@ class Update(nn.Module):
     """Trainable parameters that change a network while they hang on it.
 
     Attributes:
-        mode: what a student file holds of it, LORA or FULL.
+        mode: what a student file holds of it, LORA or DIFF.
     """
 
     mode: str
@@ -153,7 +153,7 @@ class Lora(Update):
 class Whole(Update):
     """Copies of some parameters, trained as they are; float32, whatever the base is kept in."""
 
-    mode = FULL
+    mode = DIFF
 
     def __init__(self, network: nn.Module, names: Iterable[str]):
         """Copy the parameters of these names.
@@ -186,14 +186,45 @@ class Whole(Update):
         module._parameters[leaf] = self.copies[_key(name)].to(dtype)
 
     def state(self) -> dict[str, Tensor]:
-        """Return all parameters of the network, the trained ones among them."""
-        ours = {name: self.copies[_key(name)] for name in self.names}
-        return {PREFIX + name: _stored(ours.get(name, p)) for name, p in self.network.named_parameters()}
+        """Return the differences from the base under the names that ComfyUI's LoRA loaders read."""
+        return {file_name: _stored(self.copies[_key(n)] - self._base(n)) for n, file_name in self._file_names()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave."""
-        ours = {PREFIX + name: self.copies[_key(name)] for name in self.names}
-        _take_over(ours, {name: t for name, t in tensors.items() if name in ours})
+        names = self._file_names()
+        _take_over({file_name: self.copies[_key(name)] for name, file_name in names}, tensors)
+        with torch.no_grad():
+            for name in self.names:
+                self.copies[_key(name)] += self._base(name)
+
+    def _base(self, name: str) -> Tensor:
+        return self.network.get_parameter(name).detach().float()
+
+    def _file_names(self) -> list[tuple[str, str]]:
+        """Names of parameters with those in a file: x.weight is x.diff there, x.bias is x.diff_b."""
+        ends = {"weight": "diff", "bias": "diff_b"}
+        found = []
+        for name in self.names:
+            path, _, leaf = name.rpartition(".")
+            found.append((name, f"{PREFIX}{path}.{ends[leaf]}" if leaf in ends else f"{PREFIX}{name}.diff"))
+        return found
+
+
+@contextmanager
+def exchanged(update: Update, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Have other values, such as a moving average, in an update's parameters inside the block."""
+    own = {name: parameter.detach().clone() for name, parameter in update.named_parameters()}
+    _copy_(update, values)
+    try:
+        yield
+    finally:
+        _copy_(update, own)
+
+
+@torch.no_grad()
+def _copy_(update: Update, values: Mapping[str, Tensor]) -> None:
+    for name, parameter in update.named_parameters():
+        parameter.copy_(values[name])
 
 
 def linear_layers(network: nn.Module) -> list[str]:

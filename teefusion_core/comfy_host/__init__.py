@@ -1,6 +1,8 @@
 """The only part that talks to ComfyUI."""
 
+from .distillation import Distillation
 from .fuse import STUDENT_KEY, apply_fusion
+from .prompts import Prompts
 from .reflection_guider import CFG, CHATS, ReflectionGuider, Scales
 from .reflection_sampler import ALL_STEPS, INVERSIONS, ReflectionSampler
 from .run import run_reflection, schedule, schedulers
@@ -8,17 +10,21 @@ from .student import base_fingerprint, load_student
 from .teacher import Teacher
 from .tiny import load_tiny
 from .tiny import variants as tiny_variants
+from .training import Training
 
 __all__ = [
     "ALL_STEPS",
     "CFG",
     "CHATS",
+    "Distillation",
     "INVERSIONS",
+    "Prompts",
     "STUDENT_KEY",
     "ReflectionGuider",
     "ReflectionSampler",
     "Scales",
     "Teacher",
+    "Training",
     "apply_fusion",
     "base_fingerprint",
     "load_student",

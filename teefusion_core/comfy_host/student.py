@@ -32,9 +32,10 @@ def load_student(model_patcher, path: Path):
     student = model_patcher.clone()
     places = comfy.lora.model_lora_keys_unet(student.model, {})
     patches = comfy.lora.load_lora(tensors, places, log_missing=False)
-    if len(student.add_patches(patches)) * 3 != len(tensors):
+    updates = [name for name in tensors if not name.endswith((".alpha", ".lora_down.weight"))]
+    if len(student.add_patches(patches)) != len(updates):
         raise CheckpointMismatch(
-            f"{path.name} has {len(tensors) // 3} updates, only {len(patches)} fit this model; the file is damaged "
+            f"{path.name} has {len(updates)} updates, only {len(patches)} fit this model; the file is damaged "
             "or for a newer version of this pack"
         )
     student.set_attachments(STUDENT_KEY, asdict(info))

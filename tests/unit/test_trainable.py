@@ -6,7 +6,7 @@ from torch import nn
 
 from teefusion_core.architectures import Architecture
 from teefusion_core.errors import CheckpointMismatch, InvalidConfig
-from teefusion_core.trainable import TRAINABLE, Lora, Whole, linear_layers
+from teefusion_core.trainable import TRAINABLE, Lora, Whole, exchanged, linear_layers
 
 PREFIX = "diffusion_model."
 ROW = Architecture(
@@ -245,15 +245,26 @@ class TestWhole:
         assert not torch.equal(output_of_half(network, update), plain)
         assert network.text.weight.dtype == torch.bfloat16
 
-    def test_the_state_is_the_whole_network(self, network):
-        state = trained(update_of("embedders", network)).state()
-        assert set(state) == {PREFIX + name for name, _ in network.named_parameters()}
-        assert torch.equal(state[f"{PREFIX}body.0.weight"], network.body[0].weight.half())
-        assert not torch.equal(state[f"{PREFIX}text.weight"], network.text.weight.half())
+    def test_the_state_is_the_difference_under_the_names_of_the_host(self, network):
+        update = trained(update_of("embedders", network))
+        state = update.state()
+        assert set(state) == {f"{PREFIX}{layer}.{part}" for layer in ("time.0", "text") for part in ("diff", "diff_b")}
+        difference = update.copies["text/bias"] - network.text.bias
+        torch.testing.assert_close(state[f"{PREFIX}text.diff_b"].float(), difference, rtol=1e-3, atol=1e-3)
 
     def test_nothing_to_train_is_refused(self, network):
         with pytest.raises(InvalidConfig, match="no parameter"):
             Whole(network, [])
+
+
+@EVERY_KIND
+def test_other_values_last_as_long_as_the_block(network, kind):
+    update = trained(update_of(kind, network))
+    worn, average = output(network, update), {name: 0.5 * p.detach() for name, p in update.named_parameters()}
+    with pytest.raises(RuntimeError), exchanged(update, average):
+        assert not torch.equal(output(network, update), worn)
+        raise RuntimeError
+    assert torch.equal(output(network, update), worn)
 
 
 def output_of_half(network, update):

@@ -1,0 +1,247 @@
+"""Teacher with student on one copy of a ComfyUI model.
+
+Shapes: B rows, C H W latent, S steps.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import comfy.model_management
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from torch import Tensor, nn
+
+from ..architectures import architecture_of
+from ..checkpointing import checkpointed
+from ..distill import Fusion, calibrated_gain
+from ..distill_settings import DistillSettings
+from ..errors import ShapeMismatch
+from ..flow import Velocity, velocity_of
+from ..guidance import cfg_scale_of
+from ..trainable import TRAINABLE, Update
+from ..trajectories import Example, Walk, levels, replay_loss, target_of
+from ..walks import generator_of
+from .prompts import Prompts
+from .run import schedule
+from .teacher import Teacher
+
+CALIBRATION_ROWS = 256
+
+
+class Distillation:
+    """What a training asks for: walks of the teacher, the loss of the student."""
+
+    def __init__(
+        self,
+        model,
+        teacher: Teacher,
+        positives: Prompts,
+        nulls: Prompts,
+        settings: DistillSettings,
+        *,
+        latent_CHW: Sequence[int] = (),
+        pictures: Sequence[Tensor] = (),
+    ):
+        """Prepare a student whose update is zero; the model itself is not changed.
+
+        Args:
+            model: MODEL that the student starts from.
+            teacher: whom it imitates.
+            positives: prompts; with pictures, the caption of each.
+            nulls: the encoded empty prompt first, then negative prompts.
+            settings: how.
+            latent_CHW: shape of the teacher's pictures where it paints from noise.
+            pictures: LATENT samples [1,C,H,W] of one shape to start from instead.
+        Raises:
+            UnsupportedArchitecture: the model has no place for guidance.
+            ShapeMismatch: pictures of several shapes, or not one caption each.
+            InvalidConfig: a scheduler that the host does not have.
+        """
+        self.model, self.teacher, self.settings = model, teacher, settings
+        self.positives, self.nulls = positives, nulls
+        self.pictures = _checked(pictures, len(positives))
+        self.latent_CHW = tuple(self.pictures[0].shape[1:]) if self.pictures else tuple(latent_CHW)
+        self.grid_S = schedule(model, settings.scheduler, settings.teacher_steps, 1.0)
+        self.device = model.load_device
+        self.load()
+        network = self.base.diffusion_model
+        architecture = architecture_of(network)
+        make = TRAINABLE[settings.trainable]
+        self.update: Update = make(network, architecture, settings.rank, settings.seed)
+        gain = architecture.gain if settings.term_share == 0 else self._calibrated_gain()
+        scale, precision = settings.guidance_timestep_scale, settings.w_precision
+        self.fusion = Fusion(network, architecture, gain, scale, precision)
+
+    @property
+    def base(self):
+        """The host's model around the network."""
+        return self.model.model
+
+    def load(self) -> None:
+        """Have the base on its device, able to take part in a backward pass."""
+        comfy.model_management.load_models_gpu([self.model], force_full_load=True)
+        make_differentiable(self.base.diffusion_model)
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hang the student on the model for the length of a training."""
+        network = self.base.diffusion_model
+        with self.update.attached():
+            if self.settings.gradient_checkpointing:
+                with checkpointed(network):
+                    yield
+            else:
+                yield
+
+    def walk(self, number: int) -> Walk:
+        """One walk of the teacher, always the same for the same number."""
+        generator = generator_of(self.settings.seed, "walk", number)
+        w = self.settings.w_min + (self.settings.w_max - self.settings.w_min) * torch.rand((), generator=generator)
+        sigma_S = levels(self.grid_S, self.settings.time, generator)
+        with self.update.lifted(), torch.no_grad():
+            walk = (self._from_pictures if self.pictures else self._from_noise)(sigma_S, w, generator)
+            self.load()
+        return walk
+
+    def loss(self, example: Example) -> Tensor:
+        """How far the student is from the teacher, for rows of the walks."""
+        example = example.to(self.device)
+        student = self.velocity(example.prompt_B.tolist(), example.null_B.tolist(), example.w_B)
+        return replay_loss(student, example, self.settings.along)
+
+    def velocity(self, prompts: list[int], nulls: list[int] | None = None, w_B: Tensor | None = None) -> Velocity:
+        """The network at prompts: guided by w away from nulls, or unguided; with the update where it is attached."""
+
+        def at(x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+            out = torch.empty_like(x_BCHW)
+            for rows in _alike(self.positives, prompts):
+                numbers = [prompts[row] for row in rows]
+                term = None
+                if nulls is not None and w_B is not None:
+                    term = self._term(numbers, [nulls[row] for row in rows], w_B[rows])
+                out[rows] = self._predict(x_BCHW[rows], sigma_B[rows], numbers, term)
+            return out
+
+        return at
+
+    def _predict(self, x_BCHW: Tensor, sigma_B: Tensor, prompts: list[int], term_BD: Tensor | None) -> Tensor:
+        conds = comfy.sampler_helpers.convert_cond(self.positives.batch(prompts))
+        encode = comfy.samplers.encode_model_conds
+        encoded = encode(self.base.extra_conds, conds, x_BCHW, self.device, "positive")[0]["model_conds"]
+        given = {
+            name: cond.process_cond(batch_size=len(x_BCHW), area=None, device=self.device).cond
+            for name, cond in encoded.items()
+        }
+        options = self.model.model_options.get("transformer_options", {}).copy()
+        if term_BD is None:
+            denoised = self.base.apply_model(x_BCHW, sigma_B, **given, transformer_options=options)
+        else:
+            with self.fusion.added(term_BD):
+                denoised = self.base.apply_model(x_BCHW, sigma_B, **given, transformer_options=options)
+        return velocity_of(denoised, x_BCHW, sigma_B)
+
+    def _term(self, prompts: list[int], nulls: list[int], w_B: Tensor) -> Tensor:
+        pooled_BP, null_BP = (
+            which.pooled(numbers).to(self.device, torch.float32)
+            for which, numbers in ((self.positives, prompts), (self.nulls, nulls))
+        )
+        return self.fusion.term(pooled_BP, null_BP, w_B, self.base.manual_cast_dtype or self.base.get_dtype())
+
+    def _from_noise(self, sigma_S: Tensor, w: Tensor, generator: torch.Generator) -> Walk:
+        rows = self.settings.walk_rows
+        prompts, null = self.positives.pick(rows, generator), self._null(generator)
+        noise_BCHW = torch.randn(rows, *self.latent_CHW, generator=generator)
+        states, last = self._teach(prompts, null, noise_BCHW, sigma_S, w)
+        steps = range(len(sigma_S) - 1)
+        targets = [target_of(self.settings.target, states, last, sigma_S, step) for step in steps]
+        return self._walk(states[:-1], targets, sigma_S, w, [prompts] * len(steps), null)
+
+    def _from_pictures(self, sigma_S: Tensor, w: Tensor, generator: torch.Generator) -> Walk:
+        """A step of the teacher from each noise level, every time from other pictures."""
+        x, targets, prompts, null = [], [], [], self._null(generator)
+        for step in range(len(sigma_S) - 1):
+            picked = self.positives.pick(self.settings.walk_rows, generator)
+            latent_BCHW = torch.cat([self.pictures[number] for number in picked])
+            noise_BCHW = torch.randn(latent_BCHW.shape, generator=generator)
+            here_S = sigma_S[step : step + 2]
+            states, last = self._teach(picked, null, noise_BCHW, here_S, w, latent_BCHW=latent_BCHW)
+            clean = self.base.process_latent_in(latent_BCHW).to(states[0])
+            targets.append(target_of(self.settings.target, [*states, clean], last, here_S, 0))
+            x.append(states[0])
+            prompts.append(picked)
+        return self._walk(x, targets, sigma_S, w, prompts, null)
+
+    def _teach(self, prompts: list[int], null: int, noise_BCHW, sigma_S, w: Tensor, **start):
+        positive, negative = self.positives.batch(prompts), self.nulls.batch([null] * len(prompts))
+        return self.teacher.walk(positive, negative, noise_BCHW, sigma_S, float(cfg_scale_of(w)), **start)
+
+    def _walk(self, x, targets, sigma_S: Tensor, w: Tensor, prompts: list[list[int]], null: int) -> Walk:
+        self.load()
+        x = [state.to(self.device) for state in x]
+        guidance = [
+            target.to(self.device) - self.velocity(numbers)(state, sigma.to(state).expand(len(state)))
+            for target, numbers, state, sigma in zip(targets, prompts, x, sigma_S[:-1], strict=True)
+        ]
+        prompt_SB = torch.tensor(prompts)
+        return Walk(
+            x_SBCHW=torch.stack(x).cpu(),
+            sigma_S=sigma_S[:-1].cpu(),
+            target_SBCHW=torch.stack(targets).cpu(),
+            guidance_SBCHW=torch.stack(guidance).cpu(),
+            w=w,
+            prompt_SB=prompt_SB,
+            null_SB=torch.full_like(prompt_SB, null),
+        )
+
+    def _null(self, generator: torch.Generator) -> int:
+        """The empty prompt, or now and then a negative one."""
+        others = len(self.nulls) - 1
+        if others and float(torch.rand((), generator=generator)) < self.settings.negatives:
+            return 1 + int(torch.randint(others, (), generator=generator))
+        return 0
+
+    def _calibrated_gain(self) -> float:
+        settings, rows = self.settings, min(CALIBRATION_ROWS, len(self.positives))
+        network, evenly = self.base.diffusion_model, torch.linspace(0, 1, rows, device=self.device)
+        pooled_BP = self.positives.pooled(range(rows)).to(self.device, torch.float32)
+        null_1P = self.nulls.pooled([0]).to(self.device, torch.float32)
+        w_B = settings.w_min + (settings.w_max - settings.w_min) * evenly
+        row = architecture_of(network)
+        return calibrated_gain(network, row, pooled_BP, null_1P, w_B, evenly.flip(0), share=settings.term_share)
+
+
+def make_differentiable(network: nn.Module) -> None:
+    """Replace weights that a loader made in inference mode, which autograd could not keep, by equal ones.
+
+    They are replaced one at a time: no second copy of the model is ever held.
+    """
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_inference():
+                setattr(module, name, nn.Parameter(parameter.clone(), requires_grad=False))
+            else:
+                parameter.requires_grad_(False)
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_inference():
+                module.register_buffer(name, buffer.clone(), persistent=name not in module._non_persistent_buffers_set)
+
+
+def _alike(prompts: Prompts, numbers: list[int]) -> list[list[int]]:
+    """Rows that can share a batch, since their prompts have as many tokens."""
+    rows: dict[int, list[int]] = defaultdict(list)
+    for row, number in enumerate(numbers):
+        rows[prompts.entries[number][0].shape[1]].append(row)
+    return list(rows.values())
+
+
+def _checked(pictures: Sequence[Tensor], captions: int) -> list[Tensor]:
+    shapes = {tuple(picture.shape[1:]) for picture in pictures}
+    if len(shapes) > 1:
+        raise ShapeMismatch(f"the latents have shapes {sorted(shapes)}; use pictures of one size")
+    if pictures and len(pictures) != captions:
+        raise ShapeMismatch(f"there are {len(pictures)} pictures, {captions} captions; give each picture one")
+    return [picture.clone() for picture in pictures]

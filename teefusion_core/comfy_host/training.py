@@ -1,0 +1,137 @@
+"""A student trained on a ComfyUI model, from settings to student file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from .. import __version__
+from ..processes import Processes
+from ..run_folder import RunFolder
+from ..student_file import StudentInfo
+from ..train import StepReport, train
+from ..train_settings import TrainSettings
+from ..trainable import exchanged
+from ..walks import Walks
+from .distillation import Distillation
+from .student import base_fingerprint
+
+METHOD = "teefusion"
+
+
+@dataclass(frozen=True)
+class Student:
+    """What a training has come to.
+
+    Attributes:
+        tensors, info: of the student file.
+        losses: of every step since the start.
+        finished: whether these are all.
+    """
+
+    tensors: dict[str, Tensor]
+    info: StudentInfo
+    losses: list[float]
+    finished: bool
+
+
+class Training:
+    """One run: a distillation with its loop settings in a run folder."""
+
+    def __init__(
+        self,
+        distillation: Distillation,
+        settings: TrainSettings,
+        *,
+        root: Path,
+        name: str,
+        teacher: str,
+        accept: Collection[str] = (),
+        processes: Processes | None = None,
+    ):
+        """Describe a run; nothing is written yet.
+
+        Args:
+            distillation: teacher with student.
+            settings: of the loop.
+            root, name: folder of runs with the name of this one; one that is there is gone on with.
+            teacher: the teacher in words, for the student file.
+            accept: names of settings that may differ from those of the stored run.
+            processes: who trains.
+        Raises:
+            InvalidConfig: a name that is no plain folder name.
+        """
+        self.distillation, self.settings, self.teacher = distillation, settings, teacher
+        self.processes = processes or Processes()
+        self.base = base_fingerprint(distillation.model)
+        described = {f"distil_{name}": value for name, value in asdict(distillation.settings).items()}
+        described |= {"teacher": teacher, "data": _fingerprint(distillation)}
+        self.folder = RunFolder(
+            root, name, base=self.base, described=described, accept=accept, processes=self.processes
+        )
+
+    def run(
+        self,
+        on_step: Callable[[StepReport], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Student:
+        """Train to the end, or until stopped; the student is the moving average of its weights.
+
+        Raises:
+            what `train` raises; the last checkpoint stays.
+        """
+        distil, settings = self.distillation, self.distillation.settings
+        walks = Walks(
+            distil.walk,
+            self.folder.path / "walks",
+            kept=settings.walks,
+            uses=settings.uses,
+            seed=settings.seed,
+            rank=self.processes.rank,
+            size=self.processes.size,
+        )
+        with distil.attached():
+            trained = train(
+                distil.update,
+                walks,
+                distil.loss,
+                self.settings,
+                folder=self.folder,
+                on_step=on_step,
+                should_stop=should_stop,
+                processes=self.processes,
+            )
+        with exchanged(distil.update, trained.average):
+            tensors = distil.update.state()
+        return Student(tensors, self.info(trained.step), trained.losses, trained.finished)
+
+    def info(self, step: int) -> StudentInfo:
+        """What a student file of this run says of itself after so many steps."""
+        distil = self.distillation
+        return StudentInfo(
+            method=METHOD,
+            mode=distil.update.mode,
+            w_min=distil.settings.w_min,
+            w_max=distil.settings.w_max,
+            gain=distil.fusion.gain,
+            guidance_timestep_scale=distil.fusion.scale,
+            w_precision=distil.fusion.precision,
+            teacher=self.teacher,
+            base=self.base,
+            step=step,
+            pack_version=__version__,
+        )
+
+
+def _fingerprint(distillation: Distillation) -> str:
+    """Name the data of a run by the prompts' pooled vectors with the pictures, 16 hex digits."""
+    digest = hashlib.sha256()
+    for prompts in (distillation.positives, distillation.nulls):
+        digest.update(prompts.pooled(range(len(prompts))).float().cpu().contiguous().numpy().tobytes())
+    for picture in distillation.pictures:
+        digest.update(picture.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

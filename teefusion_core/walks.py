@@ -1,0 +1,145 @@
+"""Walks of a teacher kept on disk, from which a training draws.
+
+A walk is known by its number alone, so a lost or damaged file is made again.
+Shapes: B rows, S steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .errors import InvalidConfig
+from .trajectories import Example, Walk, step_weights
+from .tree_file import Tree, read_tree, write_tree
+
+log = logging.getLogger(__name__)
+
+_LATENTS = ("x_SBCHW", "target_SBCHW", "guidance_SBCHW")
+
+
+def generator_of(seed: int, *place: int | str) -> torch.Generator:
+    """A random generator on the CPU for one thing of a run, e.g. the walk of a number."""
+    mixed = random.Random("/".join(str(part) for part in (seed, *place)))
+    return torch.Generator().manual_seed(mixed.getrandbits(63))
+
+
+class Walks:
+    """Examples from the latest walks; new ones are made as training goes on."""
+
+    def __init__(
+        self,
+        make: Callable[[int], Walk],
+        folder: Path,
+        *,
+        kept: int,
+        uses: float,
+        seed: int = 0,
+        rank: int = 0,
+        size: int = 1,
+    ):
+        """Open a folder of walks; none is made yet.
+
+        Args:
+            make: the walk of a number, always the same for the same number; called when it is due.
+            folder: where they are kept, as float16.
+            kept: how many are drawn from, 1 or more; all are made before the first step.
+            uses: how often an example serves before a new walk takes the place of the oldest; 0: never, the teacher
+                is paid once.
+            seed: of the drawing.
+            rank, size: this process among those that train; each has walks of its own.
+        Raises:
+            InvalidConfig: kept below 1, or uses below 0.
+        """
+        if kept < 1 or not 0 <= uses < math.inf:
+            raise InvalidConfig(f"{kept} walks are kept, an example serves {uses} times; give 1 or more, 0 or more")
+        self.make, self.folder, self.kept, self.uses = make, folder, kept, uses
+        self.rank, self.size = rank, size
+        self.generator = generator_of(seed, "draw", rank)
+        self.drawn = 0
+        self._oldest = 0
+        self._files: dict[int, Any] = {}
+        self._first: tuple[int, int, torch.Tensor] | None = None
+
+    def next(self, rows: int) -> Example:
+        """Draw rows, each from any walk, step and row of it; float32 on the CPU."""
+        steps, walk_rows, weight_S = self._like_the_first()
+        oldest = int(self.drawn / (steps * walk_rows * self.uses)) if self.uses else 0
+        self._keep(range(oldest, oldest + self.kept))
+        self.drawn += rows
+        places = [torch.randint(high, (rows,), generator=self.generator) for high in (self.kept, steps, walk_rows)]
+        picked = [self._row(oldest + walk, *place) for walk, *place in zip(*(p.tolist() for p in places), strict=True)]
+        columns = {name: torch.stack([row[name] for row in picked]) for name in picked[0]}
+        return Example(weight_B=weight_S[places[1]], **columns)
+
+    def state(self) -> Tree:
+        """Return the position; the walks follow from it."""
+        return {"drawn": self.drawn, "generator": self.generator.get_state()}
+
+    def load_state(self, state: Tree) -> None:
+        """Go on from a position."""
+        self.drawn = state["drawn"]
+        self.generator.set_state(state["generator"])
+
+    def _number(self, index: int) -> int:
+        return index * self.size + self.rank
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"walk-{self._number(index):08d}.safetensors"
+
+    def _keep(self, indices: range) -> None:
+        """Have these walks on disk; what is older goes, the first stays for its weights."""
+        for index in indices:
+            if index not in self._files:
+                self._made(index)
+                self._files[index] = safe_open(self._path(index), "pt")
+        for index in range(self._oldest, indices.start):
+            self._files.pop(index, None)
+            if index:
+                self._path(index).unlink(missing_ok=True)
+        self._oldest = indices.start
+
+    def _made(self, index: int) -> Walk:
+        """Read a walk; make it where there is none, or no whole one."""
+        path = self._path(index)
+        try:
+            walk = Walk(**read_tree(path))
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+            if path.exists():
+                log.warning("%s is damaged (%s); its walk is made again", path, error)
+            walk = _halved(self.make(self._number(index)))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(f".{os.getpid()}.part")
+            try:
+                write_tree(part, vars(walk))
+                os.replace(part, path)
+            finally:
+                part.unlink(missing_ok=True)
+        return walk
+
+    def _like_the_first(self) -> tuple[int, int, torch.Tensor]:
+        """Steps with rows of every walk, weights of the steps [S]."""
+        if self._first is None:
+            first = self._made(0)
+            self._first = (*first.prompt_SB.shape, step_weights(first))
+        return self._first
+
+    def _row(self, index: int, step: int, place: int) -> dict[str, torch.Tensor]:
+        """Read one row of one step; the rest of the file stays on the disk."""
+        file = self._files[index]
+        latents = {name.replace("SB", "B"): file.get_slice(name)[step, place].float() for name in _LATENTS}
+        numbers = {name.replace("SB", "B"): file.get_slice(name)[step, place] for name in ("prompt_SB", "null_SB")}
+        return {**latents, **numbers, "sigma_B": file.get_tensor("sigma_S")[step], "w_B": file.get_tensor("w")}
+
+
+def _halved(walk: Walk) -> Walk:
+    """Latents as float16, numbers as they are."""
+    return Walk(**{name: value.half() if name in _LATENTS else value for name, value in vars(walk).items()})

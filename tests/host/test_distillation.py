@@ -1,0 +1,295 @@
+"""Teacher with student on one ComfyUI model: walks, loss, a whole training, the file that comes of it."""
+
+import pytest
+import torch
+
+from teefusion_core.distill_settings import DistillSettings
+from teefusion_core.student_file import write_student
+from teefusion_core.train_settings import TrainSettings
+from teefusion_core.trainable import TRAINABLE
+
+from .reflection_parts import OTHER, PROMPT, bench, randn, relative, weights_of
+
+LATENT, STEPS, ROWS = (16, 8, 8), 4, 3
+TEXTS = [PROMPT, OTHER, "two tiny cyan triangles on black", "a large yellow square on gray"]
+NEGATIVE = "a purple ring on white"
+
+
+@pytest.fixture(autouse=True)
+def _outside_inference_mode():
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@pytest.fixture(scope="module")
+def top(host, pack):
+    return bench(host, pack)
+
+
+@pytest.fixture(scope="module")
+def world(top):
+    return top.world("flow")
+
+
+@pytest.fixture(scope="module")
+def encoded(top):
+    """Prompts, the empty one, a negative one, as CLIPTextEncode makes them: under inference mode."""
+    with torch.inference_mode():
+        clip = top.load("base")[1]
+        return {text: clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (*TEXTS, "", NEGATIVE)}
+
+
+@pytest.fixture
+def distil(host, pack, world, encoded):
+    """Make a distillation with CFG as its teacher, by settings."""
+
+    def make(texts=TEXTS, nulls=("", NEGATIVE), guider=None, sampler=None, **options):
+        parts = pack.comfy_host
+        guider = guider or host.comfy.samplers.CFGGuider(world.model)
+        teacher = parts.Teacher(guider, sampler or host.comfy.samplers.sampler_object("euler"))
+        positives = parts.Prompts([encoded[text] for text in texts], "prompt")
+        start = {name: options.pop(name) for name in ("pictures",) if name in options} or {"latent_CHW": LATENT}
+        settings = dict(teacher_steps=STEPS, walk_rows=ROWS, walks=2, rank=4, term_share=0.25, w_min=1.0, w_max=6.0)
+        settings = DistillSettings(**settings | options)
+        null = parts.Prompts([encoded[text] for text in nulls], "null")
+        return parts.Distillation(world.model, teacher, positives, null, settings, **start)
+
+    return make
+
+
+def network_of(world):
+    return world.model.model.diffusion_model
+
+
+def predicted(world, encoded, text, x_BCHW, sigma):
+    """Velocity of the bare base, called directly."""
+    context, extras = encoded[text][0]
+    context, pooled = (t.clone().expand(len(x_BCHW), *t.shape[1:]) for t in (context, extras["pooled_output"]))
+    with torch.no_grad():
+        return network_of(world)(x_BCHW, sigma * 1000 * torch.ones(len(x_BCHW)), context=context, y=pooled)
+
+
+def shaken(distillation, seed=3):
+    """The same with a student that differs from its base."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in distillation.update.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return distillation
+
+
+class TestWalk:
+    @pytest.mark.parametrize("negatives", [0.0, 1.0])
+    def test_targets_are_guided_velocities_written_out(self, distil, world, encoded, negatives):
+        walk = distil(negatives=negatives).walk(0)
+        null = NEGATIVE if negatives else ""
+        assert walk.x_SBCHW.shape == (STEPS, ROWS, *LATENT) and 1 <= float(walk.w) <= 6
+        for step in range(STEPS):
+            for row in range(ROWS):
+                x, sigma = walk.x_SBCHW[step, row : row + 1], walk.sigma_S[step]
+                text = TEXTS[int(walk.prompt_SB[step, row])]
+                cond, uncond = (predicted(world, encoded, t, x, sigma) for t in (text, null))
+                expected = cond + walk.w * (cond - uncond)
+                assert relative(walk.target_SBCHW[step, row : row + 1], expected) < 1e-3
+                assert relative(walk.guidance_SBCHW[step, row : row + 1], walk.w * (cond - uncond)) < 1e-2
+
+    def test_each_state_is_where_the_step_before_has_led(self, distil):
+        walk = distil().walk(0)
+        for step in range(STEPS - 1):
+            move = (walk.sigma_S[step + 1] - walk.sigma_S[step]) * walk.target_SBCHW[step]
+            assert relative(walk.x_SBCHW[step] + move, walk.x_SBCHW[step + 1]) < 1e-5
+
+    def test_numbers_make_walks(self, distil):
+        first, again, other = distil().walk(3), distil().walk(3), distil().walk(4)
+        assert all(torch.equal(vars(first)[name], vars(again)[name]) for name in vars(first))
+        assert float(first.w) != float(other.w) and not torch.equal(first.x_SBCHW, other.x_SBCHW)
+
+    def test_the_student_does_not_disturb_its_teacher(self, distil, world):
+        plain, student = distil().walk(0), shaken(distil())
+        with student.attached():
+            again = student.walk(0)
+        assert all(torch.equal(vars(plain)[name], vars(again)[name]) for name in vars(plain))
+
+    @pytest.mark.parametrize("target", ["secant", "clean", "re-evaluated"])
+    def test_pictures_are_noised_anew_for_every_step(self, distil, world, target):
+        pictures = [randn(n, 1, *LATENT) for n in range(len(TEXTS))]
+        walk = distil(pictures=pictures, target=target).walk(0)
+        base = world.model.model
+        assert len({tuple(row.tolist()) for row in walk.prompt_SB}) > 1
+        for step, sigma in enumerate(walk.sigma_S):
+            clean = base.process_latent_in(torch.cat([pictures[n] for n in walk.prompt_SB[step].tolist()]))
+            noise = (walk.x_SBCHW[step] - (1 - sigma) * clean) / sigma
+            assert abs(float(noise.mean())) < 0.15 and abs(float(noise.std()) - 1) < 0.1
+            if target == "clean":
+                assert relative(walk.target_SBCHW[step], (walk.x_SBCHW[step] - clean) / sigma) < 1e-4
+
+    def test_any_guider_teaches(self, pack, distil, top, world):
+        guider = top.guider(world, weak=world.weak, scales=(5.5, 1.0, 5.5))
+        walk = distil(guider=guider, sampler=pack.comfy_host.ReflectionSampler()).walk(0)
+        plain = distil().walk(0)
+        assert torch.equal(walk.x_SBCHW[0], plain.x_SBCHW[0])
+        assert relative(walk.target_SBCHW[0], plain.target_SBCHW[0]) > 0.01
+
+
+class TestStudent:
+    def test_it_predicts_in_training_what_it_predicts_when_sampled(self, pack, host, distil, world, encoded, tmp_path):
+        """Through the file, the student loader, the fusion node's code, the host's own sampling stack."""
+        from tiny_sd3.measure import predictions
+
+        distillation = shaken(distil())
+        x, sigma, w = randn(8, 2, *LATENT), torch.tensor(0.7), 3.5
+        with torch.no_grad(), distillation.attached():
+            mine = distillation.velocity([0, 0], [0, 0], torch.full((2,), w))(x, sigma.expand(2))
+        training = pack.comfy_host.Training(distillation, LOOP, root=tmp_path, name="run", teacher="CFG")
+        path = tmp_path / "student.safetensors"
+        write_student(path, distillation.update.state(), training.info(7))
+        student = pack.comfy_host.load_student(world.model, path)
+        fused = pack.comfy_host.apply_fusion(student, encoded[TEXTS[0]], encoded[""], w)
+        with torch.inference_mode():
+            seen = predictions(*fused, encoded[""], [(x, sigma), (x, sigma)], torch.zeros_like(x))[0]
+        assert relative((x - seen) / sigma, mine) < 3e-3
+        plain = predicted(world, encoded, TEXTS[0], x, sigma)
+        assert relative(mine, plain) > 0.03
+
+    def test_prompts_of_other_lengths_get_batches_of_their_own(self, pack, distil, world, encoded):
+        distillation = distil()
+        context, extras = encoded[OTHER][0]
+        short = [[context[:, :12], extras]]
+        distillation.positives = pack.comfy_host.Prompts([encoded[PROMPT], short, encoded[PROMPT]], "prompt")
+        x, sigma = randn(8, 3, *LATENT), torch.tensor([0.7, 0.4, 0.2])
+        with torch.no_grad():
+            together = distillation.velocity([0, 1, 2])(x, sigma)
+            for row in range(3):
+                one = slice(row, row + 1)
+                assert relative(distillation.velocity([row])(x[one], sigma[one]), together[one]) < 1e-4
+        assert distillation.positives.groups == [[0, 2], [1]]
+
+    @pytest.mark.parametrize("kind", TRAINABLE)
+    @pytest.mark.parametrize("checkpointing", [False, True])
+    def test_gradients_reach_every_trained_weight(self, distil, world, kind, checkpointing):
+        before = weights_of(world.model)
+        distillation = distil(trainable=kind, gradient_checkpointing=checkpointing)
+        shaken(distillation)
+        walk = distillation.walk(0)
+        grads = self.gradients(distillation, walk)
+        assert all(grad is not None for grad in grads.values())
+        silent = {name for name, grad in grads.items() if not grad.abs().sum() > 0}
+        # the network throws away what the text asks in its last block
+        assert all("joint_blocks/3/context_block" in name for name in silent), silent
+        world_weights = weights_of(world.model)
+        assert all(torch.equal(world_weights[name], value) for name, value in before.items())
+
+    def gradients(self, distillation, walk):
+        from teefusion_core.trajectories import Example
+
+        example = Example(
+            x_BCHW=walk.x_SBCHW[1], sigma_B=walk.sigma_S[1].expand(ROWS), w_B=walk.w.expand(ROWS),
+            prompt_B=walk.prompt_SB[1], null_B=walk.null_SB[1], target_BCHW=walk.target_SBCHW[1],
+            guidance_BCHW=walk.guidance_SBCHW[1], weight_B=torch.ones(ROWS),
+        )  # fmt: skip
+        with distillation.attached():
+            distillation.loss(example).backward()
+        return {name: parameter.grad for name, parameter in distillation.update.named_parameters()}
+
+    def test_checkpointing_changes_no_gradient(self, distil):
+        found = []
+        for checkpointing in (False, True):
+            distillation = shaken(distil(gradient_checkpointing=checkpointing))
+            found.append(self.gradients(distillation, distillation.walk(0)))
+        for name, plain in found[0].items():
+            torch.testing.assert_close(found[1][name], plain, rtol=1e-4, atol=1e-6)
+
+
+LOOP = TrainSettings(steps=30, batch=4, lr=3e-3, save_every=10, warmup=2)
+
+
+class TestTraining:
+    @pytest.fixture(scope="class")
+    def root(self, tmp_path_factory):
+        return tmp_path_factory.mktemp("runs")
+
+    def training(self, pack, distil, root, name="run", loop=LOOP, **options):
+        options = dict(uses=0, walks=1, along=1.0) | options
+        return pack.comfy_host.Training(distil(**options), loop, root=root, name=name, teacher="CFG, Euler")
+
+    def test_a_student_learns_and_its_file_works(self, pack, top, distil, world, encoded, tmp_path):
+        before = weights_of(world.model)
+        student = self.training(pack, distil, tmp_path).run()
+        assert student.finished and len(student.losses) == LOOP.steps
+        assert sum(student.losses[-5:]) < 0.8 * sum(student.losses[:5])
+        top.assert_clean(world.model, before)
+        path = tmp_path / "student.safetensors"
+        write_student(path, student.tensors, student.info)
+        loaded = pack.comfy_host.load_student(world.model, path)
+        assert loaded.get_attachment(pack.comfy_host.STUDENT_KEY)["step"] == LOOP.steps
+        with pytest.raises(pack.errors.InvalidConfig, match="trained for w from 1 to 6"):
+            pack.comfy_host.apply_fusion(loaded, encoded[PROMPT], encoded[""], 9.0)
+
+    def test_stopped_halfway_it_ends_with_the_same_bits(self, pack, distil, tmp_path):
+        whole = self.training(pack, distil, tmp_path, "whole", uses=1.0).run()
+        asked = iter([False] * 13 + [True])
+        part = self.training(pack, distil, tmp_path, "parts", uses=1.0).run(should_stop=lambda: next(asked))
+        assert not part.finished and len(part.losses) == 13
+        rest = self.training(pack, distil, tmp_path, "parts", uses=1.0).run()
+        assert rest.losses == whole.losses
+        assert all(torch.equal(rest.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+    def test_other_settings_or_data_are_named(self, pack, distil, tmp_path):
+        stop = {"should_stop": lambda: True}
+        self.training(pack, distil, tmp_path).run(**stop)
+        with pytest.raises(pack.errors.InvalidConfig, match=r"distil_w_max \(6.0 -> 5.0\)"):
+            self.training(pack, distil, tmp_path, w_max=5.0).run(**stop)
+        with pytest.raises(pack.errors.InvalidConfig, match="data"):
+            self.training(pack, distil, tmp_path, texts=TEXTS[:2]).run(**stop)
+        with pytest.raises(pack.errors.InvalidConfig, match="run name"):
+            self.training(pack, distil, tmp_path, "../elsewhere")
+
+    @pytest.mark.parametrize("kind", TRAINABLE)
+    def test_every_kind_of_update_survives_its_file(self, pack, distil, world, kind, tmp_path):
+        distillation = shaken(distil(trainable=kind))
+        training = pack.comfy_host.Training(distillation, LOOP, root=tmp_path, name="run", teacher="CFG")
+        path = tmp_path / "student.safetensors"
+        write_student(path, distillation.update.state(), training.info(1))
+        student = pack.comfy_host.load_student(world.model, path)
+        assert student.get_attachment(pack.comfy_host.STUDENT_KEY)["mode"] == distillation.update.mode
+        merged = {name: patches for name, patches in student.patches.items()}
+        assert len(merged) >= len(distillation.update.state()) // 3
+
+
+class TestRefused:
+    def test_pictures_without_captions(self, pack, distil):
+        with pytest.raises(pack.errors.ShapeMismatch, match="there are 2 pictures, 4 captions"):
+            distil(pictures=[randn(n, 1, *LATENT) for n in range(2)])
+
+    def test_pictures_of_several_sizes(self, pack, distil):
+        pictures = [randn(n, 1, 16, 8, 8 + 8 * (n == 2)) for n in range(4)]
+        with pytest.raises(pack.errors.ShapeMismatch, match="use pictures of one size"):
+            distil(pictures=pictures)
+
+    def test_no_prompts(self, pack, distil):
+        with pytest.raises(pack.errors.InvalidConfig, match="there is no prompt"):
+            distil(texts=[])
+
+    def test_prompts_without_a_pooled_vector(self, pack, encoded):
+        context, _ = encoded[PROMPT][0]
+        with pytest.raises(pack.errors.InvalidConfig, match="prompt 1 has no pooled_output"):
+            pack.comfy_host.Prompts([[[context, {}]]], "prompt")
+
+    @pytest.mark.parametrize(
+        ("bad", "message"),
+        [
+            (dict(w_min=-1.0), "w_min is -1.0; give 0 or more"),
+            (dict(w_max=0.5), "give a larger w_max"),
+            (dict(w_max=float("nan")), "w_max is nan"),
+            (dict(rank=0), "rank is 0; give 1 or more"),
+            (dict(target="x0"), "target is 'x0'; give one of secant"),
+            (dict(time="cosine"), "time is 'cosine'; give one of grid"),
+            (dict(trainable="bias"), "trainable is 'bias'; give one of lora"),
+            (dict(walks=0), "walks is 0"),
+            (dict(negatives=1.5), "negatives is 1.5; give a share"),
+        ],
+        ids=str,
+    )
+    def test_settings_that_make_no_sense(self, pack, distil, bad, message):
+        with pytest.raises(ValueError, match=message):
+            distil(**bad)

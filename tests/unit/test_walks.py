@@ -1,0 +1,152 @@
+"""Walks on disk: made when due, drawn from, made again when lost."""
+
+import math
+
+import pytest
+import torch
+
+from teefusion_core.errors import InvalidConfig
+from teefusion_core.trajectories import Walk
+from teefusion_core.walks import Walks, generator_of
+
+STEPS, ROWS = 3, 4
+
+
+class Maker:
+    """Makes walks whose every number says which walk, step and row it is of."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, number):
+        self.asked.append(number)
+        step, row = torch.arange(STEPS)[:, None], torch.arange(ROWS)
+        place = (100 * number + 10 * step + row).float()[..., None, None, None].expand(-1, -1, 2, 3, 3)
+        return Walk(
+            x_SBCHW=place,
+            sigma_S=1 - torch.arange(STEPS) / STEPS,
+            target_SBCHW=place + 1000,
+            guidance_SBCHW=torch.ones(1, ROWS, 2, 3, 3) * (1 + step)[..., None, None, None],
+            w=torch.tensor(float(number)),
+            prompt_SB=100 * number + 10 * step + row,
+            null_SB=(step + row) % 2,
+        )
+
+
+@pytest.fixture
+def make():
+    return Maker()
+
+
+def walks(make, folder, kept=2, uses=1.0, **options):
+    return Walks(make, folder / "walks", kept=kept, uses=uses, **options)
+
+
+def files(folder):
+    return sorted(int(path.stem.split("-")[1]) for path in (folder / "walks").glob("*.safetensors"))
+
+
+def numbers(example):
+    """Which walk, step, row every row is of."""
+    return [(p // 100, p // 10 % 10, p % 10) for p in example.prompt_B.tolist()]
+
+
+def drawn(data, times, rows=6):
+    return [data.next(rows) for _ in range(times)]
+
+
+def same(examples, others):
+    return all(
+        torch.equal(vars(a)[name], vars(b)[name]) for a, b in zip(examples, others, strict=True) for name in vars(a)
+    )
+
+
+def test_rows_stay_together(make, tmp_path):
+    example = walks(make, tmp_path).next(200)
+    for row, (walk, step, place) in enumerate(numbers(example)):
+        value = 100 * walk + 10 * step + place
+        assert bool((example.x_BCHW[row] == value).all()) and bool((example.target_BCHW[row] == value + 1000).all())
+        assert float(example.sigma_B[row]) == pytest.approx(1 - step / STEPS)
+        assert (float(example.w_B[row]), int(example.null_B[row])) == (walk, (step + place) % 2)
+        assert float(example.weight_B[row]) == pytest.approx(1 / (1 + step) ** 2)
+    assert example.x_BCHW.shape == (200, 2, 3, 3) and example.x_BCHW.dtype == torch.float32
+
+
+def test_every_place_is_drawn(make, tmp_path):
+    assert len(set(numbers(walks(make, tmp_path).next(600)))) == 2 * STEPS * ROWS
+
+
+def test_all_kept_walks_are_made_before_the_first_row(make, tmp_path):
+    walks(make, tmp_path, kept=3).next(1)
+    assert sorted(make.asked) == [0, 1, 2] == files(tmp_path)
+
+
+@pytest.mark.parametrize(("uses", "made"), [(1.0, 2 + 5), (2.0, 2 + 2), (0.5, 2 + 10), (0, 2)])
+def test_the_oldest_makes_room_when_its_examples_are_used_up(make, tmp_path, uses, made):
+    data = walks(make, tmp_path, uses=uses)
+    drawn(data, 5 * STEPS * ROWS // 6)
+    example = data.next(60)
+    assert sorted(make.asked) == list(range(made))
+    assert {walk for walk, _, _ in numbers(example)} == {made - 2, made - 1}
+    assert files(tmp_path) == sorted({0, made - 2, made - 1}), "the first stays for its weights"
+
+
+def test_walks_on_disk_are_not_made_again(make, tmp_path):
+    first = drawn(walks(make, tmp_path), 3)
+    asked = list(make.asked)
+    assert same(drawn(walks(make, tmp_path), 3), first)
+    # those that were dropped for being used up are the only ones that come anew
+    assert set(make.asked[len(asked) :]) <= {1}
+
+
+def test_it_goes_on_from_its_state(make, tmp_path):
+    data = walks(make, tmp_path)
+    drawn(data, 7)
+    state = data.state()
+    rest = drawn(data, 9)
+    again = walks(make, tmp_path)
+    again.load_state(state)
+    assert same(drawn(again, 9), rest)
+    elsewhere = walks(Maker(), tmp_path / "empty")
+    elsewhere.load_state(state)
+    assert same(drawn(elsewhere, 9), rest), "the files are only a memory"
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\x80\x04" + b[2:]])
+def test_a_damaged_file_is_made_again(make, tmp_path, damage, caplog):
+    first = drawn(walks(make, tmp_path), 1)
+    path = tmp_path / "walks" / "walk-00000001.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    assert same(drawn(walks(make, tmp_path), 1), first)
+    assert make.asked[-1] == 1 and "is damaged" in caplog.text
+
+
+def test_a_walk_that_fails_leaves_no_file(tmp_path):
+    def broken(number):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        walks(broken, tmp_path).next(1)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_processes_have_walks_of_their_own(make, tmp_path):
+    parts = [walks(make, tmp_path, rank=rank, size=2).next(100) for rank in (0, 1)]
+    assert [{walk for walk, _, _ in numbers(part)} for part in parts] == [{0, 2}, {1, 3}]
+    assert [step for _, step, _ in numbers(parts[0])] != [step for _, step, _ in numbers(parts[1])]
+
+
+def test_the_seed_decides_the_rows(make, tmp_path):
+    a, b, c = (numbers(walks(make, tmp_path, seed=seed).next(50)) for seed in (0, 0, 1))
+    assert a == b != c
+
+
+def test_generators_of_different_things_differ():
+    drawn = {float(torch.rand((), generator=generator_of(*place))) for place in ((0, 1), (0, 2), (1, 1), (0, "a"))}
+    assert len(drawn) == 4 == len({float(torch.rand((), generator=generator_of(0, n))) for n in (1, 2, 3, 4)})
+
+
+@pytest.mark.parametrize(("kept", "uses"), [(0, 1.0), (2, -1.0), (2, math.nan), (2, math.inf)])
+def test_senseless_numbers_are_refused(make, tmp_path, kept, uses):
+    with pytest.raises(InvalidConfig, match=r"walks are kept, an example serves"):
+        walks(make, tmp_path, kept=kept, uses=uses)
