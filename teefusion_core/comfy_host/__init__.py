@@ -1,5 +1,6 @@
 """The only part that talks to ComfyUI."""
 
+from . import headless  # noqa: F401  before anything else of the host is imported
 from .distillation import Distillation
 from .fuse import STUDENT_KEY, apply_fusion
 from .prompts import Prompts

@@ -86,6 +86,18 @@ class Distillation:
         comfy.model_management.load_models_gpu([self.model], force_full_load=True)
         make_differentiable(self.base.diffusion_model)
 
+    def check_teacher(self) -> None:
+        """Try the teacher on one prompt.
+
+        Raises:
+            InvalidConfig: its sampler remembers or draws.
+        """
+        noise_1CHW = torch.randn(1, *self.latent_CHW, generator=generator_of(self.settings.seed, "check"))
+        with self.update.lifted(), torch.no_grad():
+            positive, negative = self.positives.batch([0]), self.nulls.batch([0])
+            self.teacher.check(positive, negative, noise_1CHW, cfg_scale_of(self.settings.w_max))
+            self.load()
+
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hang the student on the model for the length of a training."""

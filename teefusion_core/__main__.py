@@ -1,0 +1,118 @@
+"""Train students from the command line.
+
+Runs under torchrun or accelerate launch as well; ComfyUI is found through COMFYUI_PATH.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from .errors import InvalidConfig, TeEFusionError
+from .processes import Processes
+from .student_file import write_student
+from .train import StepReport
+
+OWN_COMFY = Path(__file__).resolve().parent.parent / ".host" / "ComfyUI"
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def main() -> None:
+    """Parse, train, end with one sentence where it cannot go on."""
+    parser = argparse.ArgumentParser(prog="python -m teefusion_core", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("train", help="train the student that a file describes; goes on where it stopped")
+    command.add_argument("config", type=Path, help="a .toml or .json file; docs/train.md has all of its names")
+    arguments = parser.parse_args()
+    try:
+        _train(arguments.config)
+    except TeEFusionError as error:
+        sys.exit(f"TeEFusion: {error}")
+    except KeyboardInterrupt:
+        sys.exit("TeEFusion: stopped; the same command goes on from the last checkpoint")
+
+
+def _train(path: Path) -> None:
+    config = _read(path)
+    _use_comfy()
+    _join()
+    from .comfy_host.run_file import training_of
+
+    training, target = training_of(config, path.resolve().parent)
+    student = training.run(on_step=Lines())
+    if Processes().first:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_student(target, student.tensors, student.info)
+        print(f"student of {student.info.step} steps written to {target}", flush=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read the file that describes a training."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            return json.loads(text)
+        try:
+            import tomllib
+        except ImportError:
+            raise InvalidConfig("reading .toml needs Python 3.11 or later; give the same as .json") from None
+        return tomllib.loads(text)
+    except OSError as error:
+        raise InvalidConfig(
+            f"{path} cannot be read ({error.strerror}); give the file that describes the run"
+        ) from error
+    except ValueError as error:
+        raise InvalidConfig(f"{path} is no valid {path.suffix.lstrip('.') or 'file'}: {error}") from error
+
+
+def _use_comfy() -> None:
+    """Put a ComfyUI first on the import path."""
+    path = Path(os.environ.get("COMFYUI_PATH") or OWN_COMFY)
+    if not (path / "comfy").is_dir():
+        raise InvalidConfig(f"there is no ComfyUI in {path}; set COMFYUI_PATH to the folder of one")
+    sys.path.insert(0, str(path))
+
+
+def _join() -> None:
+    """Meet the other processes, where a launcher started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+class Lines:
+    """Says now and then how far it is."""
+
+    def __init__(self) -> None:
+        self.told = self.begin = time.monotonic()
+        self.losses: list[float] = []
+        self.rows = 0
+
+    def __call__(self, report: StepReport) -> None:
+        self.losses.append(report.loss)
+        self.rows += report.rows
+        now = time.monotonic()
+        if now - self.told < SECONDS_BETWEEN_LINES and report.step < report.steps:
+            return
+        mean, pace = sum(self.losses) / len(self.losses), len(self.losses) / max(now - self.told, 1e-9)
+        left = (report.steps - report.step) / pace
+        print(
+            f"step {report.step}/{report.steps}  loss {mean:.4f}  {self.rows / max(now - self.told, 1e-9):.1f} rows/s"
+            f"  {left / 60:.0f} min left",
+            flush=True,
+        )
+        self.told, self.rows = now, 0
+        self.losses.clear()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""A training that is described by a file.
+
+Sections: [model] what to start from, [teacher] whom to imitate, [data] prompts or pictures, [distil] the fields of
+DistillSettings, [train] those of TrainSettings, [output] where to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.samplers
+import comfy.sd
+import comfy.utils
+import torch
+
+from ..distill_settings import DistillSettings
+from ..errors import InvalidConfig
+from ..picture_folder import captioned
+from ..train_settings import TrainSettings
+from .distillation import Distillation
+from .prompts import Prompts
+from .reflection_guider import ReflectionGuider, Scales
+from .reflection_sampler import ReflectionSampler
+from .teacher import Teacher
+from .tiny import load_tiny
+from .training import Training
+
+LEGAL: dict[str, set[str]] = {
+    "model": {"tiny", "checkpoint", "diffusion_model", "clip", "clip_type", "vae"},
+    "teacher": {"kind", "sampler", "weak_model", "strong_cfg", "weak_cfg", "reflect_steps", "inversion"},
+    "data": {"prompts", "negatives", "pictures", "width", "height"},
+    "distil": {field.name for field in fields(DistillSettings)},
+    "train": {field.name for field in fields(TrainSettings)},
+    "output": {"runs", "name", "student", "accept"},
+}
+SPATIAL = 8
+"""Pixels per latent, where the host does not say."""
+
+
+def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path]:
+    """Build what a file describes.
+
+    Args:
+        config: its sections.
+        folder: that paths in it start from.
+    Returns:
+        (training, path of the student file to write).
+    Raises:
+        InvalidConfig: an unknown section or name, a missing one, a file that is not there.
+    """
+    _check_names(config)
+    sections = {name: dict(config.get(name, {})) for name in LEGAL}
+    model, clip, vae = _load(sections["model"], folder)
+    teacher, told = _teacher(sections["teacher"], model, folder)
+    settings, loop = _settings(DistillSettings, sections["distil"]), _settings(TrainSettings, sections["train"])
+    positives, nulls, start = _data(sections["data"], model, clip, vae, folder)
+    output = sections["output"]
+    name = str(_needed(output, "output", "name"))
+    distillation = Distillation(model, teacher, positives, nulls, settings, **start)
+    distillation.check_teacher()
+    root = folder / output.get("runs", "runs")
+    student = folder / output.get("student", f"{name}.safetensors")
+    training = Training(distillation, loop, root=root, name=name, teacher=told, accept=output.get("accept", []))
+    return training, student
+
+
+def _check_names(config: Mapping[str, Any]) -> None:
+    for section, values in config.items():
+        if section not in LEGAL or not isinstance(values, Mapping):
+            raise InvalidConfig(f"[{section}] is no section; legal are {', '.join(f'[{name}]' for name in LEGAL)}")
+        unknown = sorted(values.keys() - LEGAL[section])
+        if unknown:
+            raise InvalidConfig(f"[{section}] has {', '.join(unknown)}; legal are {', '.join(sorted(LEGAL[section]))}")
+
+
+def _needed(section: Mapping[str, Any], where: str, name: str) -> Any:
+    if name not in section:
+        raise InvalidConfig(f"[{where}] has no {name}; add it")
+    return section[name]
+
+
+def _file(folder: Path, name: str) -> str:
+    path = folder / name
+    if not path.is_file():
+        raise InvalidConfig(f"{path} is not there; paths start from the folder of the config file")
+    return str(path)
+
+
+def _settings(kind: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InvalidConfig(f"[train] is not complete or has values of the wrong type ({error})") from error
+
+
+def _load(section: Mapping[str, Any], folder: Path):
+    """MODEL, CLIP, VAE by one of three ways."""
+    if "tiny" in section:
+        return load_tiny(section["tiny"])
+    if "checkpoint" in section:
+        return comfy.sd.load_checkpoint_guess_config(_file(folder, section["checkpoint"]))[:3]
+    model = comfy.sd.load_diffusion_model(_file(folder, _needed(section, "model", "diffusion_model")))
+    kind = getattr(comfy.sd.CLIPType, str(section.get("clip_type", "sd3")).upper(), None)
+    if kind is None:
+        raise InvalidConfig(f"[model] clip_type is {section['clip_type']!r}; give one that CLIPLoader offers, e.g. sd3")
+    clip = comfy.sd.load_clip([_file(folder, name) for name in _needed(section, "model", "clip")], clip_type=kind)
+    vae = None
+    if "vae" in section:
+        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(_file(folder, section["vae"]), safe_load=True))
+    return model, clip, vae
+
+
+def _cfg(section: Mapping[str, Any], model, folder: Path):
+    name = section.get("sampler", "euler")
+    if name not in comfy.samplers.SAMPLER_NAMES:
+        raise InvalidConfig(f"[teacher] sampler is {name!r}; legal are {', '.join(comfy.samplers.SAMPLER_NAMES)}")
+    return comfy.samplers.CFGGuider(model), comfy.samplers.sampler_object(name), f"CFG at scale 1 + w, {name}"
+
+
+def _reflection(section: Mapping[str, Any], model, folder: Path, weak_cfg: float):
+    weak = None
+    if "weak_model" in section:
+        named = section["weak_model"]
+        weak = load_tiny(named)[0] if named == "weak" else comfy.sd.load_diffusion_model(_file(folder, named))
+    scales = Scales(section.get("strong_cfg", 1.0), section.get("weak_cfg", weak_cfg), 1.0)
+    sampler = ReflectionSampler(
+        reflect_steps=section.get("reflect_steps", -1), inversion=section.get("inversion", "exact")
+    )
+    told = f"reflection, strong cfg {scales.strong:g}, weak {scales.weak:g}, final 1 + w"
+    return ReflectionGuider(model, weak, scales=scales), sampler, told
+
+
+TEACHERS = {
+    "cfg": _cfg,
+    "w2sd": lambda section, model, folder: _reflection(section, model, folder, 1.0),
+    "z-sampling": lambda section, model, folder: _reflection(section, model, folder, 0.0),
+}
+
+
+def _teacher(section: Mapping[str, Any], model, folder: Path) -> tuple[Teacher, str]:
+    kind = section.get("kind", "cfg")
+    if kind not in TEACHERS:
+        raise InvalidConfig(f"[teacher] kind is {kind!r}; legal are {', '.join(TEACHERS)}")
+    guider, sampler, told = TEACHERS[kind](section, model, folder)
+    return Teacher(guider, sampler), told
+
+
+def _encoded(clip, texts: list[str], what: str) -> Prompts:
+    return Prompts([clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts], what)
+
+
+def _lines(folder: Path, name: str) -> list[str]:
+    text = Path(_file(folder, name)).read_text(encoding="utf-8")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise InvalidConfig(f"{name} has no prompts; write one per line")
+    return lines
+
+
+@torch.no_grad()
+def _data(section: Mapping[str, Any], model, clip, vae, folder: Path):
+    """Prompts, nulls, where the teacher starts."""
+    width, height = (int(section.get(name, 1024)) for name in ("width", "height"))
+    nulls = _encoded(clip, ["", *(_lines(folder, section["negatives"]) if "negatives" in section else [])], "null")
+    if ("pictures" in section) == ("prompts" in section):
+        raise InvalidConfig("[data] needs prompts (a file, one per line) or pictures (a folder), one of the two")
+    if "prompts" in section:
+        ratio = getattr(model.model.latent_format, "spacial_downscale_ratio", SPATIAL)
+        shape = (model.model.latent_format.latent_channels, height // ratio, width // ratio)
+        return _encoded(clip, _lines(folder, section["prompts"]), "prompt"), nulls, {"latent_CHW": shape}
+    if vae is None:
+        raise InvalidConfig("[data] has pictures, [model] no vae to encode them; add one")
+    found = captioned(folder / section["pictures"])
+    latents = [vae.encode(one.pixels(width, height)) for one in found]
+    return _encoded(clip, [one.caption for one in found], "caption"), nulls, {"pictures": latents}

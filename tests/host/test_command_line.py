@@ -1,0 +1,185 @@
+"""`python -m teefusion_core train` in processes of its own, on the embedded model."""
+
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+from teefusion_core.distill_settings import DistillSettings
+
+REPO = Path(__file__).resolve().parent.parent.parent
+CONFIG = {
+    "model": {"tiny": "base"},
+    "data": {"prompts": "prompts.txt", "width": 64, "height": 64},
+    "distil": {"teacher_steps": 4, "walk_rows": 2, "walks": 2, "rank": 2, "term_share": 0.25, "w_max": 6.0},
+    "train": {"steps": 12, "batch": 2, "lr": 1e-3, "save_every": 2},
+    "output": {"name": "mine"},
+}
+PROMPTS = "a red circle on white\n\n a blue square left of a green ring \n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "prompts.txt").write_text(PROMPTS)
+    return tmp_path
+
+
+def written(folder, name="run.json", **sections):
+    config = {section: CONFIG.get(section, {}) | values for section, values in ({**CONFIG} | sections).items()}
+    (folder / name).write_text(json.dumps(config))
+    return folder / name
+
+
+def command(path, *launcher):
+    return [*(launcher or (sys.executable,)), "-m", "teefusion_core", "train", str(path)]
+
+
+def start(path, *launcher, **environment):
+    return subprocess.Popen(
+        command(path, *launcher), cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **environment},
+    )  # fmt: skip
+
+
+def ended(process):
+    out, err = process.communicate(timeout=280)
+    return process.returncode, out, err
+
+
+def tensors_of(path):
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118  not a dict
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
+
+
+def test_killed_it_goes_on_to_the_same_student(folder):
+    code, out, err = ended(start(written(folder)))
+    assert code == 0, err
+    assert "step 12/12  loss" in out and f"student of 12 steps written to {folder / 'mine.safetensors'}" in out
+    whole, metadata = tensors_of(folder / "mine.safetensors")
+    assert metadata["teacher"] == "CFG at scale 1 + w, euler" and metadata["step"] == "12"
+
+    other = written(folder, "other.json", output={"name": "other"})
+    victim = start(other)
+    deadline = time.monotonic() + 120
+    while not list((folder / "runs" / "other").glob("step-0000000[4-9]")):
+        assert time.monotonic() < deadline and victim.poll() is None, victim.stderr.read()
+        time.sleep(0.02)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    assert not (folder / "other.safetensors").exists()
+    code, out, err = ended(start(other))
+    assert code == 0, err
+    assert same(tensors_of(folder / "other.safetensors")[0], whole)
+
+
+def test_two_processes_train_one_student(folder):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    code, out, err = ended(start(written(folder, train={"steps": 4}), *launcher))
+    assert code == 0, err
+    assert out.count("student of 4 steps written") == 1
+    assert {path.name for path in (folder / "runs" / "mine").glob("step-00000004/rank-*")} == {
+        "rank-0.safetensors", "rank-1.safetensors"
+    }  # fmt: skip
+    walks = sorted(path.name for path in (folder / "runs" / "mine" / "walks").iterdir())
+    assert walks == [f"walk-{n:08d}.safetensors" for n in range(4)], "each process has the teacher paint its own"
+
+
+def test_pictures_with_a_reflection_teacher(folder):
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 80), (80 * number, 0, 0)).save(pictures / f"{number}.png")
+        (pictures / f"{number}.txt").write_text("a red circle on white")
+    path = written(
+        folder,
+        data={"pictures": "pictures"},
+        teacher={"kind": "w2sd", "weak_model": "weak"},
+        distil={"gradient_checkpointing": True, "trainable": "embedders", "negatives": 0.5},
+        train={"steps": 2},
+    )
+    config = json.loads(path.read_text())
+    del config["data"]["prompts"]
+    path.write_text(json.dumps(config))
+    code, _, err = ended(start(path))
+    assert code == 0, err
+    tensors, metadata = tensors_of(folder / "mine.safetensors")
+    assert metadata["mode"] == "diff" and metadata["teacher"].startswith("reflection, strong cfg 1, weak 1")
+    assert all(name.rpartition(".")[2] in ("diff", "diff_b") for name in tensors)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"train": {"lr": 0}}, "lr is 0; give a finite number above 0"),
+        ({"train": {"rank": 4}}, r"[train] has rank; legal are"),
+        ({"distil": {"rank": 0}}, "rank is 0; give 1 or more"),
+        ({"teacher": {"kind": "magic"}}, "kind is 'magic'; legal are cfg, w2sd, z-sampling"),
+        ({"teacher": {"sampler": "euler_ancestral"}}, "adds noise of its own"),
+        ({"data": {"prompts": "nowhere.txt"}}, "nowhere.txt is not there"),
+        ({"output": {"name": "../mine"}}, "no plain folder name"),
+        ({"extra": {}}, "[extra] is no section"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_one_sentence(folder, pack, sections, message):
+    """In this process, to be quick; the sentence is what the command ends with."""
+    config = json.loads(written(folder, **sections).read_text())
+    from_file = importlib.import_module(f"{pack.comfy_host.__name__}.run_file")
+    with pytest.raises(pack.errors.TeEFusionError) as refused:
+        from_file.training_of(config, folder)
+    assert message in str(refused.value)
+    assert not (folder / "runs").exists()
+
+
+def test_the_command_ends_with_one_sentence(folder):
+    code, out, err = ended(start(folder / "nowhere.toml"))
+    assert (code, out) == (1, "") and err.startswith("TeEFusion: ") and err.count("\n") == 1
+    (folder / "broken.json").write_text("{")
+    code, _, err = ended(start(folder / "broken.json", COMFYUI_PATH=str(folder)))
+    assert code == 1 and "no valid json" in err
+    code, _, err = ended(start(written(folder), COMFYUI_PATH=str(folder)))
+    assert code == 1 and "there is no ComfyUI in" in err
+
+
+DOCS = (REPO / "docs" / "train.md").read_text(encoding="utf-8")
+
+
+def test_the_example_in_the_docs_trains(folder, pack):
+    text, toml = (re.search(rf"```{kind}\n(.*?)```", DOCS, re.DOTALL)[1] for kind in ("text", "toml"))
+    (folder / "prompts.txt").write_text(text)
+    (folder / "run.toml").write_text(toml.replace("steps = 200", "steps = 2\nsave_every = 1"))
+    code, out, err = ended(start(folder / "run.toml"))
+    assert code == 0, err
+    assert f"written to {folder / 'my_student.safetensors'}" in out
+
+
+def test_the_docs_name_every_setting(pack):
+    from_file = importlib.import_module(f"{pack.comfy_host.__name__}.run_file")
+    words = set(re.findall(r"\w+", DOCS))
+    assert {name for names in from_file.LEGAL.values() for name in names} <= words
+    assert from_file.TEACHERS.keys() <= set(re.findall(r'kind = "([^"]+)"', DOCS))
+
+
+def test_the_docs_tell_the_defaults():
+    told = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", DOCS, re.MULTILINE))
+    defaults = {name: str(default).lower().strip("`") for name, default in told.items()}
+    settings = vars(DistillSettings())
+    assert len(defaults) >= 10
+    for name, default in defaults.items():
+        assert default in (
+            str(settings[name]).lower(),
+            f"{settings[name]:g}" if not isinstance(settings[name], str) else "",
+        ), name
