@@ -3,11 +3,12 @@
 from comfy_api.latest import ComfyExtension
 
 from .apply import TeEFusionConditioning
-from .loaders import TinySD3Loader
+from .loaders import TeEFusionStudentLoader, TinySD3Loader
 from .sampling import ReflectionGuiderNode, ReflectionSamplerNode, W2SDTeacherSampler, ZSampling
 
 NODES = [
     TinySD3Loader,
+    TeEFusionStudentLoader,
     TeEFusionConditioning,
     W2SDTeacherSampler,
     ZSampling,

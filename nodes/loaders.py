@@ -1,12 +1,57 @@
-"""Node that loads the embedded demo model."""
+"""Nodes that load what this pack trains."""
 
 from comfy_api.latest import io
 
-from ..teefusion_core.comfy_host import load_tiny, tiny_variants
+from ..teefusion_core.comfy_host import load_student, load_tiny, student_file, student_files, tiny_variants
 from ..teefusion_core.errors import reported_by
 from ._schema import CATEGORY, inp, schema
 
-DISPLAY_NAME = "Load Tiny SD3 (demo)"
+DEMO, STUDENT = "Load Tiny SD3 (demo)", "Load TeEFusion Student"
+
+
+class TeEFusionStudentLoader(io.ComfyNode):
+    """Put a student file on the base that it was trained from."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            node_id="TeEFusionStudentLoader",
+            display_name=STUDENT,
+            category=CATEGORY,
+            description=(
+                "Puts a student that this pack's trainer made on the model it was trained from. Then use TeEFusion "
+                "Conditioning: 1 pass per step at any guidance of the student's range."
+            ),
+            search_aliases=["guidance distillation student", "distilled lora", "load student"],
+            inputs=[
+                inp(
+                    io.Model.Input,
+                    "model",
+                    tooltip="The base that the student was trained from, without merges; another one is refused.",
+                ),
+                inp(
+                    io.Combo.Input,
+                    "student",
+                    options=student_files(),
+                    tooltip=(
+                        "A student file in one of the loras folders. It says which guidance it was trained for; "
+                        "ordinary LoRA files belong in a LoRA loader."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    "student_model", display_name="MODEL", tooltip="The student; your base stays as it was."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, student) -> io.NodeOutput:
+        """Load, with errors that carry the node's name."""
+        with reported_by(STUDENT):
+            return io.NodeOutput(load_student(model, student_file(student)))
 
 
 class TinySD3Loader(io.ComfyNode):
@@ -17,7 +62,7 @@ class TinySD3Loader(io.ComfyNode):
         """Describe the node to the host."""
         return schema(
             node_id="TinySD3Loader",
-            display_name=DISPLAY_NAME,
+            display_name=DEMO,
             category=CATEGORY,
             description=(
                 "A small but genuine SD3 that comes with the pack: 64x64 pictures of coloured shapes, seconds each. "
@@ -46,5 +91,5 @@ class TinySD3Loader(io.ComfyNode):
     @classmethod
     def execute(cls, variant) -> io.NodeOutput:
         """Load, with errors that carry the node's name."""
-        with reported_by(DISPLAY_NAME):
+        with reported_by(DEMO):
             return io.NodeOutput(*load_tiny(variant))

@@ -7,7 +7,7 @@ from .prompts import Prompts
 from .reflection_guider import CFG, CHATS, ReflectionGuider, Scales
 from .reflection_sampler import ALL_STEPS, INVERSIONS, ReflectionSampler
 from .run import run_reflection, schedule, schedulers
-from .student import base_fingerprint, load_student
+from .student import base_fingerprint, load_student, student_file, student_files
 from .teacher import Teacher
 from .tiny import load_tiny
 from .tiny import variants as tiny_variants
@@ -33,5 +33,7 @@ __all__ = [
     "run_reflection",
     "schedule",
     "schedulers",
+    "student_file",
+    "student_files",
     "tiny_variants",
 ]

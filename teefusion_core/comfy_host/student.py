@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import comfy.lora
+import folder_paths
 
 from ..errors import CheckpointMismatch
 from ..student_file import check_base, fingerprint, read_student
@@ -16,6 +17,23 @@ def base_fingerprint(model_patcher) -> str:
     """Name the unpatched weights of a MODEL, LoRA and merges not counted."""
     originals = model_patcher.get_key_patches(PREFIX)
     return fingerprint({name.removeprefix(PREFIX): patches[0][0] for name, patches in originals.items()})
+
+
+def student_files() -> list[str]:
+    """Names of the files in the host's LoRA folders, students among them."""
+    return folder_paths.get_filename_list("loras")
+
+
+def student_file(name: str) -> Path:
+    """Return where a file of the host's LoRA folders is.
+
+    Raises:
+        CheckpointMismatch: there is none of this name, or it lies outside of these folders.
+    """
+    path = folder_paths.get_full_path("loras", name)
+    if path is None or name not in student_files():
+        raise CheckpointMismatch(f"{name} is in none of the loras folders; put the file there, then choose it again")
+    return Path(path)
 
 
 def load_student(model_patcher, path: Path):

@@ -43,6 +43,7 @@ def host():
         import comfy.samplers
         import comfy.sd
         import node_helpers
+        import utils.json_util  # noqa: F401  as main.py does, before the nodes put another `utils` first on the path
         from comfy_extras import nodes_custom_sampler
     return SimpleNamespace(path=path, comfy=comfy, custom_sampler=nodes_custom_sampler, node_helpers=node_helpers)
 

@@ -25,7 +25,7 @@ from tiny_sd3.scenes import (
 )
 from tiny_sd3.verifier import CATEGORIES, judge, read_picture, score
 
-NUM = 1000
+NUM = 1500
 CAUGHT = 0.99
 
 
