@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension
 from .apply import TeEFusionConditioning
 from .loaders import TeEFusionStudentLoader, TinySD3Loader
 from .sampling import ReflectionGuiderNode, ReflectionSamplerNode, W2SDTeacherSampler, ZSampling
+from .training import DistillTrainer
 
 NODES = [
     TinySD3Loader,
@@ -14,6 +15,7 @@ NODES = [
     ZSampling,
     ReflectionGuiderNode,
     ReflectionSamplerNode,
+    DistillTrainer,
 ]
 
 

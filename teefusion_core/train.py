@@ -36,7 +36,10 @@ class Data(Protocol[E_co]):
         """Return the next examples of this process, as many as `rows`."""
 
     def state(self) -> Tree:
-        """Return position with randomness, all it takes to draw the same examples again; a tree of `tree_file`."""
+        """Return position with randomness, all it takes to draw the same examples again; a tree of `tree_file`.
+
+        It is a snapshot: drawing on does not change it.
+        """
 
     def load_state(self, state: Tree) -> None:
         """Go on from a state; tensors come on the CPU, tuples as lists."""
@@ -125,7 +128,7 @@ def train(
         run.resume()
         try:
             while run.step < settings.steps and not run.processes.any(callers.want_to_stop()):
-                report = run.advance()
+                report = run.advanced()
                 if run.processes.first:
                     with kept_random_state(run.device):
                         callers.told(report)
@@ -189,11 +192,27 @@ class _Run(Generic[E]):
         )
         self.step = 0
         self.saved: int | None = None
+        self.before: dict[str, Tree] | None = None
         self.losses: list[float] = []
 
     def _averaged(self, weight: Tensor) -> Tensor:
         # a thousandth of a step is lost in half precision
         return weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True) if self.settings.ema else weight
+
+    def advanced(self) -> StepReport:
+        """Take one step; one that something breaks off, say a cancelled teacher, leaves the steps before it saved."""
+        self.before = self._own()
+        try:
+            return self.advance()
+        except TrainingDiverged:
+            raise
+        except BaseException:
+            # other processes would have to save at the same time
+            if self.before is not None and self.processes.size == 1:
+                self.save()
+            raise
+        finally:
+            self.before = None
 
     def advance(self) -> StepReport:
         """Take one optimizer step."""
@@ -210,6 +229,7 @@ class _Run(Generic[E]):
         lr = settings.lr_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        self.before = None  # from here on the weights are between two steps
         self.optimizer.step()
         self._follow()
         self.step += 1
@@ -264,9 +284,12 @@ class _Run(Generic[E]):
         }
         if self.settings.ema:
             shared["average"] = self.average
-        own = {"random": random_state(self.device), "data": self.data.state()}
-        self.folder.save(self.step, asdict(self.settings), shared, own)
+        self.folder.save(self.step, asdict(self.settings), shared, self.before or self._own())
         self.saved = self.step
+
+    def _own(self) -> dict[str, Tree]:
+        """What this process has for itself."""
+        return {"random": random_state(self.device), "data": self.data.state()}
 
     def resume(self) -> None:
         """Go on from the newest checkpoint; make the first where there is none."""

@@ -3,6 +3,7 @@
 from . import headless  # noqa: F401  before anything else of the host is imported
 from .distillation import Distillation
 from .fuse import STUDENT_KEY, apply_fusion
+from .graph_training import graph_data, train_in_graph
 from .prompts import Prompts
 from .reflection_guider import CFG, CHATS, ReflectionGuider, Scales
 from .reflection_sampler import ALL_STEPS, INVERSIONS, ReflectionSampler
@@ -28,6 +29,7 @@ __all__ = [
     "Training",
     "apply_fusion",
     "base_fingerprint",
+    "graph_data",
     "load_student",
     "load_tiny",
     "run_reflection",
@@ -36,4 +38,5 @@ __all__ = [
     "student_file",
     "student_files",
     "tiny_variants",
+    "train_in_graph",
 ]

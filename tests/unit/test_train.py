@@ -231,6 +231,23 @@ class TestCallers:
         run()
         assert torch.equal(torch.randn(4), expected)
 
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+    def test_work_is_saved_when_the_data_breaks_off_a_step(self, error, tmp_path, uninterrupted):
+        """In the middle of an accumulated step, between two checkpoints."""
+
+        class Cancelled(Waves):
+            def next(self, rows):
+                example = super().next(rows)
+                if self.position == 2 * 13 + 2:
+                    raise error
+                return example
+
+        settings = replace(SETTINGS, save_every=10)
+        with pytest.raises(error):
+            run(opened(tmp_path), settings, data=Cancelled())
+        assert opened(tmp_path).steps()[-1] == 13
+        assert same(result(*run(opened(tmp_path), settings)), uninterrupted)
+
     def test_gradients_are_not_left_behind(self):
         toy, _ = run()
         assert all(weight.grad is None for weight in toy.module.parameters())
@@ -274,18 +291,18 @@ class TestStopping:
         assert opened(tmp_path).steps()[-1] == (8 if where == "on_step" else 7)
         assert same(result(*run(opened(tmp_path))), uninterrupted)
 
-    def test_an_interrupt_inside_a_step_costs_the_steps_since_the_checkpoint(self, tmp_path, uninterrupted):
-        data, toy = Waves(), Toy()
-        draw = data.next
+    def test_weights_between_two_steps_are_never_saved(self, tmp_path, uninterrupted, monkeypatch):
+        step, calls = torch.optim.AdamW.step, []
 
-        def interrupted(rows):
-            if data.position == 15:
+        def interrupted(optimizer, *arguments):
+            calls.append(step(optimizer, *arguments))
+            if len(calls) == 8:
                 raise KeyboardInterrupt
-            return draw(rows)
 
-        data.next = interrupted
-        with pytest.raises(KeyboardInterrupt):
-            run(opened(tmp_path), data=data, toy=toy)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.AdamW, "step", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(opened(tmp_path))
         assert opened(tmp_path).steps()[-1] == 6
         assert same(result(*run(opened(tmp_path))), uninterrupted)
 

@@ -1,0 +1,113 @@
+"""A training that a graph asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import folder_paths
+import torch
+from torch import Tensor
+
+from ..distill_settings import DistillSettings
+from ..errors import InvalidConfig
+from ..student_file import write_student
+from ..train_settings import TrainSettings
+from .distillation import Distillation
+from .prompts import Prompts
+from .run import tell
+from .teacher import Teacher
+from .training import Student, Training
+from .watch import Watch
+
+RUNS, STUDENTS = "teefusion_runs", "loras"
+"""Folders inside ComfyUI's output folder; the host's LoRA loaders list the second."""
+
+
+def train_in_graph(
+    model,
+    guider,
+    sampler,
+    data: tuple[Prompts, Prompts, list[Tensor]],
+    settings: DistillSettings,
+    loop: TrainSettings,
+    *,
+    name: str,
+    pixels: tuple[int, int],
+    accept: str = "",
+    preview_every: int = 0,
+    vae=None,
+) -> tuple[Student, Path]:
+    """Train with display, cancel, checkpoints; write the student file.
+
+    Args:
+        model: MODEL that the student starts from.
+        guider, sampler: the teacher.
+        data: what `graph_data` gives.
+        settings, loop: how.
+        name: of the run with its file; a run that is there is gone on with.
+        pixels: width with height of the teacher's pictures, where it paints from noise.
+        accept: names of settings that may differ from those of the stored run, separated by commas.
+        preview_every: steps between pictures of the student.
+        vae: decodes them.
+    Returns:
+        (student, its file).
+    Raises:
+        TeEFusionError: what is wrong with model, teacher, data or settings, before the first step.
+    """
+    positives, nulls, pictures = data
+    # the host runs nodes in inference mode, whose tensors take part in no gradient
+    with torch.inference_mode(False), torch.enable_grad():
+        start = {"pictures": pictures} if pictures else {"latent_CHW": _latent_shape(model, *pixels)}
+        distillation = Distillation(model, Teacher(guider, sampler), positives, nulls, settings, **start)
+        told = f"{type(guider).__name__} at scale 1 + w, {_sampler_name(sampler)}"
+        output = Path(folder_paths.get_output_directory())
+        accepted = [part.strip() for part in accept.split(",") if part.strip()]
+        training = Training(distillation, loop, root=output / RUNS, name=name, teacher=told, accept=accepted)
+        distillation.check_teacher()
+        watch = Watch(training, every=preview_every, vae=vae)
+        student = training.run(on_step=watch.on_step, should_stop=watch.should_stop)
+    path = output / STUDENTS / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_student(path, student.tensors, student.info)
+    tell(f"{student.info.step} steps, loss {student.losses[-1]:.4f}, written to {path.relative_to(output)}")
+    return student, path
+
+
+def graph_data(
+    clip, prompts: str, negatives: str, positive: Sequence[list], null: Sequence[list], latents: Sequence[dict]
+) -> tuple[Prompts, Prompts, list[Tensor]]:
+    """Prompts, what they are guided away from, pictures, out of what is connected.
+
+    Args:
+        clip: CLIP that encodes the texts; None where encoded prompts are connected.
+        prompts, negatives: one prompt per line.
+        positive: CONDITIONING list; with latents the caption of each.
+        null: CONDITIONING list: the encoded empty prompt, then negative ones.
+        latents: LATENT list, of single pictures or batches.
+    Raises:
+        InvalidConfig: too little is connected, or two things that mean the same.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+        others = [line.strip() for line in negatives.splitlines() if line.strip()]
+        if bool(lines) == bool(positive):
+            raise InvalidConfig("give prompts, one per line, with a clip, or connect encoded prompts, one of the two")
+        if (lines or others or not null) and clip is None:
+            raise InvalidConfig("texts cannot be encoded without text encoders; connect clip, or positive with null")
+        encode = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in lines] if lines else positive
+        nulls = list(null) or [clip.encode_from_tokens_scheduled(clip.tokenize(""))]
+        nulls += [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in others]
+        pictures = [row[None] for latent in latents for row in latent["samples"].clone()]
+        return Prompts(encode, "prompt"), Prompts(nulls, "null"), pictures
+
+
+def _latent_shape(model, width: int, height: int) -> tuple[int, int, int]:
+    latent_format = model.model.latent_format
+    ratio = getattr(latent_format, "spacial_downscale_ratio", 8)
+    return latent_format.latent_channels, height // ratio, width // ratio
+
+
+def _sampler_name(sampler) -> str:
+    function = getattr(sampler, "sampler_function", None)
+    return getattr(function, "__name__", type(sampler).__name__).removeprefix("sample_")

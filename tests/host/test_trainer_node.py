@@ -1,0 +1,202 @@
+"""Distill Trainer: from what is wired to a student that the other nodes take."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from .reflection_parts import OTHER, PROMPT, bench, randn, relative, weights_of
+
+NODE = "DistillTrainer"
+OUTPUTS = ["LORA_MODEL", "LOSS_MAP", "INT", "STRING"]
+SMALL = dict(
+    prompts=f"{PROMPT}\n\n {OTHER}\n", name="mine", steps=6, batch_size=2, rank=2, w_max=6.0, width=64, height=64,
+    teacher_steps=3, walks=1, walk_rows=2, term_share=0.25, save_every=2, preview_every=3,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _as_the_host_runs_nodes():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def top(host, pack):
+    return bench(host, pack)
+
+
+@pytest.fixture(scope="module")
+def world(top):
+    return top.world("flow")
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def shown(host, monkeypatch):
+    """What the progress bar is given."""
+    seen = []
+    update = host.comfy.utils.ProgressBar.update_absolute
+    monkeypatch.setattr(
+        host.comfy.utils.ProgressBar,
+        "update_absolute",
+        lambda bar, value, total=None, preview=None: (seen.append((value, total, preview)), update(bar, value, total)),
+    )
+    return seen
+
+
+@pytest.fixture
+def train(pack, host, top, world, output, shown):
+    """Run the node as the host does: every input a list, those not given at their defaults."""
+
+    def run(**given):
+        node = pack.nodes[NODE]
+        wired = dict(
+            model=world.model,
+            guider=host.comfy.samplers.CFGGuider(world.model),
+            sampler=host.comfy.samplers.sampler_object("euler"),
+            clip=top.load("base")[1],
+        )
+        defaults = {item.id: item.default for item in node.GET_SCHEMA().inputs if hasattr(item, "default")}
+        values = {**defaults, **wired, **SMALL, **given}
+        lists = ("positive", "null", "latents")
+        required = inspect.signature(node.execute).parameters
+        taken = {name: value for name, value in values.items() if name in required and value is not None}
+        return node.execute(**{k: v if k in lists else [v] for k, v in taken.items()}).args
+
+    return run
+
+
+def test_sockets_are_frozen(pack):
+    schema = pack.nodes[NODE].GET_SCHEMA()
+    names = [item.id for item in schema.inputs]
+    assert names == list(inspect.signature(pack.nodes[NODE].execute).parameters)
+    assert names == [
+        "model", "guider", "sampler", "prompts", "name", "steps", "batch_size", "learning_rate", "rank", "w_min",
+        "w_max", "width", "height", "teacher_steps", "scheduler", "trainable", "target", "time", "walks", "walk_rows",
+        "uses", "negative_share", "term_share", "gradient_checkpointing", "save_every", "preview_every", "seed",
+        "accept_changes", "clip", "negative_prompts", "positive", "null", "latents", "vae",
+    ]  # fmt: skip
+    assert [item.get_io_type() for item in schema.outputs] == OUTPUTS
+    assert schema.is_input_list and schema.is_output_node
+
+
+def test_a_run_ends_in_a_student_that_the_other_nodes_take(pack, host, top, world, train, output, shown):
+    before = weights_of(world.model)
+    lora, losses, steps, path = train()
+    assert path == str(output / "loras" / "mine.safetensors") and steps == 6 == len(losses["loss"])
+    top.assert_clean(world.model, before)
+    import folder_paths
+
+    folder_paths.add_model_folder_path("loras", str(output / "loras"))
+    try:
+        student = pack.nodes["TeEFusionStudentLoader"].execute(world.model, "mine.safetensors").args[0]
+    finally:
+        folder_paths.folder_names_and_paths["loras"][0].remove(str(output / "loras"))
+    prompt, null = (
+        top.load("base")[1].encode_from_tokens_scheduled(top.load("base")[1].tokenize(t)) for t in (PROMPT, "")
+    )
+    fused, positive = pack.nodes["TeEFusionConditioning"].execute(student, prompt, null, 3.0).args
+    picture = top.euler(world, model=fused, cfg=1.0, positive=positive)
+    # the same weights by the host's own loader of what the node hands on
+    stock = host.comfy.sd.load_lora_for_models(world.model, None, lora, 1.0, 0)[0]
+    stock.set_attachments(pack.comfy_host.STUDENT_KEY, student.get_attachment(pack.comfy_host.STUDENT_KEY))
+    again, positive = pack.nodes["TeEFusionConditioning"].execute(stock, prompt, null, 3.0).args
+    assert relative(top.euler(world, model=again, cfg=1.0, positive=positive), picture) < 1e-4
+
+
+def test_the_node_shows_curve_and_pictures(train, shown, top):
+    train(vae=top.load("base")[2])
+    assert [value for value, _, _ in shown][-6:] == [1, 2, 3, 4, 5, 6] and shown[-1][1] == 6
+    kind, image, _ = shown[-1][2]
+    assert kind == "JPEG" and isinstance(image, Image.Image)
+    pixels = np.asarray(image.convert("RGB"))
+    assert pixels.shape[1] > 1.5 * pixels.shape[0], "curve with pictures beside it"
+    assert pixels[:, pixels.shape[0] + 8 :].std() > 20 and pixels[:, : pixels.shape[0]].std() > 5
+
+
+def test_pictures_in_between_change_nothing(train):
+    watched = train(name="watched", preview_every=1)
+    alone = train(name="alone", preview_every=0)
+    assert watched[1] == alone[1]
+    assert all(torch.equal(watched[0][name], tensor) for name, tensor in alone[0].items())
+
+
+def test_cancel_keeps_the_work(host, top, world, train, output, shown, monkeypatch):
+    before = weights_of(world.model)
+    management = host.comfy.model_management
+
+    def interrupted():
+        if len(shown) == 4:
+            raise management.InterruptProcessingException()
+
+    whole = train(name="whole")
+    shown.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(management, "throw_exception_if_processing_interrupted", interrupted)
+        with pytest.raises(management.InterruptProcessingException):
+            train(name="stopped")
+    top.assert_clean(world.model, before)
+    assert not (output / "loras" / "stopped.safetensors").exists()
+    assert (output / "teefusion_runs" / "stopped" / "step-00000004").is_dir()
+    rest = train(name="stopped")
+    assert rest[1] == whole[1]
+    assert all(torch.equal(rest[0][name], tensor) for name, tensor in whole[0].items())
+
+
+def test_encoded_prompts_with_latents(top, train, output):
+    clip = top.load("base")[1]
+    positive, null = (
+        [clip.encode_from_tokens_scheduled(clip.tokenize(t)) for t in texts] for texts in ([PROMPT, OTHER, OTHER], [""])
+    )
+    latents = [{"samples": randn(1, 2, 16, 8, 8)}, {"samples": randn(2, 1, 16, 8, 8)}]
+    _, losses, _, _ = train(prompts="", clip=None, positive=positive, null=null, latents=latents)
+    assert len(losses["loss"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(prompts=" \n"), "give prompts, one per line, with a clip, or connect encoded prompts"),
+        (dict(clip=None), "connect clip, or positive with null"),
+        (dict(rank=0), "rank is 0; give 1 or more"),
+        (dict(learning_rate=0.0), "lr is 0.0; give a finite number above 0"),
+        (dict(learning_rate=float("nan")), "lr is nan"),
+        (dict(w_min=7.0), "give a larger w_max"),
+        (dict(name="../mine"), "is no plain folder name"),
+        (dict(name=""), "is no plain folder name"),
+        (dict(guider=object()), "cannot be set by one positive prompt"),
+        (dict(sampler="euler"), "connect a SAMPLER"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_said_before_the_first_step(pack, world, top, train, output, given, message):
+    before = weights_of(world.model)
+    with pytest.raises(pack.errors.TeEFusionError) as refused:
+        train(**given)
+    assert str(refused.value).startswith("Distill Trainer: ") and message in str(refused.value)
+    assert not list(output.iterdir())
+    top.assert_clean(world.model, before)
+
+
+def test_a_sampler_that_draws_is_refused(pack, host, train, output):
+    with pytest.raises(pack.errors.InvalidConfig, match="adds noise of its own"):
+        train(sampler=host.comfy.samplers.sampler_object("euler_ancestral"))
+    assert not list(output.iterdir())
+
+
+def test_changed_settings_are_named_until_accepted(pack, train):
+    train()
+    with pytest.raises(pack.errors.InvalidConfig, match=r"lr \(0.0005 -> 0.001\)"):
+        train(learning_rate=1e-3, steps=8)
+    _, losses, steps, _ = train(learning_rate=1e-3, steps=8, accept_changes="lr, steps, warmup")
+    assert steps == 8 == len(losses["loss"])
