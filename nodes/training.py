@@ -138,7 +138,8 @@ def _kept() -> list:
         ),
         _int("save_every", 100, 0, 1_000_000, "Steps between checkpoints; 0: at start, end, stop only."),
         _int("preview_every", 100, 0, 1_000_000, "Steps between pictures of the student in the node; 0: none."),
-        inp(io.Int.Input, "seed", default=0, min=0, max=2**53, tooltip="Seed of all that is random."),
+        # not named seed, which the interface would change after every run, so that no run could go on
+        _int("run_seed", 0, 0, 2**53, "Seed of all that is random."),
         inp(
             io.String.Input,
             "accept_changes",
@@ -214,8 +215,8 @@ class DistillTrainer(io.ComfyNode):
     def execute(
         cls, model, guider, sampler, prompts, name, steps, batch_size, learning_rate, rank, w_min, w_max, width, height,
         teacher_steps, scheduler, trainable, target, time, walks, walk_rows, uses, negative_share, term_share,
-        gradient_checkpointing, save_every, preview_every, seed, accept_changes, clip=(None,), negative_prompts=("",),
-        positive=(), null=(), latents=(), vae=(None,),
+        gradient_checkpointing, save_every, preview_every, run_seed, accept_changes, clip=(None,),
+        negative_prompts=("",), positive=(), null=(), latents=(), vae=(None,),
     ) -> io.NodeOutput:  # fmt: skip
         """Train, with errors that carry the node's name; every input comes as a list."""
         with reported_by(DISPLAY_NAME):
@@ -223,11 +224,11 @@ class DistillTrainer(io.ComfyNode):
                 w_min=w_min[0], w_max=w_max[0], teacher_steps=teacher_steps[0], scheduler=scheduler[0], time=time[0],
                 target=target[0], walk_rows=walk_rows[0], walks=walks[0], uses=uses[0], negatives=negative_share[0],
                 trainable=trainable[0], rank=rank[0], term_share=term_share[0],
-                gradient_checkpointing=gradient_checkpointing[0], seed=seed[0],
+                gradient_checkpointing=gradient_checkpointing[0], seed=run_seed[0],
             )  # fmt: skip
             loop = TrainSettings(
                 steps=steps[0], batch=batch_size[0], lr=learning_rate[0], warmup=min(20, steps[0] - 1),
-                schedule="linear", save_every=save_every[0], seed=seed[0],
+                schedule="linear", save_every=save_every[0], seed=run_seed[0],
             )  # fmt: skip
             data = graph_data(clip[0], prompts[0], negative_prompts[0], positive, null, latents)
             student, path = train_in_graph(

@@ -11,6 +11,7 @@ REPO = Path(__file__).resolve().parent.parent.parent
 FILES = {path.stem: path for path in sorted((REPO / "workflows").glob("*.json"))}
 TEACHER_STUDENT, PUBLISHED = "01_teacher_vs_student", "02_teefusion_sd3_medium"
 W2SD, Z_SAMPLING, LORA_GAP = "03_w2sd_vs_cfg", "04_z_sampling", "05_w2sd_sd35_lora_gap"
+TRAINER = "06_distill_trainer"
 DEMOS = (TEACHER_STUDENT, W2SD, Z_SAMPLING)
 each_workflow = pytest.mark.parametrize("name", FILES)
 each_demo = pytest.mark.parametrize("name", DEMOS)
@@ -29,7 +30,15 @@ KSAMPLER_SOCKETS = [
 ]
 KSAMPLER_WIDGETS = [int, {"fixed"}, int, NUMBER, SAMPLERS, SCHEDULERS, NUMBER]
 WEAK_SOCKETS = [("weak_model", "MODEL"), ("weak_positive", "CONDITIONING"), ("weak_negative", "CONDITIONING")]
-OPTIONAL = {name for name, _ in WEAK_SOCKETS}
+TRAINER_SOCKETS = [
+    ("clip", "CLIP"),
+    *KSAMPLER_SOCKETS[1:2],
+    ("null", "CONDITIONING"),
+    ("latents", "LATENT"),
+    ("vae", "VAE"),
+]
+OPTIONAL = {(kind, name) for kind, names in {"DistillTrainer": TRAINER_SOCKETS}.items() for name, _ in names}
+OPTIONAL |= {(kind, name) for kind in ("W2SDTeacherSampler", "ReflectionGuider") for name, _ in WEAK_SOCKETS}
 OPERATOR_WIDGETS = [int, int, {"exact", "upper", "official"}]
 # type -> (inputs, outputs, widgets), of ComfyUI 0.3.75 and of this pack; a widget is a type, a choice, or a pattern
 NODES = {
@@ -37,6 +46,9 @@ NODES = {
     "EmptySD3LatentImage": ([], ["LATENT"], [int, int, int]),
     "ImageScale": ([("image", "IMAGE")], ["IMAGE"], [{"nearest-exact"}, int, int, {"disabled"}]),
     "BasicScheduler": ([("model", "MODEL")], ["SIGMAS"], [SCHEDULERS, int, NUMBER]),
+    "CFGGuider": ([("model", "MODEL"), *KSAMPLER_SOCKETS[1:3]], ["GUIDER"], [NUMBER]),
+    "KSamplerSelect": ([], ["SAMPLER"], [SAMPLERS]),
+    "LossGraphNode": ([("loss", "LOSS_MAP")], [], [str]),
     "CheckpointLoaderSimple": ([], ["MODEL", "CLIP", "VAE"], [FILE]),
     "KSampler": (KSAMPLER_SOCKETS, ["LATENT"], KSAMPLER_WIDGETS),
     "LoraLoaderModelOnly": ([("model", "MODEL")], ["MODEL"], [FILE, NUMBER]),
@@ -81,8 +93,17 @@ NODES = {
         [NUMBER, NUMBER, NUMBER, {"CFG", "CHATS"}, NUMBER],
     ),
     "ReflectionSampler": ([], ["SAMPLER"], OPERATOR_WIDGETS),
+    "DistillTrainer": (
+        [("model", "MODEL"), ("guider", "GUIDER"), ("sampler", "SAMPLER"), *TRAINER_SOCKETS],
+        ["LORA_MODEL", "LOSS_MAP", "INT", "STRING"],
+        [
+            *[str, str, int, int, NUMBER, int, NUMBER, NUMBER, int, int, int, SCHEDULERS],
+            *[{"lora"}, {"secant"}, {"between"}, int, int, NUMBER, NUMBER, NUMBER],
+            *[bool, int, int, int, str, str],
+        ],
+    ),
 }
-SHOWING_PREVIEWS = {"KSampler", "SamplerCustomAdvanced", "W2SDTeacherSampler", "ZSampling"}
+SHOWING_PREVIEWS = {"KSampler", "SamplerCustomAdvanced", "W2SDTeacherSampler", "ZSampling", "DistillTrainer"}
 FOLDERS = {
     "CheckpointLoaderSimple": "checkpoints",
     "UNETLoader": "diffusion_models",
@@ -124,7 +145,7 @@ def fits(value, kind):
         return value in kind
     if isinstance(kind, re.Pattern):
         return isinstance(value, str) and bool(kind.fullmatch(value))
-    return isinstance(value, kind) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def rectangle(node):
@@ -147,7 +168,7 @@ def contains(outer, inner):
 
 
 def test_the_promised_workflows_are_there():
-    assert {TEACHER_STUDENT, PUBLISHED, W2SD, Z_SAMPLING, LORA_GAP} <= FILES.keys()
+    assert {TEACHER_STUDENT, PUBLISHED, W2SD, Z_SAMPLING, LORA_GAP, TRAINER} <= FILES.keys()
 
 
 @each_workflow
@@ -192,11 +213,12 @@ def test_links_agree_with_both_ends(name):
         assert number in out["links"] and into["link"] == number, number
         assert out["type"] == into["type"] == kind, number
     assert len(workflow["links"]) == sum(len(item["links"]) for node in nodes.values() for item in node["outputs"])
-    sockets = [item for node in nodes.values() for item in node["inputs"]]
-    assert len(workflow["links"]) == sum(item["link"] is not None for item in sockets)
-    for item in sockets:
-        assert (item.get("shape") == HOLLOW) == (item["name"] in OPTIONAL), item
-        assert item["link"] is not None or item["name"] in OPTIONAL, item
+    sockets = [(node["type"], item) for node in nodes.values() for item in node["inputs"]]
+    assert len(workflow["links"]) == sum(item["link"] is not None for _, item in sockets)
+    for kind, item in sockets:
+        optional = (kind, item["name"]) in OPTIONAL
+        assert (item.get("shape") == HOLLOW) == optional, item
+        assert item["link"] is not None or optional, item
 
 
 @each_workflow

@@ -83,7 +83,7 @@ def test_sockets_are_frozen(pack):
     assert names == [
         "model", "guider", "sampler", "prompts", "name", "steps", "batch_size", "learning_rate", "rank", "w_min",
         "w_max", "width", "height", "teacher_steps", "scheduler", "trainable", "target", "time", "walks", "walk_rows",
-        "uses", "negative_share", "term_share", "gradient_checkpointing", "save_every", "preview_every", "seed",
+        "uses", "negative_share", "term_share", "gradient_checkpointing", "save_every", "preview_every", "run_seed",
         "accept_changes", "clip", "negative_prompts", "positive", "null", "latents", "vae",
     ]  # fmt: skip
     assert [item.get_io_type() for item in schema.outputs] == OUTPUTS

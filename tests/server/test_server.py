@@ -14,6 +14,8 @@ from runner.places import PACK
 from runner.server import running
 from runner.stop import Stop
 
+PACK_WORKFLOWS = Path(WORKFLOW).parent
+
 
 def green(seed=0):
     """Return a workflow of stock nodes as the browser saves it: a green picture, then a save node."""
@@ -107,3 +109,35 @@ def test_the_shipped_comparison_runs_with_counted_passes(server):
     assert guidance_of(filled, find(filled, samplers[1])).startswith("w ")
     for column in columns:
         assert as_made(pictures(server, run, find(filled, column.pictures))).shape == (4, 64, 64, 3)
+
+
+def test_the_shipped_training_makes_a_student_that_paints(server):
+    """The workflow as it is but for its length; then a graph with the file that it wrote."""
+    workflow = json.loads((PACK_WORKFLOWS / "06_distill_trainer.json").read_text(encoding="utf-8"))
+    prompt = to_prompt(workflow, server.get("/object_info"))
+    trainer = find(prompt, "Distill Trainer")
+    prompt[trainer]["inputs"].update(steps=4, walks=1, teacher_steps=3, preview_every=2)
+    curve = pictures(server, run_prompt(server, prompt), find(prompt, "Loss curve"))
+    assert curve.ndim == 4 and curve.std() > 1
+    output = server.log.parent / "base" / "output"
+    assert (output / "loras" / "demo_student.safetensors").is_file()
+    assert list((output / "teefusion_runs" / "demo_student").glob("step-00000004/checkpoint.json"))
+
+    def node(kind, title="", **inputs):
+        return {"class_type": kind, "inputs": inputs, "_meta": {"title": title or kind}}
+
+    graph = {
+        "1": node("TinySD3Loader", variant="base"),
+        "2": node("TeEFusionStudentLoader", model=["1", 0], student="demo_student.safetensors"),
+        "3": node("CLIPTextEncode", clip=["1", 1], text="a red circle"),
+        "4": node("CLIPTextEncode", clip=["1", 1], text=""),
+        "5": node("TeEFusionConditioning", model=["2", 0], positive=["3", 0], null=["4", 0], guidance=3.0),
+        "6": node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
+        "7": node(
+            "KSampler", model=["5", 0], positive=["5", 1], negative=["4", 0], latent_image=["6", 0], seed=1, steps=3,
+            cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0,
+        ),
+        "8": node("VAEDecode", samples=["7", 0], vae=["1", 2]),
+        "9": node("SaveImage", "Pictures", images=["8", 0], filename_prefix="student"),
+    }  # fmt: skip
+    assert pictures(server, run_prompt(server, graph), "9").shape == (1, 64, 64, 3)
