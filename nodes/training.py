@@ -103,7 +103,7 @@ def _learned() -> list:
 
 def _walks() -> list:
     return [
-        _int("walks", 16, 1, 100_000, "How many of the teacher's walks are drawn from; they are kept on disk."),
+        _int("walks", 16, 1, 100_000, "How many of the teacher's latest walks are drawn from; they are kept on disk."),
         _int("walk_rows", 8, 1, 1024, "Pictures that the teacher paints at once."),
         _float(
             "uses",
@@ -111,7 +111,7 @@ def _walks() -> list:
             0.0,
             1e6,
             0.1,
-            "How often an example serves before a new walk replaces it; 0: walks are never new.",
+            "How often an example serves before the teacher walks anew; 0: all walks come first, none later.",
         ),
         _float(
             "negative_share", 0.0, 0.0, 1.0, 0.05, "Share of walks with a negative prompt in place of the empty one."

@@ -47,7 +47,8 @@ def _train(path: Path) -> None:
     from .comfy_host.run_file import training_of
 
     training, target = training_of(config, path.resolve().parent)
-    student = training.run(on_step=Lines())
+    lines = Lines()
+    student = training.run(on_step=lines, on_walk=lines.on_walk)
     if Processes().first:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_student(target, student.tensors, student.info)
@@ -93,11 +94,17 @@ class Lines:
     """Says now and then how far it is."""
 
     def __init__(self) -> None:
-        self.told = self.begin = time.monotonic()
+        self.told, self.begun = time.monotonic(), False
         self.losses: list[float] = []
         self.rows = 0
 
+    def on_walk(self, number: int) -> None:
+        """Say what the wait is for, before the first step."""
+        if not self.begun:
+            print(f"the teacher paints, walk {number + 1}", flush=True)
+
     def __call__(self, report: StepReport) -> None:
+        self.begun = True
         self.losses.append(report.loss)
         self.rows += report.rows
         now = time.monotonic()

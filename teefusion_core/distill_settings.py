@@ -23,8 +23,8 @@ class DistillSettings:
         target: velocity to learn, a name in TARGETS.
         along: how many times the error along the guidance counts, see `replay_loss`.
         walk_rows: pictures that the teacher paints at once, all with one w.
-        walks: how many walks are drawn from.
-        uses: how often an example serves; 0: the first walks serve for all of the training.
+        walks: how many of the latest walks are drawn from.
+        uses: how often an example serves; 0: all walks come first, then serve for all of the training.
         negatives: share of walks that a negative prompt takes the place of the empty one in.
         trainable: what is trained, a name in TRAINABLE.
         rank: of a LoRA.

@@ -45,24 +45,26 @@ class Walks:
         seed: int = 0,
         rank: int = 0,
         size: int = 1,
+        told: Callable[[int], None] | None = None,
     ):
         """Open a folder of walks; none is made yet.
 
         Args:
             make: the walk of a number, always the same for the same number; called when it is due.
             folder: where they are kept, as float16.
-            kept: how many are drawn from, 1 or more; all are made before the first step.
-            uses: how often an example serves before a new walk takes the place of the oldest; 0: never, the teacher
-                is paid once.
+            kept: how many of the latest are drawn from, 1 or more.
+            uses: how often an example serves: the teacher walks anew whenever the ones before are used up; 0: as many
+                as are kept walk before the first step, none later.
             seed: of the drawing.
             rank, size: this process among those that train; each has walks of its own.
+            told: called before the teacher walks, with how many have.
         Raises:
             InvalidConfig: kept below 1, or uses below 0.
         """
         if kept < 1 or not 0 <= uses < math.inf:
             raise InvalidConfig(f"{kept} walks are kept, an example serves {uses} times; give 1 or more, 0 or more")
         self.make, self.folder, self.kept, self.uses = make, folder, kept, uses
-        self.rank, self.size = rank, size
+        self.rank, self.size, self.told = rank, size, told
         self.generator = generator_of(seed, "draw", rank)
         self.drawn = 0
         self._oldest = 0
@@ -72,10 +74,12 @@ class Walks:
     def next(self, rows: int) -> Example:
         """Draw rows, each from any walk, step and row of it; float32 on the CPU."""
         steps, walk_rows, weight_S = self._like_the_first()
-        oldest = int(self.drawn / (steps * walk_rows * self.uses)) if self.uses else 0
-        self._keep(range(oldest, oldest + self.kept))
+        # one at the start, so that training begins at once
+        made = 1 + int(self.drawn / (steps * walk_rows * self.uses)) if self.uses else self.kept
+        oldest = max(made - self.kept, 0)
+        self._keep(range(oldest, made))
         self.drawn += rows
-        places = [torch.randint(high, (rows,), generator=self.generator) for high in (self.kept, steps, walk_rows)]
+        places = [torch.randint(high, (rows,), generator=self.generator) for high in (made - oldest, steps, walk_rows)]
         picked = [self._row(oldest + walk, *place) for walk, *place in zip(*(p.tolist() for p in places), strict=True)]
         columns = {name: torch.stack([row[name] for row in picked]) for name in picked[0]}
         return Example(weight_B=weight_S[places[1]], **columns)
@@ -115,6 +119,8 @@ class Walks:
         except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             if path.exists():
                 log.warning("%s is damaged (%s); its walk is made again", path, error)
+            if self.told is not None:
+                self.told(index)
             walk = _halved(self.make(self._number(index)))
             self.folder.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{os.getpid()}.part")

@@ -78,9 +78,13 @@ class Training:
         self,
         on_step: Callable[[StepReport], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        on_walk: Callable[[int], None] | None = None,
     ) -> Student:
         """Train to the end, or until stopped; the student is the moving average of its weights.
 
+        Args:
+            on_step, should_stop: as `train` has them.
+            on_walk: called before the teacher walks, with how often it has.
         Raises:
             what `train` raises; the last checkpoint stays.
         """
@@ -93,6 +97,7 @@ class Training:
             seed=settings.seed,
             rank=self.processes.rank,
             size=self.processes.size,
+            told=on_walk,
         )
         with distil.attached():
             trained = train(

@@ -61,6 +61,10 @@ class Watch:
             tell(f"step {report.step}/{report.steps}, loss {report.loss:.4f}, {pace:.1f} rows/s, {_minutes(left)} left")
         self.bar.update_absolute(report.step, report.steps, image)
 
+    def on_walk(self, number: int) -> None:
+        """Say what the wait is for."""
+        tell(f"the teacher paints, walk {number + 1}")
+
     def should_stop(self) -> bool:
         """Raise the host's own exception where the user has pressed cancel."""
         comfy.model_management.throw_exception_if_processing_interrupted()

@@ -87,7 +87,7 @@ def test_killed_it_goes_on_to_the_same_student(folder):
 
 def test_two_processes_train_one_student(folder):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    code, out, err = ended(start(written(folder, train={"steps": 4}), *launcher))
+    code, out, err = ended(start(written(folder, train={"steps": 4}, distil={"uses": 0}), *launcher))
     assert code == 0, err
     assert out.count("student of 4 steps written") == 1
     assert {path.name for path in (folder / "runs" / "mine").glob("step-00000004/rank-*")} == {

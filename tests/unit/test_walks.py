@@ -73,16 +73,29 @@ def test_rows_stay_together(make, tmp_path):
 
 
 def test_every_place_is_drawn(make, tmp_path):
-    assert len(set(numbers(walks(make, tmp_path).next(600)))) == 2 * STEPS * ROWS
+    assert len(set(numbers(walks(make, tmp_path, uses=0).next(600)))) == 2 * STEPS * ROWS
 
 
-def test_all_kept_walks_are_made_before_the_first_row(make, tmp_path):
+def test_training_begins_after_one_walk(make, tmp_path):
     walks(make, tmp_path, kept=3).next(1)
-    assert sorted(make.asked) == [0, 1, 2] == files(tmp_path)
+    assert make.asked == [0] == files(tmp_path)
 
 
-@pytest.mark.parametrize(("uses", "made"), [(1.0, 2 + 5), (2.0, 2 + 2), (0.5, 2 + 10), (0, 2)])
-def test_the_oldest_makes_room_when_its_examples_are_used_up(make, tmp_path, uses, made):
+def test_all_walks_come_first_where_the_teacher_is_paid_once(make, tmp_path):
+    walks(make, tmp_path, kept=3, uses=0).next(1)
+    assert make.asked == [0, 1, 2] == files(tmp_path)
+
+
+def test_who_waits_is_told(make, tmp_path):
+    told = []
+    drawn(walks(make, tmp_path, kept=3, told=told.append), 5)
+    assert told == make.asked == [0, 1, 2]
+    drawn(walks(make, tmp_path, kept=3, told=told.append), 5)
+    assert told == [0, 1, 2], "what is on disk needs no wait"
+
+
+@pytest.mark.parametrize(("uses", "made"), [(1.0, 1 + 5), (2.0, 1 + 2), (0.5, 1 + 10), (0, 2)])
+def test_the_teacher_walks_when_the_examples_are_used_up(make, tmp_path, uses, made):
     data = walks(make, tmp_path, uses=uses)
     drawn(data, 5 * STEPS * ROWS // 6)
     example = data.next(60)
@@ -114,10 +127,10 @@ def test_it_goes_on_from_its_state(make, tmp_path):
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\x80\x04" + b[2:]])
 def test_a_damaged_file_is_made_again(make, tmp_path, damage, caplog):
-    first = drawn(walks(make, tmp_path), 1)
+    first = drawn(walks(make, tmp_path, uses=0), 1)
     path = tmp_path / "walks" / "walk-00000001.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    assert same(drawn(walks(make, tmp_path), 1), first)
+    assert same(drawn(walks(make, tmp_path, uses=0), 1), first)
     assert make.asked[-1] == 1 and "is damaged" in caplog.text
 
 
@@ -131,7 +144,7 @@ def test_a_walk_that_fails_leaves_no_file(tmp_path):
 
 
 def test_processes_have_walks_of_their_own(make, tmp_path):
-    parts = [walks(make, tmp_path, rank=rank, size=2).next(100) for rank in (0, 1)]
+    parts = [walks(make, tmp_path, rank=rank, size=2, uses=0).next(100) for rank in (0, 1)]
     assert [{walk for walk, _, _ in numbers(part)} for part in parts] == [{0, 2}, {1, 3}]
     assert [step for _, step, _ in numbers(parts[0])] != [step for _, step, _ in numbers(parts[1])]
 
