@@ -48,7 +48,7 @@ def _train(path: Path) -> None:
 
     training, target = training_of(config, path.resolve().parent)
     lines = Lines()
-    student = training.run(on_step=lines, on_walk=lines.on_walk)
+    student = training.run(on_step=lines, on_walk=lines.on_walk, on_forecast=lambda need: print(need, flush=True))
     if Processes().first:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_student(target, student.tensors, student.info)

@@ -231,6 +231,7 @@ class _Run(Generic[E]):
             group["lr"] = lr
         self.before = None  # from here on the weights are between two steps
         self.optimizer.step()
+        self.optimizer.zero_grad()  # a checkpoint, pictures of the student find the room
         self._follow()
         self.step += 1
         self.losses.append(mean_loss)

@@ -24,7 +24,7 @@ def write_tree(path: Path, tree: Tree) -> None:
 
     Args:
         path: a .safetensors file; tensors are named after their place ("data.generator").
-        tree: tensors of any device, copied.
+        tree: tensors of any device.
     Raises:
         TypeError, ValueError: what JSON cannot say (NaN, keys other than text, objects).
         OSError, SafetensorError: the disk is full or not writable; the file may be there in part.
@@ -62,8 +62,7 @@ def _packed(tree: Tree, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
         while place in tensors or place in ("", "__metadata__"):
             place += "_"
-        # copied, for safetensors refuses tensors that share memory
-        tensors[place] = tree.detach().to("cpu", copy=True).contiguous()
+        tensors[place] = _apart(tree.detach().to("cpu").contiguous(), tensors)
         return {_TENSOR: place}
     if isinstance(tree, Mapping):
         if _TENSOR in tree or not all(isinstance(key, str) for key in tree):
@@ -72,6 +71,13 @@ def _packed(tree: Tree, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, list | tuple):
         return [_packed(value, f"{place}.{index}".lstrip("."), tensors) for index, value in enumerate(tree)]
     return tree
+
+
+def _apart(tensor: Tensor, others: Mapping[str, Tensor]) -> Tensor:
+    """The tensor, copied where it shares memory with others, which safetensors refuses."""
+    storage = tensor.untyped_storage()
+    shared = any(other.untyped_storage().data_ptr() == storage.data_ptr() for other in others.values())
+    return tensor.clone() if shared or storage.nbytes() != tensor.nbytes else tensor
 
 
 def _unpacked(tree: Any, tensor: Callable[[str], Tensor]) -> Tree:

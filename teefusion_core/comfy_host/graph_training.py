@@ -66,7 +66,9 @@ def train_in_graph(
         training = Training(distillation, loop, root=output / RUNS, name=name, teacher=told, accept=accepted)
         distillation.check_teacher()
         watch = Watch(training, every=preview_every, vae=vae)
-        student = training.run(on_step=watch.on_step, should_stop=watch.should_stop, on_walk=watch.on_walk)
+        student = training.run(
+            watch.on_step, watch.should_stop, watch.on_walk, on_forecast=lambda need: tell(str(need))
+        )
     path = output / STUDENTS / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_student(path, student.tensors, student.info)

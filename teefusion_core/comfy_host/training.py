@@ -18,6 +18,7 @@ from ..train_settings import TrainSettings
 from ..trainable import exchanged
 from ..walks import Walks
 from .distillation import Distillation
+from .forecast import Need, check_memory
 from .student import base_fingerprint
 
 METHOD = "teefusion"
@@ -79,13 +80,16 @@ class Training:
         on_step: Callable[[StepReport], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
         on_walk: Callable[[int], None] | None = None,
+        on_forecast: Callable[[Need], None] | None = None,
     ) -> Student:
         """Train to the end, or until stopped; the student is the moving average of its weights.
 
         Args:
             on_step, should_stop: as `train` has them.
             on_walk: called before the teacher walks, with how often it has.
+            on_forecast: called before the first step, with the memory that training will take.
         Raises:
+            InvalidConfig: it will not fit into the device's memory.
             what `train` raises; the last checkpoint stays.
         """
         distil, settings = self.distillation, self.distillation.settings
@@ -100,6 +104,9 @@ class Training:
             told=on_walk,
         )
         with distil.attached():
+            need = check_memory(distil, self.settings)
+            if on_forecast is not None:
+                on_forecast(need)
             trained = train(
                 distil.update,
                 walks,
