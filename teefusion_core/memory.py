@@ -17,7 +17,6 @@ from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-
 TRIAL_ROWS = (2, 3)
 
 
@@ -92,12 +91,12 @@ def foretold(trial: Callable[[int], object], constant: int = 0) -> Forecast:
         trial: runs it with so many rows; what it returns is dropped.
         constant: bytes that are there all the time, made before.
     """
-    noted = []
+    noted = {}
     for rows in TRIAL_ROWS:
         with Ledger() as ledger:
             trial(rows)
-        noted.append(ledger.bytes)
-    return Forecast(*noted, constant=constant)
+        noted[rows] = ledger.bytes
+    return Forecast(noted[2], noted[3], constant)
 
 
 def _storages(values: Any) -> list[UntypedStorage]:

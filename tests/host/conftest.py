@@ -15,6 +15,11 @@ import pytest
 import torch
 from golden_weights import state_dict
 
+from teefusion_core.distill_settings import DistillSettings
+
+from .distillation_parts import LATENT, NEGATIVE, ROWS, STEPS, TEXTS
+from .reflection_parts import bench
+
 REPO = Path(__file__).resolve().parent.parent.parent
 
 
@@ -74,3 +79,41 @@ def golden_model(host):
         return loaded[case]
 
     return load
+
+
+@pytest.fixture(scope="module")
+def top(host, pack):
+    """Return the models that a module of tests shares."""
+    return bench(host, pack)
+
+
+@pytest.fixture(scope="module")
+def world(top):
+    """Return models of the embedded SD3 with prompts."""
+    return top.world()
+
+
+@pytest.fixture(scope="module")
+def encoded(top):
+    """Return prompts, the empty one, a negative one, as CLIPTextEncode makes them: under inference mode."""
+    with torch.inference_mode():
+        clip = top.load("base")[1]
+        return {text: clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (*TEXTS, "", NEGATIVE)}
+
+
+@pytest.fixture
+def distil(host, pack, world, encoded):
+    """Return a function that makes a distillation with CFG as its teacher, by settings."""
+
+    def make(texts=TEXTS, nulls=("", NEGATIVE), guider=None, sampler=None, **options):
+        parts = pack.comfy_host
+        guider = guider or host.comfy.samplers.CFGGuider(world.model)
+        teacher = parts.Teacher(guider, sampler or host.comfy.samplers.sampler_object("euler"))
+        positives = parts.Prompts([encoded[text] for text in texts], "prompt")
+        start = {name: options.pop(name) for name in ("pictures",) if name in options} or {"latent_CHW": LATENT}
+        settings = dict(teacher_steps=STEPS, walk_rows=ROWS, walks=2, rank=4, term_share=0.25, w_min=1.0, w_max=6.0)
+        settings = DistillSettings(**settings | options)
+        null = parts.Prompts([encoded[text] for text in nulls], "null")
+        return parts.Distillation(world.model, teacher, positives, null, settings, **start)
+
+    return make

@@ -3,58 +3,18 @@
 import pytest
 import torch
 
-from teefusion_core.distill_settings import DistillSettings
 from teefusion_core.student_file import write_student
 from teefusion_core.train_settings import TrainSettings
 from teefusion_core.trainable import TRAINABLE
 
-from .reflection_parts import OTHER, PROMPT, bench, randn, relative, weights_of
-
-LATENT, STEPS, ROWS = (16, 8, 8), 4, 3
-TEXTS = [PROMPT, OTHER, "two tiny cyan triangles on black", "a large yellow square on gray"]
-NEGATIVE = "a purple ring on white"
+from .distillation_parts import LATENT, NEGATIVE, ROWS, STEPS, TEXTS
+from .reflection_parts import OTHER, PROMPT, randn, relative, weights_of
 
 
 @pytest.fixture(autouse=True)
 def _outside_inference_mode():
     with torch.inference_mode(False), torch.enable_grad():
         yield
-
-
-@pytest.fixture(scope="module")
-def top(host, pack):
-    return bench(host, pack)
-
-
-@pytest.fixture(scope="module")
-def world(top):
-    return top.world("flow")
-
-
-@pytest.fixture(scope="module")
-def encoded(top):
-    """Prompts, the empty one, a negative one, as CLIPTextEncode makes them: under inference mode."""
-    with torch.inference_mode():
-        clip = top.load("base")[1]
-        return {text: clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (*TEXTS, "", NEGATIVE)}
-
-
-@pytest.fixture
-def distil(host, pack, world, encoded):
-    """Make a distillation with CFG as its teacher, by settings."""
-
-    def make(texts=TEXTS, nulls=("", NEGATIVE), guider=None, sampler=None, **options):
-        parts = pack.comfy_host
-        guider = guider or host.comfy.samplers.CFGGuider(world.model)
-        teacher = parts.Teacher(guider, sampler or host.comfy.samplers.sampler_object("euler"))
-        positives = parts.Prompts([encoded[text] for text in texts], "prompt")
-        start = {name: options.pop(name) for name in ("pictures",) if name in options} or {"latent_CHW": LATENT}
-        settings = dict(teacher_steps=STEPS, walk_rows=ROWS, walks=2, rank=4, term_share=0.25, w_min=1.0, w_max=6.0)
-        settings = DistillSettings(**settings | options)
-        null = parts.Prompts([encoded[text] for text in nulls], "null")
-        return parts.Distillation(world.model, teacher, positives, null, settings, **start)
-
-    return make
 
 
 def network_of(world):

@@ -6,7 +6,6 @@ import torch
 from teefusion_core.train_settings import TrainSettings
 
 from ..unit.test_memory import allocated
-from .test_distillation import _outside_inference_mode, distil, encoded, top, world  # noqa: F401  fixtures
 
 MIB = 2**20
 CASES = {
@@ -15,6 +14,12 @@ CASES = {
     "everything": (dict(trainable="everything"), 4),
     "teacher": (dict(walk_rows=64), 2),
 }
+
+
+@pytest.fixture(autouse=True)
+def _outside_inference_mode():
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def loop(batch):

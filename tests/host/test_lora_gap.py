@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .reflection_parts import UNET_LORA, bench, counted, randn, relative, unet, weights_of
+from .reflection_parts import UNET_LORA, counted, randn, relative, unet, weights_of
 
 LIMIT = 1e-5
 QKV = "diffusion_model.joint_blocks.0.x_block.attn.qkv"
@@ -14,16 +14,6 @@ FC1 = "diffusion_model.joint_blocks.1.x_block.mlp.fc1"
 def _as_the_host_runs_nodes():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def top(host, pack):
-    return bench(host, pack)
-
-
-@pytest.fixture(scope="module")
-def world(top):
-    return top.world()
 
 
 @pytest.fixture(scope="module")

@@ -3,23 +3,13 @@
 import pytest
 import torch
 
-from .reflection_parts import SEED, bench, conditioning, unet, weights_of
+from .reflection_parts import SEED, conditioning, unet, weights_of
 
 
 @pytest.fixture(autouse=True)
 def _as_the_host_runs_nodes():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def top(host, pack):
-    return bench(host, pack)
-
-
-@pytest.fixture(scope="module")
-def world(top):
-    return top.world()
 
 
 @pytest.fixture(scope="module")

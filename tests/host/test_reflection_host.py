@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from .reflection_parts import SEED, STEPS, bench, counted, relative, weights_of
+from .reflection_parts import SEED, STEPS, counted, relative, weights_of
 
 DEFAULTS = (5.5, 1.0, 5.5)
 
@@ -14,16 +14,6 @@ DEFAULTS = (5.5, 1.0, 5.5)
 def _as_the_host_runs_nodes():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def top(host, pack):
-    return bench(host, pack)
-
-
-@pytest.fixture(scope="module")
-def world(top):
-    return top.world()
 
 
 class TestPasses:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .reflection_parts import KINDS, SEED, bench, counted, randn, relative
+from .reflection_parts import KINDS, SEED, counted, randn, relative
 
 PICTURE = 64
 
@@ -12,11 +12,6 @@ PICTURE = 64
 def _as_the_host_runs_nodes():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def top(host, pack):
-    return bench(host, pack)
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .reflection_parts import SEED, bench, randn, relative
+from .reflection_parts import SEED, randn, relative
 
 OPERATOR = [("reflect_steps", "INT"), ("rounds", "INT"), ("inversion", "COMBO")]
 START = [("latent_image", "LATENT"), ("seed", "INT"), ("steps", "INT")]
@@ -41,16 +41,6 @@ OPTIONS = {"inversion": ["exact", "upper", "official"], "rule": ["CFG", "CHATS"]
 def _as_the_host_runs_nodes():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def top(host, pack):
-    return bench(host, pack)
-
-
-@pytest.fixture(scope="module")
-def world(top):
-    return top.world()
 
 
 @pytest.mark.parametrize("node_id", SOCKETS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from .reflection_parts import PROMPT, bench, relative
+from .reflection_parts import PROMPT, relative
 
 NAME = "students/mine.safetensors"
 
@@ -15,11 +15,6 @@ NAME = "students/mine.safetensors"
 def _as_the_host_runs_nodes():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def top(host, pack):
-    return bench(host, pack)
 
 
 @pytest.fixture

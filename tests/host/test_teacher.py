@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .reflection_parts import bench, randn, relative, weights_of
+from .reflection_parts import randn, relative, weights_of
 
 STEPS, CFG, ROWS = 4, 3.0, 2
 
@@ -12,11 +12,6 @@ STEPS, CFG, ROWS = 4, 3.0, 2
 def _as_the_host_runs_nodes():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def top(host, pack):
-    return bench(host, pack)
 
 
 @pytest.fixture(scope="module", params=["flow", "eps"])

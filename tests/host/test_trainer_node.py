@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from .reflection_parts import OTHER, PROMPT, bench, randn, relative, weights_of
+from .reflection_parts import OTHER, PROMPT, randn, relative, weights_of
 
 NODE = "DistillTrainer"
 OUTPUTS = ["LORA_MODEL", "LOSS_MAP", "INT", "STRING"]
@@ -21,16 +21,6 @@ SMALL = dict(
 def _as_the_host_runs_nodes():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def top(host, pack):
-    return bench(host, pack)
-
-
-@pytest.fixture(scope="module")
-def world(top):
-    return top.world("flow")
 
 
 @pytest.fixture
