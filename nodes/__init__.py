@@ -5,12 +5,15 @@ from comfy_api.latest import ComfyExtension
 from .apply import TeEFusionConditioning
 from .loaders import TeEFusionStudentLoader, TinySD3Loader
 from .sampling import ReflectionGuiderNode, ReflectionSamplerNode, W2SDTeacherSampler, ZSampling
+from .text import DICESharpen, TextEmbeddingBlend
 from .training import DistillTrainer
 
 NODES = [
     TinySD3Loader,
     TeEFusionStudentLoader,
     TeEFusionConditioning,
+    DICESharpen,
+    TextEmbeddingBlend,
     W2SDTeacherSampler,
     ZSampling,
     ReflectionGuiderNode,

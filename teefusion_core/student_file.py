@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import CheckpointMismatch
+
+Info = TypeVar("Info")
 
 FORMAT = "teefusion-student/1"
 CONVENTION = "w of the paper; the equivalent CFG scale is 1 + w"
@@ -54,9 +56,7 @@ class StudentInfo:
 
     def metadata(self) -> dict[str, str]:
         """As safetensors metadata, all strings; the teacher comes with its hash."""
-        values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in asdict(self).items()}
-        teacher_hash = hashlib.sha256(self.teacher.encode()).hexdigest()
-        return {"format": FORMAT, "w_convention": CONVENTION, "teacher_sha256": teacher_hash, **values}
+        return {"format": FORMAT, "w_convention": CONVENTION, **described(self, self.teacher)}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> "StudentInfo":
@@ -70,17 +70,31 @@ class StudentInfo:
                 f"{path.name} says format {metadata.get('format')!r}, a student file says {FORMAT!r}; "
                 "choose a file that this pack's trainer wrote, plain LoRA files belong in a LoRA loader"
             )
-        values = {}
-        for field in fields(cls):
-            read = _READERS[field.type if isinstance(field.type, str) else field.type.__name__]
-            try:
-                values[field.name] = read(metadata[field.name])
-            except (KeyError, ValueError) as error:
-                raise CheckpointMismatch(
-                    f"{path.name} has no usable {field.name} in its metadata; it was cut or edited, "
-                    "use the original file"
-                ) from error
-        return cls(**values)
+        return parsed(cls, metadata, path)
+
+
+def described(info: Any, teacher: str) -> dict[str, str]:
+    """Say a dataclass of numbers or text in metadata, all strings; the teacher comes with its hash."""
+    values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in asdict(info).items()}
+    return {"teacher_sha256": hashlib.sha256(teacher.encode()).hexdigest(), **values}
+
+
+def parsed(cls: Any, metadata: Mapping[str, str], path: Path) -> Any:
+    """Read a dataclass of numbers or text from metadata.
+
+    Raises:
+        CheckpointMismatch: a field is missing, or not of its type.
+    """
+    values = {}
+    for field in fields(cls):
+        read = _READERS[field.type if isinstance(field.type, str) else field.type.__name__]
+        try:
+            values[field.name] = read(metadata[field.name])
+        except (KeyError, ValueError) as error:
+            raise CheckpointMismatch(
+                f"{path.name} has no usable {field.name} in its metadata; it was cut or edited, use the original file"
+            ) from error
+    return cls(**values)
 
 
 def _finite(text: str) -> float:
@@ -112,9 +126,14 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 def write_student(path: Path, tensors: Mapping[str, Tensor], info: StudentInfo) -> None:
     """Write a student file, whole or not at all."""
+    write_described(path, tensors, info.metadata())
+
+
+def write_described(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors with their metadata, whole or not at all."""
     part = path.with_name(path.name + ".part")
     try:
-        save_file(dict(tensors), part, metadata=info.metadata())
+        save_file(dict(tensors), part, metadata=dict(metadata))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -130,11 +149,26 @@ def read_student(path: Path) -> tuple[dict[str, Tensor], StudentInfo]:
     Raises:
         CheckpointMismatch: missing, truncated, not safetensors (pickles are never opened), or without our metadata.
     """
+    return read_described(path, StudentInfo.from_metadata, "a student file")
+
+
+def read_described(
+    path: Path, from_metadata: Callable[[Mapping[str, str], Path], Info], kind: str
+) -> tuple[dict[str, Tensor], Info]:
+    """Read tensors with what their metadata says.
+
+    Args:
+        path: a .safetensors file.
+        from_metadata: reads the metadata, knows the path for its errors.
+        kind: what the file should be, in words.
+    Raises:
+        CheckpointMismatch: missing, truncated, not safetensors, or what `from_metadata` refuses.
+    """
     if not path.is_file():
-        raise CheckpointMismatch(f"{path.name} is not there; choose a student file from the list")
+        raise CheckpointMismatch(f"{path.name} is not there; choose {kind} from the list")
     try:
         with safe_open(path, "pt") as file:
-            info = StudentInfo.from_metadata(file.metadata() or {}, path)
+            info = from_metadata(file.metadata() or {}, path)
             return {name: file.get_tensor(name) for name in file.keys()}, info  # noqa: SIM118  not a dict
     except SafetensorError as error:
         raise CheckpointMismatch(

@@ -1,6 +1,7 @@
 """The only part that talks to ComfyUI."""
 
 from . import headless  # noqa: F401  before anything else of the host is imported
+from .conditioning import blend_prompts, sharpen
 from .distillation import Distillation
 from .fuse import STUDENT_KEY, apply_fusion
 from .graph_training import graph_data, train_in_graph
@@ -29,12 +30,14 @@ __all__ = [
     "Training",
     "apply_fusion",
     "base_fingerprint",
+    "blend_prompts",
     "graph_data",
     "load_student",
     "load_tiny",
     "run_reflection",
     "schedule",
     "schedulers",
+    "sharpen",
     "student_file",
     "student_files",
     "tiny_variants",

@@ -1,0 +1,109 @@
+"""The DICE sharpener: shapes, rows, the kept token, refusals."""
+
+import pytest
+import torch
+
+from teefusion_core.errors import InvalidConfig, ShapeMismatch
+from teefusion_core.sharpener import HEADS, HIDDEN, Sharpener, sharpened
+
+WIDTH = 16
+
+
+@pytest.fixture
+def network():
+    return Sharpener(WIDTH, 8, 2).requires_grad_(False)
+
+
+def tokens(rows, length, width=WIDTH):
+    return torch.randn(rows, length, width)
+
+
+def test_the_papers_sizes():
+    """2 million parameters for SD1.5, 3 million for SDXL, 5 million for a width of 4096."""
+    with torch.device("meta"):
+        sizes = {width: sum(p.numel() for p in Sharpener(width).parameters()) for width in (768, 2048, 4096)}
+    assert (HIDDEN, HEADS) == (512, 8)
+    assert {width: round(size / 1e6) for width, size in sizes.items()} == {768: 2, 2048: 3, 4096: 5}
+
+
+@pytest.mark.parametrize("sizes", [(0, 8, 2), (16, 0, 2), (16, 8, 0), (16, 8, 3)])
+def test_impossible_sizes(sizes):
+    with pytest.raises(InvalidConfig, match="a sharpener cannot be .* the inner one a multiple of the heads"):
+        Sharpener(*sizes)
+
+
+@pytest.mark.parametrize(("rows", "others"), [(1, 1), (3, 1), (1, 3), (3, 3)])
+@pytest.mark.parametrize(("length", "other"), [(5, 5), (7, 2), (1, 4)])
+def test_shapes(network, rows, others, length, other):
+    context, against = tokens(rows, length), tokens(others, other)
+    most = max(rows, others)
+    assert network(context, against).shape == (most, length, WIDTH)
+    assert sharpened(network, context, against).shape == (most, length, WIDTH)
+
+
+def test_every_token_but_the_first_changes(network):
+    context = tokens(2, 6)
+    changed = (sharpened(network, context, tokens(1, 6)) != context).any(dim=-1)
+    assert changed.tolist() == [[False] + 5 * [True]] * 2
+
+
+def test_one_row_serves_all(network):
+    context, against = tokens(3, 4), tokens(1, 5)
+    spread = against.expand(3, -1, -1)
+    torch.testing.assert_close(sharpened(network, context, against), sharpened(network, context, spread))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_dtype_of_the_prompt_stays(network, dtype):
+    assert sharpened(network, tokens(1, 3).to(dtype), tokens(1, 3)).dtype == dtype
+
+
+def test_the_negative_term(network):
+    context, negative, null = tokens(2, 4), tokens(1, 4), tokens(1, 4)
+    without = sharpened(network, context, negative)
+    with_term = sharpened(network, context, negative, beta=0.5, null_BLW=null)
+    torch.testing.assert_close((without - with_term)[:, 1:], 0.5 * (negative - null)[:, 1:].expand(2, -1, -1))
+
+
+def test_inputs_are_not_modified(network):
+    texts = [tokens(1, 4) for _ in range(3)]
+    before = [text.clone() for text in texts]
+    sharpened(network, texts[0], texts[1], alpha=2.0, beta=1.0, null_BLW=texts[2])[:] = 0
+    assert all(torch.equal(a, b) for a, b in zip(texts, before, strict=True))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("wrong", [(1, 4, WIDTH + 1), (4, WIDTH)])
+def test_another_width(network, place, wrong):
+    texts = [tokens(1, 4), tokens(1, 4)]
+    texts[place] = torch.randn(wrong)
+    with pytest.raises(ShapeMismatch, match=rf"has shape .* takes \[rows, tokens, {WIDTH}\]; choose a sharpener for"):
+        network(*texts)
+
+
+def test_rows_that_do_not_fit(network):
+    with pytest.raises(ShapeMismatch, match="prompt has 2, against has 3"):
+        network(tokens(2, 4), tokens(3, 4))
+
+
+class TestBeta:
+    """The negative term pairs tokens, so it is stricter than the network."""
+
+    def test_without_null(self, network):
+        with pytest.raises(InvalidConfig, match="beta is not 0, .* connect an encoded empty prompt to null"):
+            sharpened(network, tokens(1, 4), tokens(1, 4), beta=0.5)
+
+    @pytest.mark.parametrize("lengths", [(5, 4, 4), (4, 5, 4), (4, 4, 5)])
+    def test_other_lengths(self, network, lengths):
+        context, negative, null = (tokens(1, length) for length in lengths)
+        with pytest.raises(ShapeMismatch, match="beta pairs tokens one by one: prompt has .* or set beta to 0"):
+            sharpened(network, context, negative, beta=0.5, null_BLW=null)
+        assert sharpened(network, context, negative, null_BLW=null).shape == context.shape
+
+    def test_null_of_another_width(self, network):
+        with pytest.raises(ShapeMismatch, match="null is 9 wide, the negative prompt 16"):
+            sharpened(network, tokens(1, 4), tokens(1, 4), beta=0.5, null_BLW=tokens(1, 4, 9))
+
+    def test_rows_of_null_that_do_not_fit(self, network):
+        with pytest.raises(ShapeMismatch, match="null has 3"):
+            sharpened(network, tokens(2, 4), tokens(2, 4), beta=0.5, null_BLW=tokens(3, 4))
