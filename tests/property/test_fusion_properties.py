@@ -1,7 +1,7 @@
 """Laws of the guidance term over random rows."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teefusion_core.fusion import EXACT, OFFICIAL_BF16, guidance_rows, guidance_term, guidance_timestep
@@ -32,7 +32,6 @@ def rows(seed, count):
     return pooled, null, generator
 
 
-@settings(deadline=None)
 @given(strengths, seeds)
 def test_rows_do_not_see_each_other(w, seed):
     pooled, null, _ = rows(seed, len(w))
@@ -41,7 +40,6 @@ def test_rows_do_not_see_each_other(w, seed):
     torch.testing.assert_close(term(pooled, null, timestep), torch.cat(alone))
 
 
-@settings(deadline=None)
 @given(strengths, seeds)
 def test_permuting_rows_permutes_the_term(w, seed):
     pooled, null, generator = rows(seed, len(w))
@@ -50,7 +48,6 @@ def test_permuting_rows_permutes_the_term(w, seed):
     torch.testing.assert_close(term(pooled[order], null[order], timestep[order]), term(pooled, null, timestep)[order])
 
 
-@settings(deadline=None)
 @given(strengths, seeds)
 def test_only_active_rows_carry_anything(w, seed):
     pooled, null, generator = rows(seed, len(w))
@@ -61,7 +58,6 @@ def test_only_active_rows_carry_anything(w, seed):
     assert not out[~active].any()
 
 
-@settings(deadline=None)
 @given(st.floats(0, 100), seeds, st.integers(1, 5))
 def test_one_row_serves_any_number(w, seed, count):
     pooled, null, _ = rows(seed, count)
@@ -70,7 +66,6 @@ def test_one_row_serves_any_number(w, seed, count):
     torch.testing.assert_close(term(pooled, null[:1], timestep), spread)
 
 
-@settings(deadline=None)
 @given(st.floats(0, 100), seeds, st.floats(-8, 8))
 def test_the_term_is_linear_in_its_gain(w, seed, gain):
     pooled, null, _ = rows(seed, 2)

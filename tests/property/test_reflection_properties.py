@@ -14,7 +14,7 @@ BIASES = {"cond": 0.3, "null": -0.1, "weak cond": 0.15, "weak null": -0.35}
 TIMESTEP = 90.0
 """From one level of the noise schedules to the next."""
 
-some = settings(deadline=None, max_examples=25)
+some = settings(max_examples=25)
 scales, rounds, seeds = st.floats(0, 4), st.integers(1, 2), st.integers(0, 2**31)
 
 

@@ -33,7 +33,7 @@ def same(a, b):
     return type(a) is type(b) and a == b
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(trees)
 def test_a_tree_is_read_as_written(tree):
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def test_a_tree_is_read_as_written(tree):
         assert same(read_tree(Path(folder) / "x.safetensors"), tree)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_no_altered_byte_is_ever_trained_on(data):
     """Whatever byte of the newest changes, what is loaded is one of the two checkpoints, exactly."""

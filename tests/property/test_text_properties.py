@@ -1,7 +1,7 @@
 """Laws of the sharpener with the blend, over random prompts."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teefusion_core.blend import blended, cosine
@@ -21,14 +21,12 @@ def texts(seed, *shapes):
     return [torch.randn(*shape, WIDTH, generator=generator) for shape in shapes]
 
 
-@settings(deadline=None)
 @given(seeds, rows, lengths, lengths)
 def test_alpha_zero_changes_nothing(seed, count, length, other):
     context, null = texts(seed, (count, length), (1, other))
     assert torch.equal(sharpened(NETWORK, context, null, alpha=0.0), context)
 
 
-@settings(deadline=None)
 @given(seeds, rows, lengths, weights, weights)
 def test_the_first_token_is_never_touched(seed, count, length, alpha, beta):
     context, negative, null = texts(seed, (count, length), (1, length), (1, length))
@@ -36,7 +34,6 @@ def test_the_first_token_is_never_touched(seed, count, length, alpha, beta):
     assert torch.equal(out[:, 0], context[:, 0])
 
 
-@settings(deadline=None)
 @given(seeds, rows, lengths, lengths, weights)
 def test_the_change_is_linear_in_alpha(seed, count, length, other, alpha):
     context, null = texts(seed, (count, length), (1, other))
@@ -46,7 +43,6 @@ def test_the_change_is_linear_in_alpha(seed, count, length, other, alpha):
     )
 
 
-@settings(deadline=None)
 @given(seeds, lengths, weights)
 def test_null_as_the_negative_has_no_negative_term(seed, length, beta):
     context, null = texts(seed, (2, length), (1, length))
@@ -54,7 +50,6 @@ def test_null_as_the_negative_has_no_negative_term(seed, length, beta):
     assert torch.equal(with_beta, sharpened(NETWORK, context, null))
 
 
-@settings(deadline=None)
 @given(seeds, lengths, lengths)
 def test_the_order_of_the_null_tokens_does_not_matter(seed, length, other):
     context, null = texts(seed, (1, length), (1, other))
@@ -62,7 +57,6 @@ def test_the_order_of_the_null_tokens_does_not_matter(seed, length, other):
     torch.testing.assert_close(sharpened(NETWORK, context, null[:, order]), sharpened(NETWORK, context, null))
 
 
-@settings(deadline=None)
 @given(seeds, lengths, lengths, weights)
 def test_what_was_added_can_be_taken_away(seed, length, other, weight):
     base, add = texts(seed, (2, length), (1, other))
@@ -71,7 +65,6 @@ def test_what_was_added_can_be_taken_away(seed, length, other, weight):
     assert bool((back[:, length:].abs() < 1e-5).all())
 
 
-@settings(deadline=None)
 @given(seeds, lengths, lengths, weights, weights)
 def test_terms_add_up_one_by_one(seed, length, other, first, second):
     base, one, two = texts(seed, (2, length), (1, other), (2, length))
@@ -80,7 +73,6 @@ def test_terms_add_up_one_by_one(seed, length, other, first, second):
     torch.testing.assert_close(together, blended(blended(base, [(second, two)]), [(first, one)]), atol=1e-5, rtol=1e-5)
 
 
-@settings(deadline=None)
 @given(seeds, st.floats(0.01, 100))
 def test_a_cosine_does_not_see_lengths(seed, scale):
     one, other = texts(seed, (2, 3), (1, 3))
