@@ -28,15 +28,19 @@ class TeEFusionStudentLoader(io.ComfyNode):
                 inp(
                     io.Model.Input,
                     "model",
-                    tooltip="The base that the student was trained from, without merges; another one is refused.",
+                    optional=True,
+                    tooltip=(
+                        "The base that the student was trained from, without merges; another one is refused. A student "
+                        "from a diffusion_models folder has all weights and needs none."
+                    ),
                 ),
                 inp(
                     io.Combo.Input,
                     "student",
                     options=student_files(),
                     tooltip=(
-                        "A student file in one of the loras folders. It says which guidance it was trained for; "
-                        "ordinary LoRA files belong in a LoRA loader."
+                        "A student file in one of the loras or diffusion_models folders. It says which guidance it was "
+                        "trained for; ordinary LoRA files belong in a LoRA loader."
                     ),
                 ),
             ],
@@ -48,7 +52,7 @@ class TeEFusionStudentLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, student) -> io.NodeOutput:
+    def execute(cls, student, model=None) -> io.NodeOutput:
         """Load, with errors that carry the node's name."""
         with reported_by(STUDENT):
             return io.NodeOutput(load_student(model, student_file(student)))

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..teefusion_core.comfy_host import blend_prompts, sharpen, student_file, student_files
+from ..teefusion_core.comfy_host import blend_prompts, sharpen, student_file, update_files
 from ..teefusion_core.errors import reported_by
 from ._schema import CATEGORY, inp, schema
 
@@ -33,7 +33,7 @@ class DICESharpen(io.ComfyNode):
                 inp(
                     io.Combo.Input,
                     "sharpener",
-                    options=student_files(),
+                    options=update_files(),
                     tooltip="A sharpener file in one of the loras folders; other files are refused.",
                 ),
                 inp(

@@ -179,6 +179,16 @@ def _optional() -> list:
             tooltip="Encoded pictures that the teacher steps from; not connected: it paints from noise.",
         ),
         inp(io.Vae.Input, "vae", optional=True, tooltip="Shows the student's pictures as they are, else roughly."),
+        inp(
+            io.Boolean.Input,
+            "whole_model",
+            default=False,
+            optional=True,
+            tooltip=(
+                "Write all weights of the student, to output/diffusion_models, instead of what changes the base, to "
+                "output/loras."
+            ),
+        ),
     ]
 
 
@@ -216,7 +226,7 @@ class DistillTrainer(io.ComfyNode):
         cls, model, guider, sampler, prompts, name, steps, batch_size, learning_rate, rank, w_min, w_max, width, height,
         teacher_steps, scheduler, trainable, target, time, walks, walk_rows, uses, negative_share, term_share,
         gradient_checkpointing, save_every, preview_every, run_seed, accept_changes, clip=(None,),
-        negative_prompts=("",), positive=(), null=(), latents=(), vae=(None,),
+        negative_prompts=("",), positive=(), null=(), latents=(), vae=(None,), whole_model=(False,),
     ) -> io.NodeOutput:  # fmt: skip
         """Train, with errors that carry the node's name; every input comes as a list."""
         with reported_by(DISPLAY_NAME):
@@ -233,6 +243,6 @@ class DistillTrainer(io.ComfyNode):
             data = graph_data(clip[0], prompts[0], negative_prompts[0], positive, null, latents)
             student, path = train_in_graph(
                 model[0], guider[0], sampler[0], data, settings, loop, name=name[0], pixels=(width[0], height[0]),
-                accept=accept_changes[0], preview_every=preview_every[0], vae=vae[0],
+                accept=accept_changes[0], whole=whole_model[0], preview_every=preview_every[0], vae=vae[0],
             )  # fmt: skip
-        return io.NodeOutput(student.tensors, {"loss": student.losses}, student.info.step, str(path))
+        return io.NodeOutput(student.update, {"loss": student.losses}, student.info.step, str(path))

@@ -31,7 +31,8 @@ class StudentInfo:
 
     Attributes:
         method: how guidance enters ("teefusion").
-        mode: what the tensors are ("lora": low-rank updates of the base, "diff": differences from it).
+        mode: what the tensors are ("lora": low-rank updates of the base, "diff": differences from it, "full": all
+            weights of the student).
         w_min, w_max: trained range of guidance.
         gain: multiplier of the guidance term.
         guidance_timestep_scale: factor on w before psi.

@@ -20,7 +20,7 @@ from .architectures import Architecture
 from .errors import CheckpointMismatch, InvalidConfig
 from .low_rank import LowRank
 
-LORA, DIFF = "lora", "diff"
+LORA, DIFF, FULL = "lora", "diff", "full"
 PREFIX = "diffusion_model."
 """In front of every name in a student file."""
 
@@ -52,6 +52,20 @@ class Update(nn.Module):
     def state(self) -> dict[str, Tensor]:
         """Return the tensors of a student file, float16 on the CPU."""
         raise NotImplementedError
+
+    def changed(self) -> Iterator[tuple[str, Tensor]]:
+        """Go through the parameters of the network that are other with the update: name, new value in float32."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def merged(self) -> dict[str, Tensor]:
+        """Return all weights of the network with the update in them, on the CPU, in a dtype that holds it."""
+        weights = {name: weight.detach().cpu() for name, weight in self.network.state_dict().items()}
+        for name, value in self.changed():
+            dtype = weights[name].dtype
+            # 8 bits would round the update away
+            weights[name] = value.to("cpu", dtype if dtype.itemsize > 1 else torch.bfloat16)
+        return {name: weight.clone(memory_format=torch.contiguous_format) for name, weight in weights.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave.
@@ -143,6 +157,12 @@ class Lora(Update):
             tensors[f"{PREFIX}{path}.lora_up.weight"] = _stored(up)
         return tensors
 
+    def changed(self) -> Iterator[tuple[str, Tensor]]:
+        """Go through the weights of the layers, the products of the factors added."""
+        for path in self.layers:
+            up_OR, down_RI = self.factors(path)
+            yield f"{path}.weight", self.network.get_parameter(f"{path}.weight").float() + up_OR @ down_RI
+
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave."""
         parts = {"down": self.down, "up": self.up}
@@ -188,6 +208,11 @@ class Whole(Update):
     def state(self) -> dict[str, Tensor]:
         """Return the differences from the base under the names that ComfyUI's LoRA loaders read."""
         return {file_name: _stored(self.copies[_key(n)] - self._base(n)) for n, file_name in self._file_names()}
+
+    def changed(self) -> Iterator[tuple[str, Tensor]]:
+        """Go through the copies."""
+        for name in self.names:
+            yield name, self.copies[_key(name)]
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave."""

@@ -1,31 +1,70 @@
-"""Distil the demo student from the demo base with CFG as its teacher, by the pack's own trainer.
+"""Distil students of the demo base from its teachers, by the pack's own trainer.
 
 Prompts are all the data there is: the teacher paints them.
-Run: python -m tiny_sd3.distill_student
+Run: python -m tiny_sd3.distill_student --teacher W2SD --trainable lora --seed 0
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from teefusion_core.distill_settings import DistillSettings
 from teefusion_core.student_file import write_student
 from teefusion_core.train import StepReport
-from teefusion_core.train_settings import TrainSettings
 
 from .captions import caption
 from .host import RUNS, use_comfy
-from .measure import encode
-from .scenes import claim_of, sample_picture
+from .scenes import BACKGROUNDS, claim_of, sample_picture
 
-TEACHER = "CFG at scale 1 + w, Euler"
-NUM_PROMPTS = 20_000
-BATCH = 128
+TEACHERS = {
+    "CFG": {"kind": "cfg"},
+    "Z-Sampling": {"kind": "z-sampling"},
+    "W2SD": {"kind": "w2sd", "weak_model": "weak"},
+}
+"""By name, as `[teacher]` of a training file has them; every last leg is CFG at 1 + w."""
+LEARNING_RATE = {"lora": 1e-3, "everything": 5e-4}
+NEGATIVES = [f"on a {ground} background" for ground in BACKGROUNDS]
+NUM_PROMPTS = 4000
+STUDENTS = RUNS / "students"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes one student different from another.
+
+    Attributes:
+        teacher: a name in TEACHERS.
+        trainable: "lora" or "everything".
+        seed: of prompts, walks, noise, weights.
+        steps, batch, rank, walks: of the training; the teacher walks before the first step, `walks` times.
+        negatives: share of walks away from a background.
+    """
+
+    teacher: str = "CFG"
+    trainable: str = "lora"
+    seed: int = 0
+    steps: int = 2000
+    batch: int = 32
+    rank: int = 64
+    walks: int = 60
+    negatives: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Of its run with its files."""
+        less = "-negatives" if self.negatives else ""
+        return f"{self.teacher}-{self.trainable}{less}-{self.seed}".lower()
+
+    @property
+    def student(self) -> Path:
+        """Its student file; what the training took stands beside it."""
+        return STUDENTS / f"{self.name}.safetensors"
 
 
 def captions(num: int, seed: int) -> list[str]:
@@ -34,62 +73,90 @@ def captions(num: int, seed: int) -> list[str]:
     return [caption(claim_of(sample_picture(rng)[0], rng), rng) for _ in range(num)]
 
 
-def training(args: argparse.Namespace):
-    """Wire teacher, prompts, settings."""
-    import comfy.samplers
+def described(recipe: Recipe) -> dict[str, dict]:
+    """Write the prompts; return the sections of a training file, see docs/train.md."""
+    texts = {f"{recipe.name}.txt": captions(NUM_PROMPTS, recipe.seed), f"{recipe.name}.negatives.txt": NEGATIVES}
+    STUDENTS.mkdir(parents=True, exist_ok=True)
+    for name, lines in texts.items():
+        (STUDENTS / name).write_text("\n".join(lines) + "\n")
+    prompts, negatives = texts
+    data = {"prompts": prompts, "width": 64, "height": 64}
+    distil = {
+        "w_min": 0.5,
+        "w_max": 5.0,
+        "walk_rows": 16,
+        "walks": recipe.walks,
+        "uses": 0,
+        "rank": recipe.rank,
+        "term_share": 0.25,
+        "trainable": recipe.trainable,
+        "negatives": recipe.negatives,
+        "seed": recipe.seed,
+    }
+    train = {
+        "steps": recipe.steps,
+        "batch": recipe.batch,
+        "lr": LEARNING_RATE[recipe.trainable],
+        "warmup": 30,
+        "schedule": "linear",
+        "save_every": 250,
+        "seed": recipe.seed,
+    }
+    return {
+        "model": {"tiny": "base"},
+        "teacher": TEACHERS[recipe.teacher],
+        "data": data | ({"negatives": negatives} if recipe.negatives else {}),
+        "distil": distil,
+        "train": train,
+        "output": {"name": recipe.name},
+    }
 
-    from teefusion_core.comfy_host import Distillation, Prompts, Teacher, Training, load_tiny
 
-    model, clip, _ = load_tiny("base")
-    teacher = Teacher(comfy.samplers.CFGGuider(model), comfy.samplers.sampler_object("euler"))
-    texts = captions(NUM_PROMPTS, args.seed)
-    positives = Prompts([encode(clip, texts[i : i + BATCH]) for i in range(0, NUM_PROMPTS, BATCH)], "prompt")
-    settings = DistillSettings(
-        w_min=0.5,
-        w_max=6.0,
-        walk_rows=16,
-        walks=160,
-        rank=args.rank,
-        term_share=0.25,
-        along=args.along,
-        uses=args.uses,
-        seed=args.seed,
-    )
-    distillation = Distillation(
-        model, teacher, positives, Prompts([encode(clip, [""])], "null"), settings, latent_CHW=(16, 8, 8)
-    )
-    loop = TrainSettings(
-        steps=args.steps, batch=args.batch, lr=args.lr, warmup=50, schedule="linear", save_every=200, seed=args.seed
-    )
-    return Training(distillation, loop, root=RUNS, name=args.name, teacher=TEACHER)
+def distilled(recipe: Recipe) -> Path:
+    """Train a student, unless there is one; return its file.
+
+    Beside it stands a .json with recipe, losses, seconds since the start, the teacher's walks among them.
+    """
+    if recipe.student.is_file():
+        return recipe.student
+    from teefusion_core.comfy_host import training_of
+
+    started = time.perf_counter()
+    run = training_of(described(recipe), STUDENTS)[0]
+    marks = run.folder.path / "seconds.json"
+    before = json.loads(marks.read_text())["seconds"] if marks.is_file() else 0.0
+
+    def told(report: StepReport) -> None:
+        seconds = before + time.perf_counter() - started
+        if report.step % 50 == 0:
+            print(
+                f"{recipe.name}: step {report.step}/{report.steps} loss {report.loss:.4f} {seconds:.0f} s", flush=True
+            )
+            marks.write_text(json.dumps({"seconds": seconds}))
+
+    student = run.run(on_step=told)
+    took = {
+        **asdict(recipe),
+        "seconds": round(before + time.perf_counter() - started, 1),
+        "threads": torch.get_num_threads(),
+        "losses": [round(loss, 4) for loss in student.losses],
+    }
+    write_student(recipe.student, student.tensors, student.info)
+    recipe.student.with_suffix(".json").write_text(json.dumps(took) + "\n")
+    return recipe.student
 
 
 def main() -> None:
-    """Parse, train, write the student file."""
+    """Train what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default=str(RUNS / "tiny_sd3_student.safetensors"))
-    parser.add_argument("--name", default="student", help="of the run, which goes on where it stopped")
-    parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rank", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--along", type=float, default=4.0, help="weight of the error along the guidance")
-    parser.add_argument("--uses", type=float, default=1.0, help="how often an example of the teacher serves")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--teacher", choices=TEACHERS, default="CFG")
+    parser.add_argument("--trainable", choices=LEARNING_RATE, default="lora")
+    parser.add_argument("--seed", type=int, default=0)
+    for name in ("steps", "batch", "rank", "walks"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(Recipe, name))
+    parser.add_argument("--negatives", type=float, default=0.0, help="share of walks away from a background")
     use_comfy()
-    args, start, losses = parser.parse_args(), time.time(), []
-
-    def told(report: StepReport) -> None:
-        losses.append(report.loss)
-        if report.step % 50 == 0:
-            mean = sum(losses) / len(losses)
-            print(f"step {report.step}/{report.steps} loss {mean:.4f} {time.time() - start:.0f} s", flush=True)
-            losses.clear()
-
-    torch.manual_seed(args.seed)
-    student = training(args).run(on_step=told)
-    write_student(Path(args.out), student.tensors, student.info)
-    print("saved", args.out, student.info, flush=True)
+    print("saved", distilled(Recipe(**vars(parser.parse_args()))), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from .prompts import Prompts
 from .reflection_guider import CFG, CHATS, ReflectionGuider, Scales
 from .reflection_sampler import ALL_STEPS, INVERSIONS, ReflectionSampler
 from .run import run_reflection, schedule, schedulers
-from .student import base_fingerprint, load_student, student_file, student_files
+from .run_file import training_of
+from .student import base_fingerprint, load_student, student_file, student_files, update_files
 from .teacher import Teacher
 from .tiny import load_tiny
 from .tiny import variants as tiny_variants
@@ -42,4 +43,6 @@ __all__ = [
     "student_files",
     "tiny_variants",
     "train_in_graph",
+    "training_of",
+    "update_files",
 ]

@@ -16,12 +16,13 @@ from ..train_settings import TrainSettings
 from .distillation import Distillation
 from .prompts import Prompts
 from .run import tell
+from .student import MODELS, UPDATES
 from .teacher import Teacher
 from .training import Student, Training
 from .watch import Watch
 
-RUNS, STUDENTS = "teefusion_runs", "loras"
-"""Folders inside ComfyUI's output folder; the host's LoRA loaders list the second."""
+RUNS = "teefusion_runs"
+"""Folder inside ComfyUI's output folder; students go to those beside it that the host's loaders list."""
 
 
 def train_in_graph(
@@ -35,6 +36,7 @@ def train_in_graph(
     name: str,
     pixels: tuple[int, int],
     accept: str = "",
+    whole: bool = False,
     preview_every: int = 0,
     vae=None,
 ) -> tuple[Student, Path]:
@@ -48,6 +50,7 @@ def train_in_graph(
         name: of the run with its file; a run that is there is gone on with.
         pixels: width with height of the teacher's pictures, where it paints from noise.
         accept: names of settings that may differ from those of the stored run, separated by commas.
+        whole: write all weights of the student, instead of what changes the base.
         preview_every: steps between pictures of the student.
         vae: decodes them.
     Returns:
@@ -63,13 +66,15 @@ def train_in_graph(
         told = f"{type(guider).__name__} at scale 1 + w, {_sampler_name(sampler)}"
         output = Path(folder_paths.get_output_directory())
         accepted = [part.strip() for part in accept.split(",") if part.strip()]
-        training = Training(distillation, loop, root=output / RUNS, name=name, teacher=told, accept=accepted)
+        training = Training(
+            distillation, loop, root=output / RUNS, name=name, teacher=told, accept=accepted, whole=whole
+        )
         distillation.check_teacher()
         watch = Watch(training, every=preview_every, vae=vae)
         student = training.run(
             watch.on_step, watch.should_stop, watch.on_walk, on_forecast=lambda need: tell(str(need))
         )
-    path = output / STUDENTS / f"{name}.safetensors"
+    path = output / (MODELS if whole else UPDATES) / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_student(path, student.tensors, student.info)
     tell(f"{student.info.step} steps, loss {student.losses[-1]:.4f}, written to {path.relative_to(output)}")

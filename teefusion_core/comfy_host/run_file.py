@@ -35,7 +35,7 @@ LEGAL: dict[str, set[str]] = {
     "data": {"prompts", "negatives", "pictures", "width", "height"},
     "distil": {field.name for field in fields(DistillSettings)},
     "train": {field.name for field in fields(TrainSettings)},
-    "output": {"runs", "name", "student", "accept"},
+    "output": {"runs", "name", "student", "whole", "accept"},
 }
 SPATIAL = 8
 """Pixels per latent, where the host does not say."""
@@ -64,7 +64,8 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     distillation.check_teacher()
     root = folder / output.get("runs", "runs")
     student = folder / output.get("student", f"{name}.safetensors")
-    training = Training(distillation, loop, root=root, name=name, teacher=told, accept=output.get("accept", []))
+    accept, whole = output.get("accept", []), bool(output.get("whole", False))
+    training = Training(distillation, loop, root=root, name=name, teacher=told, accept=accept, whole=whole)
     return training, student
 
 

@@ -1,16 +1,21 @@
 """A student file on a ComfyUI model."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import comfy.lora
+import comfy.sd
 import folder_paths
+from torch import Tensor
 
-from ..errors import CheckpointMismatch
+from ..errors import CheckpointMismatch, InvalidConfig
 from ..student_file import check_base, fingerprint, read_student
+from ..trainable import FULL, PREFIX
 from .fuse import STUDENT_KEY
 
-PREFIX = "diffusion_model."
+UPDATES, MODELS = "loras", "diffusion_models"
+"""The host's folders for students that change a base, for those that are models of their own."""
 
 
 def base_fingerprint(model_patcher) -> str:
@@ -20,33 +25,60 @@ def base_fingerprint(model_patcher) -> str:
 
 
 def student_files() -> list[str]:
-    """Names of the files in the host's LoRA folders, students among them."""
-    return folder_paths.get_filename_list("loras")
+    """Names of the files in the host's LoRA folders, then those of its diffusion model folders with their kind."""
+    return [*update_files(), *(f"{MODELS}/{name}" for name in folder_paths.get_filename_list(MODELS))]
+
+
+def update_files() -> list[str]:
+    """Names of the files in the host's LoRA folders."""
+    return folder_paths.get_filename_list(UPDATES)
 
 
 def student_file(name: str) -> Path:
-    """Return where a file of the host's LoRA folders is.
+    """Return where a file of the host's folders is.
 
+    Args:
+        name: as `student_files` lists it.
     Raises:
         CheckpointMismatch: there is none of this name, or it lies outside of these folders.
     """
-    path = folder_paths.get_full_path("loras", name)
+    kind, inside = UPDATES, name
+    if name not in update_files() and name.startswith(f"{MODELS}/"):
+        kind, inside = MODELS, name.removeprefix(f"{MODELS}/")
+    path = folder_paths.get_full_path(kind, inside)
     if path is None or name not in student_files():
-        raise CheckpointMismatch(f"{name} is in none of the loras folders; put the file there, then choose it again")
+        raise CheckpointMismatch(f"{name} is in none of the {kind} folders; put the file there, then choose it again")
     return Path(path)
 
 
 def load_student(model_patcher, path: Path):
-    """Return a clone of a base MODEL that is the student of a file.
+    """Return a MODEL that is the student of a file.
 
     Args:
-        model_patcher: the base; not modified.
+        model_patcher: the base, of which a clone is patched; None where the file has all weights.
         path: student file.
     Raises:
-        CheckpointMismatch: damaged file, foreign file, other base, or tensors that this model has no place for.
+        CheckpointMismatch: damaged file, foreign file, other base, or tensors that the model has no place for.
+        InvalidConfig: no base for a file that changes one.
     """
     tensors, info = read_student(path)
-    check_base(info, base_fingerprint(model_patcher), path)
+    if model_patcher is not None:
+        check_base(info, base_fingerprint(model_patcher), path)
+    elif info.mode != FULL:
+        raise InvalidConfig(f"{path.name} changes the base {info.base}; connect the model that it was trained from")
+    student = _whole(tensors, path) if info.mode == FULL else _patched(model_patcher, tensors, path)
+    student.set_attachments(STUDENT_KEY, asdict(info))
+    return student
+
+
+def _whole(tensors: Mapping[str, Tensor], path: Path):
+    student = comfy.sd.load_diffusion_model_state_dict(dict(tensors))
+    if student is None:
+        raise CheckpointMismatch(f"{path.name} holds no model that this ComfyUI knows; update ComfyUI")
+    return student
+
+
+def _patched(model_patcher, tensors: Mapping[str, Tensor], path: Path):
     student = model_patcher.clone()
     places = comfy.lora.model_lora_keys_unet(student.model, {})
     patches = comfy.lora.load_lora(tensors, places, log_missing=False)
@@ -56,5 +88,4 @@ def load_student(model_patcher, path: Path):
             f"{path.name} has {len(updates)} updates, only {len(patches)} fit this model; the file is damaged "
             "or for a newer version of this pack"
         )
-    student.set_attachments(STUDENT_KEY, asdict(info))
     return student

@@ -15,7 +15,7 @@ from ..run_folder import RunFolder
 from ..student_file import StudentInfo
 from ..train import StepReport, train
 from ..train_settings import TrainSettings
-from ..trainable import exchanged
+from ..trainable import FULL, exchanged
 from ..walks import Walks
 from .distillation import Distillation
 from .forecast import Need, check_memory
@@ -30,11 +30,13 @@ class Student:
 
     Attributes:
         tensors, info: of the student file.
+        update: what was trained, as LoRA loaders read it.
         losses: of every step since the start.
         finished: whether these are all.
     """
 
     tensors: dict[str, Tensor]
+    update: dict[str, Tensor]
     info: StudentInfo
     losses: list[float]
     finished: bool
@@ -52,6 +54,7 @@ class Training:
         name: str,
         teacher: str,
         accept: Collection[str] = (),
+        whole: bool = False,
         processes: Processes | None = None,
     ):
         """Describe a run; nothing is written yet.
@@ -62,11 +65,12 @@ class Training:
             root, name: folder of runs with the name of this one; one that is there is gone on with.
             teacher: the teacher in words, for the student file.
             accept: names of settings that may differ from those of the stored run.
+            whole: give all weights of the student, instead of what changes the base.
             processes: who trains.
         Raises:
             InvalidConfig: a name that is no plain folder name.
         """
-        self.distillation, self.settings, self.teacher = distillation, settings, teacher
+        self.distillation, self.settings, self.teacher, self.whole = distillation, settings, teacher, whole
         self.processes = processes or Processes()
         self.base = base_fingerprint(distillation.model)
         described = {f"distil_{name}": value for name, value in asdict(distillation.settings).items()}
@@ -118,15 +122,16 @@ class Training:
                 processes=self.processes,
             )
         with exchanged(distil.update, trained.average):
-            tensors = distil.update.state()
-        return Student(tensors, self.info(trained.step), trained.losses, trained.finished)
+            update = distil.update.state()
+            tensors = distil.update.merged() if self.whole else update
+        return Student(tensors, update, self.info(trained.step), trained.losses, trained.finished)
 
     def info(self, step: int) -> StudentInfo:
         """What a student file of this run says of itself after so many steps."""
         distil = self.distillation
         return StudentInfo(
             method=METHOD,
-            mode=distil.update.mode,
+            mode=FULL if self.whole else distil.update.mode,
             w_min=distil.settings.w_min,
             w_max=distil.settings.w_max,
             gain=distil.fusion.gain,

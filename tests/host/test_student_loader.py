@@ -6,6 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from teefusion_core.student_file import write_student
+from teefusion_core.train_settings import TrainSettings
+
 from .reflection_parts import PROMPT, relative
 
 NAME = "students/mine.safetensors"
@@ -31,8 +34,32 @@ def loras(pack, tmp_path):
     folder_paths.folder_names_and_paths["loras"][0].remove(str(tmp_path / "loras"))
 
 
+@pytest.fixture
+def whole(pack, distil, tmp_path):
+    """A student with all weights in a diffusion_models folder; its update in a LoRA folder."""
+    import folder_paths
+
+    folders = {"diffusion_models": tmp_path / "models", "loras": tmp_path / "updates"}
+    with torch.inference_mode(False), torch.no_grad():
+        distillation = distil(w_max=8.0)
+        for weight in distillation.update.parameters():
+            weight += 0.02 * torch.randn(weight.shape)
+        for kind, folder in folders.items():
+            folder.mkdir()
+            folder_paths.add_model_folder_path(kind, str(folder))
+            whole = kind == "diffusion_models"
+            training = pack.comfy_host.Training(
+                distillation, TrainSettings(steps=1, batch=1, lr=1e-9), root=tmp_path, name="r", teacher="", whole=whole
+            )
+            tensors = distillation.update.merged() if whole else distillation.update.state()
+            write_student(folder / "a.safetensors", tensors, training.info(1))
+    yield folders["diffusion_models"] / "a.safetensors"
+    for kind, folder in folders.items():
+        folder_paths.folder_names_and_paths[kind][0].remove(str(folder))
+
+
 def load(pack, model, name=NAME):
-    return pack.nodes["TeEFusionStudentLoader"].execute(model, name).args[0]
+    return pack.nodes["TeEFusionStudentLoader"].execute(name, model).args[0]
 
 
 def fused_picture(pack, top, model):
@@ -74,3 +101,37 @@ def test_an_ordinary_lora_is_refused(pack, top, loras):
     save_file(load_file(loras / NAME), loras / NAME)
     with pytest.raises(pack.errors.CheckpointMismatch, match="plain LoRA files belong in a LoRA loader"):
         load(pack, top.world("flow").model)
+
+
+class TestWholeStudents:
+    NAME = "diffusion_models/a.safetensors"
+
+    def test_it_equals_its_base_with_the_update(self, pack, top, whole):
+        base = top.world().model
+        expected = fused_picture(pack, top, load(pack, base, "a.safetensors"))
+        assert relative(fused_picture(pack, top, load(pack, None, self.NAME)), expected) < 3e-3
+        assert relative(fused_picture(pack, top, load(pack, base, self.NAME)), expected) < 3e-3
+        plain = fused_picture(pack, top, top.load("student")[0])
+        assert relative(plain, expected) > 0.05
+
+    def test_the_hosts_own_loader_reads_it(self, pack, host, whole):
+        stock = host.comfy.sd.load_diffusion_model(str(whole))
+        ours = load(pack, None, self.NAME)
+        own, other = (model.model.diffusion_model.state_dict() for model in (stock, ours))
+        assert all(torch.equal(own[name], weight) for name, weight in other.items())
+
+    def test_it_is_offered_by_its_folder(self, pack, whole):
+        assert self.NAME in pack.nodes["TeEFusionStudentLoader"].GET_SCHEMA().inputs[1].options
+
+    def test_another_base_is_refused(self, pack, top, whole):
+        with pytest.raises(pack.errors.CheckpointMismatch, match="was trained from the base"):
+            load(pack, top.world().weak, self.NAME)
+
+    def test_an_update_needs_its_base(self, pack, whole):
+        with pytest.raises(pack.errors.InvalidConfig, match="a.safetensors changes the base .* connect the model"):
+            load(pack, None, "a.safetensors")
+
+    @pytest.mark.parametrize("name", ["diffusion_models/../secret.safetensors", "diffusion_models/gone"])
+    def test_nothing_outside_is_opened(self, pack, whole, name):
+        with pytest.raises(pack.errors.CheckpointMismatch, match="none of the diffusion_models folders"):
+            load(pack, None, name)

@@ -173,6 +173,30 @@ def test_each_kind_trains_what_it_says(network):
     assert update_of("everything", network).names == [name for name, _ in network.named_parameters()]
 
 
+@EVERY_KIND
+def test_merged_weights_compute_what_the_update_does(network, kind):
+    update = trained(update_of(kind, network))
+    with update.attached():
+        expected = network(X)
+    other = Network(seed=2)
+    other.load_state_dict(update.merged())
+    torch.testing.assert_close(other(X), expected)
+
+
+def test_merged_weights_keep_the_dtype_of_the_base(network):
+    network.body.half()
+    merged = trained(update_of("lora", network)).merged()
+    assert {name: weight.dtype for name, weight in merged.items()} == {
+        name: weight.dtype for name, weight in network.state_dict().items()
+    }
+
+
+def test_merged_weights_of_an_8_bit_base_take_16(network):
+    network.body[2].weight.data = network.body[2].weight.data.to(torch.float8_e4m3fn)
+    merged = trained(update_of("lora", network)).merged()
+    assert merged["body.2.weight"].dtype == torch.bfloat16
+
+
 class TestLora:
     def test_it_is_the_matrix_product(self, network):
         update = trained(Lora(network, 4, layers=["text"], alpha=2.0))
