@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from runner.stop import say
 
+from ._passes import Passes
+
 NUM_PROMPTS = 512
 CFG_SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
 GUIDANCE = (1.0, 2.0, 4.0)
@@ -30,7 +32,7 @@ def measure() -> dict[str, Any]:
     settings += [("TeEFusion student", student, 1.0, w) for w in GUIDANCE]
     settings += [("CFG, weak base", weak, EARLIER, None)]
     for name, model, cfg, w in settings:
-        with _Counter(model) as counter:
+        with Passes(model) as counter:
             row = bench.row(name, model, cfg, w)
         row["passes_per_step"] = counter.rows / (NUM_PROMPTS * STEPS)
         rows.append(row)
@@ -39,23 +41,6 @@ def measure() -> dict[str, Any]:
     effective = [effective_row(bench, base, student, w) for w in GUIDANCE]
     sampling = {"prompts": NUM_PROMPTS, "steps": STEPS, "sampler": SAMPLER, "scheduler": SCHEDULER}
     return {"settings": sampling, "rows": rows, "effective_guidance": effective}
-
-
-class _Counter:
-    """Rows that go through a model's network inside the block."""
-
-    def __init__(self, model: Any):
-        self.network, self.rows = model.model.diffusion_model, 0
-
-    def __enter__(self) -> _Counter:
-        self.handle = self.network.register_forward_pre_hook(self._count)
-        return self
-
-    def _count(self, _module: Any, inputs: tuple[Any, ...]) -> None:
-        self.rows += len(inputs[0])
-
-    def __exit__(self, *_: object) -> None:
-        self.handle.remove()
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:

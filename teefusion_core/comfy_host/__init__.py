@@ -9,7 +9,7 @@ from .prompts import Prompts
 from .reflection_guider import CFG, CHATS, ReflectionGuider, Scales
 from .reflection_sampler import ALL_STEPS, INVERSIONS, ReflectionSampler
 from .run import run_reflection, schedule, schedulers
-from .run_file import training_of
+from .run_file import teacher_of, training_of
 from .student import base_fingerprint, load_student, student_file, student_files, update_files
 from .teacher import Teacher
 from .tiny import load_tiny
@@ -38,6 +38,7 @@ __all__ = [
     "run_reflection",
     "schedule",
     "schedulers",
+    "teacher_of",
     "sharpen",
     "student_file",
     "student_files",

@@ -55,7 +55,7 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     _check_names(config)
     sections = {name: dict(config.get(name, {})) for name in LEGAL}
     model, clip, vae = _load(sections["model"], folder)
-    teacher, told = _teacher(sections["teacher"], model, folder)
+    teacher, told = teacher_of(sections["teacher"], model, folder)
     settings, loop = _settings(DistillSettings, sections["distil"]), _settings(TrainSettings, sections["train"])
     positives, nulls, start = _data(sections["data"], model, clip, vae, folder)
     output = sections["output"]
@@ -142,7 +142,18 @@ TEACHERS = {
 }
 
 
-def _teacher(section: Mapping[str, Any], model, folder: Path) -> tuple[Teacher, str]:
+def teacher_of(section: Mapping[str, Any], model, folder: Path) -> tuple[Teacher, str]:
+    """Build what `[teacher]` describes.
+
+    Args:
+        section: its names with values.
+        model: MODEL that it runs.
+        folder: that paths in it start from.
+    Returns:
+        (teacher, the same in words).
+    Raises:
+        InvalidConfig: an unknown kind or sampler, a file that is not there.
+    """
     kind = section.get("kind", "cfg")
     if kind not in TEACHERS:
         raise InvalidConfig(f"[teacher] kind is {kind!r}; legal are {', '.join(TEACHERS)}")

@@ -1,0 +1,271 @@
+"""How near students come to their teachers: three teachers, LoRA and full, three seeds.
+
+A student that has not been trained yet is trained first (some minutes each); python -m tiny_sd3.distill_student trains
+a single one. Prompts are held out, teacher and students paint from the same noise, the judge is exact.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from runner.stop import say
+
+from ._passes import Passes
+
+NUM_PROMPTS, PROMPTS_FOR_GUIDANCE = 256, 64
+GUIDANCE = (1.0, 2.0, 3.0, 4.0)
+EFFECTIVE = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
+SEEDS = (0, 1, 2)
+STEPS = 20
+LIMIT_RATIO, LIMIT_MINUTES = 0.95, 20.0
+NEGATIVE_SHARE, NEGATIVE_W, NEGATIVE_PROMPTS = 0.3, 2.0, 96
+
+
+def measure() -> dict[str, Any]:
+    """Train what is missing; return teachers with students, effective guidance, negative prompts."""
+    from tiny_sd3.distill_student import LEARNING_RATE, TEACHERS, Recipe
+
+    study, rows = Study(), []
+    for name in TEACHERS:
+        rows.append(_told(study.teacher_row(name)))
+        recipes = [Recipe(name, trainable, seed) for trainable in LEARNING_RATE for seed in SEEDS]
+        rows += [_told(study.student_row(recipe)) for recipe in recipes]
+    settings = {"prompts": NUM_PROMPTS, "steps": STEPS, "guidance": GUIDANCE, "negative_w": NEGATIVE_W}
+    negatives = study.negatives(Recipe("CFG", "lora", negatives=NEGATIVE_SHARE))
+    return {"settings": settings, "rows": rows, "negatives": negatives}
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    say(f"{row['teacher']} {row['trainable'] or 'teacher'} {row['seed']}: {row['overall']}, {row['effective']}")
+    return row
+
+
+class Study:
+    """Models with held-out prompts, loaded once."""
+
+    def __init__(self) -> None:
+        from teefusion_core.comfy_host import load_tiny, schedule
+        from tiny_sd3.measure import SCHEDULER, Bench
+
+        with torch.inference_mode():
+            self.base, self.clip, self.vae = load_tiny("base")
+            self.bench = Bench(self.clip, self.vae, NUM_PROMPTS)
+            self.sigmas = schedule(self.base, SCHEDULER, STEPS, 1.0)
+        self.walks: dict[tuple[str, float], tuple] = {}
+
+    @torch.inference_mode()
+    def teacher_row(self, name: str) -> dict[str, Any]:
+        """Alignment of a teacher by w, with the passes of a step."""
+        teacher = self.teacher(name)
+        with Passes(teacher.model) as passes:
+            overall = {str(w): self.overall(partial(self.painted, teacher, w=w)) for w in GUIDANCE}
+        effective = {str(w): self.effective(name, w, None) for w in EFFECTIVE}
+        # a reflection runs a second network, so it counts for itself
+        count = getattr(teacher.guider, "passes", passes.rows / (len(GUIDANCE) * NUM_PROMPTS)) / STEPS
+        return {"teacher": name, "trainable": None, "seed": None, "overall": overall, "effective": effective,
+                "passes": count}  # fmt: skip
+
+    def student_row(self, recipe: Any) -> dict[str, Any]:
+        """Alignment of a student by w, beside what its training took."""
+        from tiny_sd3.distill_student import distilled
+
+        path = distilled(recipe)
+        took = json.loads(path.with_suffix(".json").read_text())
+        with torch.inference_mode():
+            student = load(self.base, path)
+            with Passes(student) as passes:
+                overall = {str(w): self.bench.row("", student, 1.0, w)["overall"] for w in GUIDANCE}
+            effective = {str(w): self.effective(recipe.teacher, w, student) for w in EFFECTIVE}
+        loss = statistics.fmean(took.pop("losses")[-50:])
+        count = passes.rows / (len(GUIDANCE) * NUM_PROMPTS * STEPS)
+        return {**took, "loss": loss, "overall": overall, "effective": effective, "passes": count}
+
+    def teacher(self, name: str) -> Any:
+        """A teacher by name."""
+        from teefusion_core.comfy_host import teacher_of
+        from tiny_sd3.distill_student import TEACHERS
+        from tiny_sd3.host import MODELS
+
+        return teacher_of(TEACHERS[name], self.base, MODELS)[0]
+
+    def painted(self, teacher: Any, positive: list, noise_BCHW: torch.Tensor, *, w: float) -> torch.Tensor:
+        """Latents of a teacher."""
+        from teefusion_core.guidance import cfg_scale_of
+
+        guider = teacher.guider
+        guider.set_conds(positive, self.bench.null)
+        guider.set_cfg(cfg_scale_of(w))
+        empty = torch.zeros_like(noise_BCHW)
+        return guider.sample(noise_BCHW, empty, teacher.sampler, self.sigmas, disable_pbar=True, seed=0)
+
+    def overall(self, paint: Callable[[list, torch.Tensor], torch.Tensor]) -> float:
+        """Share of pictures that are all right."""
+        from tiny_sd3.measure import BATCH, pictures
+        from tiny_sd3.verifier import score
+
+        noises = self.bench.noise_NCHW.split(BATCH)
+        shown = [pictures(self.vae, paint(*at)) for at in zip(self.bench.conditionings, noises, strict=True)]
+        return score(np.concatenate(shown), self.bench.claims)["overall"]
+
+    def effective(self, name: str, w: float, student: Any) -> float:
+        """Effective guidance of a teacher's steps, or of a student at the same states; mean over steps, prompts."""
+        from teefusion_core.comfy_host import apply_fusion
+        from teefusion_core.guidance import effective_guidance
+        from tiny_sd3.measure import predictions
+
+        noise = self.bench.noise_NCHW[:PROMPTS_FOR_GUIDANCE]
+        where, secants, cond, uncond = self._walk(name, w)
+        if student is not None:
+            model, positive = apply_fusion(student, self._few(), self.bench.null, w)
+            seen = predictions(model, positive, self.bench.null, where, noise)
+            secants = [(x - denoised) / sigma for (x, sigma), denoised in zip(where, seen, strict=True)]
+        return float(torch.stack([effective_guidance(*at) for at in zip(secants, cond, uncond, strict=True)]).mean())
+
+    def _few(self) -> list:
+        [(context_BLE, extras)] = self.bench.conditionings[0]
+        pooled_BP = extras["pooled_output"][:PROMPTS_FOR_GUIDANCE]
+        return [[context_BLE[:PROMPTS_FOR_GUIDANCE], {"pooled_output": pooled_BP}]]
+
+    def _walk(self, name: str, w: float) -> tuple:
+        """States of a teacher with its moves, the base's velocities with and without prompt, each a list of [B,...]."""
+        from teefusion_core.flow import secant
+        from teefusion_core.guidance import cfg_scale_of
+        from tiny_sd3.measure import predictions
+
+        if (name, w) not in self.walks:
+            noise, few, null = self.bench.noise_NCHW[:PROMPTS_FOR_GUIDANCE], self._few(), self.bench.null
+            states, _ = self.teacher(name).walk(few, null, noise, self.sigmas, cfg_scale_of(w))
+            where = list(zip(states[:-1], self.sigmas[:-1], strict=True))
+            moves = [secant(x, states[i + 1], sigma, self.sigmas[i + 1]) for i, (x, sigma) in enumerate(where)]
+            found = [predictions(self.base, prompt, null, where, noise) for prompt in (few, null)]
+            velocities = [[(x - d) / sigma for (x, sigma), d in zip(where, seen, strict=True)] for seen in found]
+            self.walks[name, w] = (where, moves, *velocities)
+        return self.walks[name, w]
+
+    def negatives(self, recipe: Any) -> list[dict[str, Any]]:
+        """How often a picture has the background that its negative prompt names, the prompt leaving it open."""
+        from teefusion_core.comfy_host import STUDENT_KEY
+        from tiny_sd3.distill_student import distilled
+        from tiny_sd3.measure import encode
+        from tiny_sd3.scenes import BACKGROUNDS
+
+        path = distilled(recipe)
+        with torch.inference_mode():
+            student, untrained = load(self.base, path), self.base.clone()
+            untrained.set_attachments(STUDENT_KEY, student.get_attachment(STUDENT_KEY))
+            grounds = {name: encode(self.clip, [f"on a {name} background"]) for name in BACKGROUNDS}
+            arms = {
+                "base": (1, lambda *_: (self.base, 1.0, None)),
+                "base with the term, untrained": (1, lambda null: (untrained, 1.0, null)),
+                "CFG teacher": (2, lambda null: (self.base, 1 + NEGATIVE_W, null)),
+                "student, empty prompt": (1, lambda _: (student, 1.0, self.bench.null)),
+                "student": (1, lambda null: (student, 1.0, null)),
+            }
+            return [self._negative(name, passes, arm, grounds) for name, (passes, arm) in arms.items()]
+
+    def _negative(self, name: str, passes: int, arm: Callable, grounds: dict[str, list]) -> dict[str, Any]:
+        from teefusion_core.comfy_host import apply_fusion
+        from tiny_sd3.measure import encode, pictures, sample
+        from tiny_sd3.verifier import judge
+
+        texts, claims = _open_prompts()
+        positive, noise = encode(self.clip, texts), self.bench.noise_NCHW[: len(texts)]
+        unwanted, right = [], []
+        for ground, null in grounds.items():
+            model, cfg, fused = arm(null)
+            prompt = positive
+            if fused is not None and cfg == 1.0:
+                model, prompt = apply_fusion(model, positive, fused, NEGATIVE_W)
+            shown = pictures(self.vae, sample(model, prompt, null, cfg, noise, 0))
+            verdicts = [judge(image, claim) for image, claim in zip(shown, claims, strict=True)]
+            unwanted += [verdict.background == ground for verdict in verdicts]
+            right += [verdict.overall for verdict in verdicts]
+        return {
+            "method": name,
+            "passes": passes,
+            "unwanted": float(np.mean(unwanted)),
+            "overall": float(np.mean(right)),
+        }
+
+
+def _open_prompts() -> tuple[list[str], list[Any]]:
+    """Held-out prompts that say nothing of the background, with their claims."""
+    from tiny_sd3.captions import caption
+    from tiny_sd3.scenes import sample_picture
+
+    rng = random.Random(7)
+    scenes = (sample_picture(rng, held_out=True)[0] for _ in range(NEGATIVE_PROMPTS))
+    claims = [replace(scene, background=None) for scene in scenes]
+    return [caption(claim, rng) for claim in claims], claims
+
+
+def load(base: Any, path: Any) -> Any:
+    """The student of a file."""
+    from teefusion_core.comfy_host import load_student
+
+    return load_student(base, path)
+
+
+def _spread(values: list[float]) -> str:
+    """Mean with the least and the largest over seeds."""
+    return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def _groups(result: dict[str, Any]) -> list[tuple[dict[str, Any], str, list[dict[str, Any]]]]:
+    """Teacher, what is trained, the students of all seeds."""
+    rows = result["rows"]
+    found = []
+    for teacher in (row for row in rows if row["trainable"] is None):
+        own = [row for row in rows if row["teacher"] == teacher["teacher"] and row["trainable"]]
+        for trainable in dict.fromkeys(row["trainable"] for row in own):
+            found.append((teacher, trainable, [row for row in own if row["trainable"] == trainable]))
+    return found
+
+
+def table(result: dict[str, Any]) -> list[list[str]]:
+    """Return heading with one line per teacher, two per kind of student: alignment, then its share of the teacher's."""
+    strengths = [str(w) for w in result["settings"]["guidance"]]
+    lines = [["teacher", "trained", "passes/step", *(f"w {float(w):g}" for w in strengths), "minutes"]]
+    named = None
+    for teacher, trainable, students in _groups(result):
+        if teacher["teacher"] != named:
+            named = teacher["teacher"]
+            own = [f"{teacher['overall'][w]:.3f}" for w in strengths]
+            lines.append([named, "", f"{teacher['passes']:.3g}", *own, ""])
+        scores = [_spread([row["overall"][w] for row in students]) for w in strengths]
+        minutes = [row["seconds"] / 60 for row in students]
+        passes = statistics.fmean(row["passes"] for row in students)
+        lines.append(["", trainable, f"{passes:.3g}", *scores, f"{statistics.fmean(minutes):.0f}"])
+        shares = [_spread([row["overall"][w] / teacher["overall"][w] for row in students]) for w in strengths]
+        lines.append(["", "share of the teacher's", "", *shares, ""])
+    return lines
+
+
+def guidance_table(result: dict[str, Any]) -> list[list[str]]:
+    """Return heading with the effective guidance of each teacher, of its students."""
+    strengths = list(result["rows"][0]["effective"])
+    lines = [["teacher", "trained", *(f"w {float(w):g}" for w in strengths)]]
+    named = None
+    for teacher, trainable, students in _groups(result):
+        if teacher["teacher"] != named:
+            named = teacher["teacher"]
+            lines.append([named, "", *(f"{teacher['effective'][w]:.2f}" for w in strengths)])
+        means = [statistics.fmean(row["effective"][w] for row in students) for w in strengths]
+        lines.append(["", trainable, *(f"{mean:.2f}" for mean in means)])
+    return lines
+
+
+def negative_table(result: dict[str, Any]) -> list[list[str]]:
+    """Return heading with one line per way to sample."""
+    lines = [["method", "passes/step", "unwanted background", "all right"]]
+    for row in result["negatives"]:
+        lines.append([row["method"], str(row["passes"]), f"{100 * row['unwanted']:.1f} %", f"{row['overall']:.3f}"])
+    return lines
