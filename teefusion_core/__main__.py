@@ -8,8 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,13 @@ import torch
 import torch.distributed as dist
 
 from .errors import InvalidConfig, TeEFusionError
-from .processes import Processes
 from .student_file import write_student
 from .train import StepReport
 
 OWN_COMFY = Path(__file__).resolve().parent.parent / ".host" / "ComfyUI"
 SECONDS_BETWEEN_LINES = 5.0
+LOST = re.compile("gloo|nccl|connection|peer", re.IGNORECASE)
+"""How torch tells that another process is gone, which it has no type of error for."""
 
 
 def main() -> None:
@@ -35,24 +39,45 @@ def main() -> None:
     try:
         _train(arguments.config)
     except TeEFusionError as error:
-        sys.exit(f"TeEFusion: {error}")
+        _stop(str(error))
     except KeyboardInterrupt:
-        sys.exit("TeEFusion: stopped; the same command goes on from the last checkpoint")
+        _stop("stopped; the same command goes on from the last checkpoint")
+    except RuntimeError as error:
+        if not (_several() and LOST.search(str(error))):
+            raise
+        said = re.sub(r"^\[[^]]*\] ", "", str(error)).partition(". ")[0]  # without its place in the source of gloo
+        _stop(f"another process is gone ({said}); the same command goes on from the last checkpoint")
+
+
+def _stop(message: str) -> None:
+    """End with a sentence, of which several processes say one together."""
+    # the launcher ends us as soon as another has ended
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    said = False
+    if _several():
+        with suppress(RuntimeError):  # whoever keeps the count is gone
+            said = dist.distributed_c10d._get_default_store().add("said", 1) > 1
+    sys.exit(1 if said else f"TeEFusion: {message}")
 
 
 def _train(path: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers ask like this, where a user presses Ctrl-C
+    _join()
     config = _read(path)
     _use_comfy()
-    _join()
     from .comfy_host.run_file import training_of
 
     training, target = training_of(config, path.resolve().parent)
-    lines = Lines()
-    student = training.run(on_step=lines, on_walk=lines.on_walk, on_forecast=lambda need: print(need, flush=True))
-    if Processes().first:
+    lines, first = Lines(), training.processes.first
+    student = training.run(
+        on_step=lines, on_walk=lines.on_walk if first else None, on_forecast=lines.on_forecast if first else None
+    )
+    if first:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_student(target, student.tensors, student.info)
         print(f"student of {student.info.step} steps written to {target}", flush=True)
+    if _several():
+        dist.destroy_process_group()
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -84,10 +109,23 @@ def _use_comfy() -> None:
 
 def _join() -> None:
     """Meet the other processes, where a launcher started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+    if (
+        "WORLD_SIZE" not in os.environ
+        and os.environ.get("ACCELERATE_USE_CPU") == "True"
+        and "MASTER_ADDR" in os.environ
+    ):
+        raise InvalidConfig(
+            "accelerate was asked for several processes with --cpu, of which it starts one; "
+            "give it --multi_gpu in place of --cpu, which starts them on a CPU too, or use torchrun"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 class Lines:
@@ -97,6 +135,10 @@ class Lines:
         self.told, self.begun = time.monotonic(), False
         self.losses: list[float] = []
         self.rows = 0
+
+    def on_forecast(self, need: object) -> None:
+        """Say what memory the run will take."""
+        print(need, flush=True)
 
     def on_walk(self, number: int) -> None:
         """Say what the wait is for, before the first step."""

@@ -35,6 +35,10 @@ class TrainingDiverged(TeEFusionError, ArithmeticError):
     """A loss or gradient that is not a finite number."""
 
 
+class ProcessFailed(TeEFusionError):
+    """What another process of a training could not do; this one has nothing to mend."""
+
+
 class MissingExtra(TeEFusionError, ImportError):
     """An optional dependency that is not installed."""
 

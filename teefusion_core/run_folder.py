@@ -24,7 +24,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from .errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig
+from .errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig, ProcessFailed
 from .processes import Processes
 from .tree_file import Tree, flush, read_tree, write_tree
 
@@ -167,17 +167,14 @@ class RunFolder:
     @contextmanager
     def _all_or_none(self, step: int) -> Iterator[None]:
         """Fail in every process if the disk fails one, or the others would wait for it forever."""
-        failure: Exception | None = None
         try:
-            yield
-        except (OSError, SafetensorError) as error:
-            failure = error
-        if self.processes.any(failure is not None):
+            with self.processes.all_or_none():
+                yield
+        except (OSError, SafetensorError, ProcessFailed) as error:
             raise CheckpointNotSaved(
-                f"the checkpoint of step {step} could not be written to {self.path} "
-                f"({failure or 'another process failed'}); those before it are whole: "
-                "make room on that disk or mend its rights, then start the run again to go on from them"
-            ) from failure
+                f"the checkpoint of step {step} could not be written to {self.path} ({error}); those before it are "
+                "whole: make room on that disk or mend its rights, then start the run again to go on from them"
+            ) from error
 
     def _seal(self, part: Path, step: int, settings: Mapping[str, Any]) -> None:
         """Write the manifest, last of all files."""
@@ -252,7 +249,7 @@ class RunFolder:
         if manifest["processes"] != self.processes.size:
             raise CheckpointMismatch(
                 f"{self.path} is a run of {manifest['processes']} processes, now there are {self.processes.size}; "
-                "each has data and randomness of its own: start as many as before, or use another run name"
+                "each has randomness of its own: start as many as before, or use another run name"
             )
         _check_settings(self.path, manifest["settings"], json.loads(json.dumps(dict(settings))), self.accept)
 

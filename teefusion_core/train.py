@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from .errors import CheckpointMismatch, InvalidConfig, TrainingDiverged
+from .parallel import Objective, gathered, make_whole, share_like, whole
 from .processes import Processes
 from .randomness import kept_random_state, random_state, seed_random, set_random_state
 from .run_folder import RunFolder
@@ -56,7 +57,8 @@ class StepReport:
         lr: learning rate of the step.
         rows: examples of all processes.
         seconds, data_seconds: how long this process took for it, was waiting for data.
-        average: the moving average of the weights by name, float32; it goes on changing, copy what you keep.
+        average: the moving average of the weights by name, float32; it goes on changing, copy what you keep. Where
+            processes shard, these are shares, which only all of them together can make whole.
     """
 
     step: int
@@ -105,8 +107,8 @@ def train(
 
     Args:
         module: equal in all processes, or made so from the first.
-        data: examples of this process; processes must draw different ones.
-        loss: scalar mean over the rows of an example, differentiable in the parameters.
+        data: this process's share of the examples of each step.
+        loss: scalar mean over the rows of an example, differentiable in the parameters, which it reads off the module.
         settings: how.
         folder: where the run is kept; None keeps nothing.
         on_step: called in the first process after each step. It may draw random numbers without changing the run.
@@ -114,7 +116,7 @@ def train(
             on_step stops like a yes, is raised again once the checkpoint is written.
         processes: who trains; by default those of torch.distributed.
     Returns:
-        How far it came; the weights are in the module.
+        How far it came; the weights are in the module, whole in every process; an exception may leave shares.
     Raises:
         InvalidConfig: nothing to train, a loss that is no scalar or does not depend on the weights, changed settings.
         CheckpointMismatch: a run folder that is not of this run.
@@ -139,7 +141,9 @@ def train(
             run.optimizer.zero_grad()
     if callers.raised is not None:
         raise callers.raised
-    return Trained(run.step, run.step == settings.steps, run.losses, run.average)
+    average = {name: whole(mean) for name, mean in run.average.items()}
+    make_whole(module)
+    return Trained(run.step, run.step == settings.steps, run.losses, average)
 
 
 class _Callers:
@@ -176,12 +180,14 @@ class _Run(Generic[E]):
         folder: RunFolder | None,
         processes: Processes,
     ):
-        self.weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
-        if not self.weights:
+        weights = list(_trained(module).values())
+        if not weights:
             raise InvalidConfig("the module has no parameter that requires gradients; give one with weights to train")
-        self.data, self.loss, self.settings, self.folder, self.processes = data, loss, settings, folder, processes
-        self.device = next(iter(self.weights.values())).device
-        processes.spread_(weight.detach() for weight in self.weights.values())
+        self.data, self.settings, self.folder, self.processes = data, settings, folder, processes
+        self.device = weights[0].device
+        processes.spread_(weight.detach() for weight in weights)
+        self.objective = processes.way.wrap(Objective(module, loss), self.device.type)
+        self.weights = _trained(module)  # anew, for they may be shares now
         self.average = {name: self._averaged(weight.detach()) for name, weight in self.weights.items()}
         self.optimizer = torch.optim.AdamW(
             self.weights.values(),
@@ -219,10 +225,8 @@ class _Run(Generic[E]):
         start, settings = time.perf_counter(), self.settings
         self.optimizer.zero_grad()
         loss, data_seconds = self._accumulate()
-        gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
         self.processes.average_([loss])
-        self.processes.average_gradients_(gradients)
-        norm = nn.utils.clip_grad_norm_(self.weights.values(), settings.clip or math.inf)
+        norm = whole(nn.utils.clip_grad_norm_(self.weights.values(), settings.clip or math.inf))
         mean_loss, gradient_norm = torch.stack((loss, norm.to(loss))).tolist()
         if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
             raise self._diverged(mean_loss, gradient_norm)
@@ -244,18 +248,19 @@ class _Run(Generic[E]):
     def _accumulate(self) -> tuple[Tensor, float]:
         """Leave the gradient of the mean loss in the weights; return that loss, the seconds spent on data."""
         total, data_seconds = torch.zeros((), device=self.device), 0.0
-        for _ in range(self.settings.accumulation):
+        for left in reversed(range(self.settings.accumulation)):
             asked = time.perf_counter()
             example = self.data.next(self.settings.batch)
             data_seconds += time.perf_counter() - asked
-            loss = self.loss(example)
-            if loss.ndim or not loss.requires_grad:
-                raise InvalidConfig(
-                    f"the loss has shape {list(loss.shape)}, {'a' if loss.requires_grad else 'no'} gradient; "
-                    "return a scalar that depends on the trainable weights"
-                )
-            share = loss / self.settings.accumulation
-            share.backward()
+            with self.processes.way.passing(self.objective, left == 0):
+                loss = self.objective(example)
+                if loss.ndim or not loss.requires_grad:
+                    raise InvalidConfig(
+                        f"the loss has shape {list(loss.shape)}, {'a' if loss.requires_grad else 'no'} gradient; "
+                        "return a scalar that depends on the trainable weights"
+                    )
+                share = loss / self.settings.accumulation
+                share.backward()
             total += share.detach().to(total)
         return total, data_seconds
 
@@ -285,6 +290,7 @@ class _Run(Generic[E]):
         }
         if self.settings.ema:
             shared["average"] = self.average
+        shared = gathered(shared, self.processes.first)
         self.folder.save(self.step, asdict(self.settings), shared, self.before or self._own())
         self.saved = self.step
 
@@ -309,12 +315,20 @@ class _Run(Generic[E]):
         _copy_(self.weights, weights)
         if self.settings.ema:
             _copy_(self.average, stored.shared.get("average") or weights)
-        state = {index: moments[name] for index, name in enumerate(self.weights) if name in moments}
+        state = {
+            index: {key: share_like(weight, value) if value.ndim else value for key, value in moments[name].items()}
+            for index, (name, weight) in enumerate(self.weights.items())
+            if name in moments
+        }
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.data.load_state(stored.own["data"])
         set_random_state(self.device, stored.own["random"])
         self.losses = stored.shared["progress"]["losses"].tolist()
         self.step = self.saved = stored.step
+
+
+def _trained(module: nn.Module) -> dict[str, Tensor]:
+    return {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
 
 
 def _copy_(ours: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
@@ -331,4 +345,4 @@ def _copy_(ours: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
             f"{shapes.get(name, 'not there')} here; train the same weights at the same rank, or use another run name"
         )
     for name, weight in ours.items():
-        weight.detach().copy_(stored[name])
+        weight.detach().copy_(share_like(weight, stored[name]))

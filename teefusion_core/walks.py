@@ -1,6 +1,7 @@
 """Walks of a teacher kept on disk, from which a training draws.
 
-A walk is known by its number alone, so a lost or damaged file is made again.
+A walk is known by its number alone, so a lost or damaged file is made again. Processes that train together share the
+walks, draw the same rows of them, then read a share of these each: how many they are does not change what is learned.
 Shapes: B rows, S steps.
 """
 
@@ -18,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .errors import InvalidConfig
+from .processes import Processes
 from .trajectories import Example, Walk, step_weights
 from .tree_file import Tree, read_tree, write_tree
 
@@ -43,8 +45,7 @@ class Walks:
         kept: int,
         uses: float,
         seed: int = 0,
-        rank: int = 0,
-        size: int = 1,
+        processes: Processes | None = None,
         told: Callable[[int], None] | None = None,
     ):
         """Open a folder of walks; none is made yet.
@@ -56,7 +57,7 @@ class Walks:
             uses: how often an example serves: the teacher walks anew whenever the ones before are used up; 0: as many
                 as are kept walk before the first step, none later.
             seed: of the drawing.
-            rank, size: this process among those that train; each has walks of its own.
+            processes: who trains; by default those of torch.distributed. All open the same folder.
             told: called before the teacher walks, with how many have.
         Raises:
             InvalidConfig: kept below 1, or uses below 0.
@@ -64,22 +65,26 @@ class Walks:
         if kept < 1 or not 0 <= uses < math.inf:
             raise InvalidConfig(f"{kept} walks are kept, an example serves {uses} times; give 1 or more, 0 or more")
         self.make, self.folder, self.kept, self.uses = make, folder, kept, uses
-        self.rank, self.size, self.told = rank, size, told
-        self.generator = generator_of(seed, "draw", rank)
+        self.processes, self.told = processes or Processes(), told
+        self.generator = generator_of(seed, "draw", 0)
         self.drawn = 0
         self._oldest = 0
         self._files: dict[int, Any] = {}
         self._first: tuple[int, int, torch.Tensor] | None = None
 
     def next(self, rows: int) -> Example:
-        """Draw rows, each from any walk, step and row of it; float32 on the CPU."""
+        """Draw rows for every process, each from any walk, step and row of it; return ours, float32 on the CPU."""
         steps, walk_rows, weight_S = self._like_the_first()
         # one at the start, so that training begins at once
         made = 1 + int(self.drawn / (steps * walk_rows * self.uses)) if self.uses else self.kept
         oldest = max(made - self.kept, 0)
         self._keep(range(oldest, made))
-        self.drawn += rows
-        places = [torch.randint(high, (rows,), generator=self.generator) for high in (made - oldest, steps, walk_rows)]
+        rank, drawn = self.processes.rank, rows * self.processes.size
+        self.drawn += drawn
+        places = [
+            torch.randint(high, (drawn,), generator=self.generator)[rank * rows : (rank + 1) * rows]
+            for high in (made - oldest, steps, walk_rows)
+        ]
         picked = [self._row(oldest + walk, *place) for walk, *place in zip(*(p.tolist() for p in places), strict=True)]
         columns = {name: torch.stack([row[name] for row in picked]) for name in picked[0]}
         return Example(weight_B=weight_S[places[1]], **columns)
@@ -93,48 +98,58 @@ class Walks:
         self.drawn = state["drawn"]
         self.generator.set_state(state["generator"])
 
-    def _number(self, index: int) -> int:
-        return index * self.size + self.rank
-
     def _path(self, index: int) -> Path:
-        return self.folder / f"walk-{self._number(index):08d}.safetensors"
+        return self.folder / f"walk-{index:08d}.safetensors"
 
     def _keep(self, indices: range) -> None:
         """Have these walks on disk; what is older goes, the first stays for its weights."""
         for index in indices:
             if index not in self._files:
-                self._made(index)
-                self._files[index] = safe_open(self._path(index), "pt")
+                self._have(index)
+                with self.processes.all_or_none():
+                    self._files[index] = safe_open(self._path(index), "pt")
         for index in range(self._oldest, indices.start):
             self._files.pop(index, None)
-            if index:
+            if index and self.processes.first:  # all have met since they last read it
                 self._path(index).unlink(missing_ok=True)
         self._oldest = indices.start
 
-    def _made(self, index: int) -> Walk:
-        """Read a walk; make it where there is none, or no whole one."""
+    def _have(self, index: int) -> None:
+        """Have a walk on disk; where it is missing, processes make it with those due next side by side, then meet."""
+        if self.processes.any(not self._is_whole(index)):
+            ours = index + self.processes.rank
+            due = ours < self.kept or self.uses > 0
+            with self.processes.all_or_none():
+                if ours == index or due and not self._is_whole(ours):
+                    self._make(ours)
+
+    def _is_whole(self, index: int) -> bool:
         path = self._path(index)
         try:
-            walk = Walk(**read_tree(path))
+            Walk(**read_tree(path))
         except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             if path.exists():
                 log.warning("%s is damaged (%s); its walk is made again", path, error)
-            if self.told is not None:
-                self.told(index)
-            walk = _halved(self.make(self._number(index)))
-            self.folder.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.part")
-            try:
-                write_tree(part, vars(walk))
-                os.replace(part, path)
-            finally:
-                part.unlink(missing_ok=True)
-        return walk
+            return False
+        return True
+
+    def _make(self, index: int) -> None:
+        if self.told is not None:
+            self.told(index)
+        walk, path = _halved(self.make(index)), self._path(index)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            write_tree(part, vars(walk))
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
 
     def _like_the_first(self) -> tuple[int, int, torch.Tensor]:
         """Steps with rows of every walk, weights of the steps [S]."""
         if self._first is None:
-            first = self._made(0)
+            self._have(0)
+            first = Walk(**read_tree(self._path(0)))
             self._first = (*first.prompt_SB.shape, step_weights(first))
         return self._first
 

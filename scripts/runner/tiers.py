@@ -16,7 +16,7 @@ from .environment import clean_env
 from .places import ROOT
 from .stop import say
 
-TIERS = ("lint", "unit", "property", "golden", "guard", "tiny", "setup", "host", "server")
+TIERS = ("lint", "unit", "property", "golden", "guard", "tiny", "setup", "host", "distributed", "server")
 TOGETHER = ("unit", "property", "golden", "guard", "tiny", "setup")
 """Tiers without a ComfyUI in the process share one pytest; the others need a process each."""
 LINT = (

@@ -1,7 +1,7 @@
 """A training that is described by a file.
 
 Sections: [model] what to start from, [teacher] whom to imitate, [data] prompts or pictures, [distil] the fields of
-DistillSettings, [train] those of TrainSettings, [output] where to.
+DistillSettings, [train] those of TrainSettings with how processes share, [output] where to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import torch
 
 from ..distill_settings import DistillSettings
 from ..errors import InvalidConfig
+from ..parallel import DDP
 from ..picture_folder import captioned
+from ..processes import Processes
 from ..train_settings import TrainSettings
 from .distillation import Distillation
 from .prompts import Prompts
@@ -34,7 +36,7 @@ LEGAL: dict[str, set[str]] = {
     "teacher": {"kind", "sampler", "weak_model", "strong_cfg", "weak_cfg", "reflect_steps", "inversion"},
     "data": {"prompts", "negatives", "pictures", "width", "height"},
     "distil": {field.name for field in fields(DistillSettings)},
-    "train": {field.name for field in fields(TrainSettings)},
+    "train": {field.name for field in fields(TrainSettings)} | {"parallel"},
     "output": {"runs", "name", "student", "whole", "accept"},
 }
 SPATIAL = 8
@@ -56,6 +58,7 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     sections = {name: dict(config.get(name, {})) for name in LEGAL}
     model, clip, vae = _load(sections["model"], folder)
     teacher, told = teacher_of(sections["teacher"], model, folder)
+    processes = Processes(sections["train"].pop("parallel", DDP))
     settings, loop = _settings(DistillSettings, sections["distil"]), _settings(TrainSettings, sections["train"])
     positives, nulls, start = _data(sections["data"], model, clip, vae, folder)
     output = sections["output"]
@@ -65,7 +68,16 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     root = folder / output.get("runs", "runs")
     student = folder / output.get("student", f"{name}.safetensors")
     accept, whole = output.get("accept", []), bool(output.get("whole", False))
-    training = Training(distillation, loop, root=root, name=name, teacher=told, accept=accept, whole=whole)
+    training = Training(
+        distillation,
+        loop,
+        root=root,
+        name=name,
+        teacher=told,
+        accept=accept,
+        whole=whole,
+        processes=processes,
+    )
     return training, student
 
 

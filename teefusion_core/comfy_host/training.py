@@ -75,6 +75,8 @@ class Training:
         self.base = base_fingerprint(distillation.model)
         described = {f"distil_{name}": value for name, value in asdict(distillation.settings).items()}
         described |= {"teacher": teacher, "data": _fingerprint(distillation)}
+        if self.processes.size > 1:
+            described["parallel"] = self.processes.parallel
         self.folder = RunFolder(
             root, name, base=self.base, described=described, accept=accept, processes=self.processes
         )
@@ -103,8 +105,7 @@ class Training:
             kept=settings.walks,
             uses=settings.uses,
             seed=settings.seed,
-            rank=self.processes.rank,
-            size=self.processes.size,
+            processes=self.processes,
             told=on_walk,
         )
         with distil.attached():

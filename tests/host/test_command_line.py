@@ -39,13 +39,10 @@ def written(folder, name="run.json", **sections):
     return folder / name
 
 
-def command(path, *launcher):
-    return [*(launcher or (sys.executable,)), "-m", "teefusion_core", "train", str(path)]
-
-
-def start(path, *launcher, **environment):
+def start(path, **environment):
     return subprocess.Popen(
-        command(path, *launcher), cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "teefusion_core", "train", str(path)],
+        cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **environment},
     )  # fmt: skip
 
@@ -85,18 +82,6 @@ def test_killed_it_goes_on_to_the_same_student(folder):
     assert same(tensors_of(folder / "other.safetensors")[0], whole)
 
 
-def test_two_processes_train_one_student(folder):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    code, out, err = ended(start(written(folder, train={"steps": 4}, distil={"uses": 0}), *launcher))
-    assert code == 0, err
-    assert out.count("student of 4 steps written") == 1
-    assert {path.name for path in (folder / "runs" / "mine").glob("step-00000004/rank-*")} == {
-        "rank-0.safetensors", "rank-1.safetensors"
-    }  # fmt: skip
-    walks = sorted(path.name for path in (folder / "runs" / "mine" / "walks").iterdir())
-    assert walks == [f"walk-{n:08d}.safetensors" for n in range(4)], "each process has the teacher paint its own"
-
-
 def test_pictures_with_a_reflection_teacher(folder):
     pictures = folder / "pictures"
     pictures.mkdir()
@@ -125,6 +110,7 @@ def test_pictures_with_a_reflection_teacher(folder):
     [
         ({"train": {"lr": 0}}, "lr is 0; give a finite number above 0"),
         ({"train": {"rank": 4}}, r"[train] has rank; legal are"),
+        ({"train": {"parallel": "dpp"}}, "parallel is 'dpp'; choose one of ddp, fsdp"),
         ({"distil": {"rank": 0}}, "rank is 0; give 1 or more"),
         ({"teacher": {"kind": "magic"}}, "kind is 'magic'; legal are cfg, w2sd, z-sampling"),
         ({"teacher": {"sampler": "euler_ancestral"}}, "adds noise of its own"),
@@ -152,6 +138,8 @@ def test_the_command_ends_with_one_sentence(folder):
     assert code == 1 and "no valid json" in err
     code, _, err = ended(start(written(folder), COMFYUI_PATH=str(folder)))
     assert code == 1 and "there is no ComfyUI in" in err
+    code, _, err = ended(start(written(folder), ACCELERATE_USE_CPU="True", MASTER_ADDR="127.0.0.1"))
+    assert code == 1 and "several processes with --cpu, of which it starts one" in err
 
 
 DOCS = (REPO / "docs" / "train.md").read_text(encoding="utf-8")

@@ -1,11 +1,14 @@
 """Walks on disk: made when due, drawn from, made again when lost."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from teefusion_core.errors import InvalidConfig
+from teefusion_core.errors import InvalidConfig, ProcessFailed
+from teefusion_core.processes import Processes
 from teefusion_core.trajectories import Walk
 from teefusion_core.walks import Walks, generator_of
 
@@ -143,10 +146,76 @@ def test_a_walk_that_fails_leaves_no_file(tmp_path):
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_processes_have_walks_of_their_own(make, tmp_path):
-    parts = [walks(make, tmp_path, rank=rank, size=2, uses=0).next(100) for rank in (0, 1)]
-    assert [{walk for walk, _, _ in numbers(part)} for part in parts] == [{0, 2}, {1, 3}]
-    assert [step for _, step, _ in numbers(parts[0])] != [step for _, step, _ in numbers(parts[1])]
+class Side:
+    """One of several processes, played by a thread; whoever waits for the others in vain fails."""
+
+    def __init__(self, rank, size, barrier, votes):
+        self.rank, self.size, self.first = rank, size, rank == 0
+        self.barrier, self.votes = barrier, votes
+
+    def any(self, flag):
+        self.votes[self.rank] = flag
+        self.barrier.wait(20)
+        answer = any(self.votes)
+        self.barrier.wait(20)
+        return answer
+
+    def _heard(self, text):
+        return [text]
+
+    all_or_none = Processes.all_or_none
+
+
+def together(act, size=2):
+    """What act(processes) returns or raises, for every process."""
+    barrier, votes = threading.Barrier(size), [False] * size
+
+    def of(rank):
+        try:
+            return act(Side(rank, size, barrier, votes))
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(of, range(size)))
+
+
+@pytest.mark.parametrize("uses", [0, 1.0])
+def test_processes_share_the_rows_that_one_would_draw(make, tmp_path, uses):
+    alone = drawn(walks(make, tmp_path / "one", uses=uses), 12, rows=6)
+    makers = [Maker(), Maker()]
+    parts = together(
+        lambda side: drawn(walks(makers[side.rank], tmp_path / "two", uses=uses, processes=side), 12, rows=3)
+    )
+    joined = [[*numbers(a), *numbers(b)] for a, b in zip(*parts, strict=True)]
+    assert joined == [numbers(example) for example in alone]
+    # side by side: each paints every other walk, no walk is painted twice
+    assert all(number % 2 == rank for rank, maker in enumerate(makers) for number in maker.asked)
+    asked = sorted(makers[0].asked + makers[1].asked)
+    assert asked == list(range(2 if uses == 0 else 6)) == sorted(make.asked)
+
+
+def test_no_process_waits_for_one_that_fails(tmp_path):
+    def broken(number):
+        if number == 1:
+            raise OSError("the teacher is ill")
+        return Maker()(number)
+
+    found = together(lambda side: walks(broken, tmp_path, processes=side).next(3))
+    assert isinstance(found[0], ProcessFailed) and str(found[1]) == "the teacher is ill"
+    assert files(tmp_path) == [0]
+
+
+def test_one_process_finds_a_walk_damaged(tmp_path):
+    makers, path = [Maker(), Maker()], tmp_path / "walks" / "walk-00000001.safetensors"
+
+    def act(side):
+        return drawn(walks(makers[side.rank], tmp_path, uses=0, processes=side), 2)
+
+    first = together(act)
+    path.write_bytes(path.read_bytes()[:100])
+    assert all(same(*pair) for pair in zip(together(act), first, strict=True))
+    assert [maker.asked for maker in makers] == [[0, 1], [1]], "who is first makes what is missing"
 
 
 def test_the_seed_decides_the_rows(make, tmp_path):
