@@ -25,7 +25,7 @@ from .scenes import BACKGROUNDS, claim_of, sample_picture
 TEACHERS = {
     "CFG": {"kind": "cfg"},
     "Z-Sampling": {"kind": "z-sampling"},
-    "W2SD": {"kind": "w2sd", "weak_model": "weak"},
+    "W2SD": {"kind": "w2sd", "weak_model": "weak", "strong_cfg": 1.0},
 }
 """By name, as `[teacher]` of a training file has them; every last leg is CFG at 1 + w."""
 LEARNING_RATE = {"lora": 1e-3, "everything": 5e-4}

@@ -61,11 +61,12 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         self.weak = Weak(self.model_patcher, self.model_patcher if weak is None else weak)
         self.rule, self.alpha = rule, alpha
         self.scales, self.passes, self.rows = scales, 0.0, 1
-        self.cfg = scales.final
+        self.cfg, self._alike = scales.final, scales.strong == scales.final
 
     def set_cfg(self, cfg: float) -> None:
-        """Give the strong legs another scale; the weak one keeps its own."""
-        self.scales, self.cfg = Scales(cfg, self.scales.weak, cfg), cfg
+        """Give the final leg another scale, the strong one too if they began with the same; the weak one keeps its."""
+        strong = cfg if self._alike else self.scales.strong
+        self.scales, self.cfg = Scales(strong, self.scales.weak, cfg), cfg
 
     def set_conds(self, positive, negative, weak_positive=None, weak_negative=None) -> None:
         """Give the prompts; the weak side has those of the strong one unless it is given its own."""

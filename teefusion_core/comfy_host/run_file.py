@@ -139,11 +139,14 @@ def _reflection(section: Mapping[str, Any], model, folder: Path, weak_cfg: float
     if "weak_model" in section:
         named = section["weak_model"]
         weak = load_tiny(named)[0] if named == "weak" else comfy.sd.load_diffusion_model(_file(folder, named))
-    scales = Scales(section.get("strong_cfg", 1.0), section.get("weak_cfg", weak_cfg), 1.0)
+    strong, weak_scale = section.get("strong_cfg"), section.get("weak_cfg", weak_cfg)
+    # the final scale is the trainer's to set; a strong one that begins alike goes with it
+    scales = Scales(1.0, weak_scale, 1.0) if strong is None else Scales(strong, weak_scale, strong + 1)
     sampler = ReflectionSampler(
         reflect_steps=section.get("reflect_steps", -1), inversion=section.get("inversion", "exact")
     )
-    told = f"reflection, strong cfg {scales.strong:g}, weak {scales.weak:g}, final 1 + w"
+    shown = "1 + w" if strong is None else f"{strong:g}"
+    told = f"reflection, cfg {shown} / {weak_scale:g} / 1 + w (strong / weak / final)"
     return ReflectionGuider(model, weak, scales=scales), sampler, told
 
 

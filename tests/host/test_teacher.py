@@ -54,6 +54,15 @@ def test_the_walk_is_that_of_the_stock_sampler(host, pack, top, world, noise):
         assert relative(moved, states[step + 1]) < 1e-4
 
 
+@pytest.mark.parametrize(("strong", "follows"), [(5.5, True), (1.0, False)])
+def test_a_strong_leg_follows_the_final_one_if_they_began_alike(pack, world, strong, follows):
+    parts = pack.comfy_host
+    guider = parts.ReflectionGuider(world.model, scales=parts.Scales(strong, 0.5, 5.5))
+    for scale in (1.0, 3.0):  # the first is what the strong leg has by itself
+        guider.set_cfg(scale)
+    assert guider.scales == parts.Scales(3.0 if follows else strong, 0.5, 3.0)
+
+
 def test_a_picture_is_noised_as_the_model_wants_it(host, pack, top, world, noise):
     teacher = teacher_of(pack, cfg_guider(host, world), sampler(host, "euler"))
     sigmas = top.sigmas(world, STEPS)[1:3]
