@@ -1,7 +1,7 @@
 """Measure what this pack claims, on this machine.
 
 python3 scripts/bench.py             every benchmark
-python3 scripts/bench.py overhead    only the named ones; numbers go to bench/results/<name>.json, from there to README
+python3 scripts/bench.py overhead    only the named ones; numbers go to bench/results/<name>.json, then to the pages
 """
 
 import sys
@@ -42,7 +42,7 @@ def main() -> int:
     enter_environment()
 
     from benches._host import use_host
-    from benches._readme import update
+    from benches._pages import update
     from benches._report import RESULTS, print_table, write
     from runner.places import ROOT
 
@@ -53,7 +53,7 @@ def main() -> int:
         result = bench.measure()
         print_table(bench.table(result))
         say(f"written to {write(name, result)}")
-    update(ROOT / "README.md", RESULTS)
+    update(ROOT, RESULTS)
     return 0
 
 

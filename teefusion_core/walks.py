@@ -12,6 +12,7 @@ import math
 import os
 import random
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from .tree_file import Tree, read_tree, write_tree
 log = logging.getLogger(__name__)
 
 _LATENTS = ("x_SBCHW", "target_SBCHW", "guidance_SBCHW")
+_STORED = {*(field.name for field in fields(Walk)), "weight_S"}
 
 
 def generator_of(seed: int, *place: int | str) -> torch.Generator:
@@ -42,6 +44,7 @@ class Walks:
         make: Callable[[int], Walk],
         folder: Path,
         *,
+        examples: int,
         kept: int,
         uses: float,
         seed: int = 0,
@@ -53,6 +56,7 @@ class Walks:
         Args:
             make: the walk of a number, always the same for the same number; called when it is due.
             folder: where they are kept, as float16.
+            examples: of one walk, its steps times its rows.
             kept: how many of the latest are drawn from, 1 or more.
             uses: how often an example serves: the teacher walks anew whenever the ones before are used up; 0: as many
                 as are kept walk before the first step, none later.
@@ -64,30 +68,27 @@ class Walks:
         """
         if kept < 1 or not 0 <= uses < math.inf:
             raise InvalidConfig(f"{kept} walks are kept, an example serves {uses} times; give 1 or more, 0 or more")
-        self.make, self.folder, self.kept, self.uses = make, folder, kept, uses
+        self.make, self.folder, self.examples, self.kept, self.uses = make, folder, examples, kept, uses
         self.processes, self.told = processes or Processes(), told
         self.generator = generator_of(seed, "draw", 0)
         self.drawn = 0
         self._oldest = 0
         self._files: dict[int, Any] = {}
-        self._first: tuple[int, int, torch.Tensor] | None = None
 
     def next(self, rows: int) -> Example:
         """Draw rows for every process, each from any walk, step and row of it; return ours, float32 on the CPU."""
-        steps, walk_rows, weight_S = self._like_the_first()
         # one at the start, so that training begins at once
-        made = 1 + int(self.drawn / (steps * walk_rows * self.uses)) if self.uses else self.kept
+        made = 1 + int(self.drawn / (self.examples * self.uses)) if self.uses else self.kept
         oldest = max(made - self.kept, 0)
         self._keep(range(oldest, made))
         rank, drawn = self.processes.rank, rows * self.processes.size
         self.drawn += drawn
         places = [
             torch.randint(high, (drawn,), generator=self.generator)[rank * rows : (rank + 1) * rows]
-            for high in (made - oldest, steps, walk_rows)
+            for high in (made - oldest, self.examples)
         ]
-        picked = [self._row(oldest + walk, *place) for walk, *place in zip(*(p.tolist() for p in places), strict=True)]
-        columns = {name: torch.stack([row[name] for row in picked]) for name in picked[0]}
-        return Example(weight_B=weight_S[places[1]], **columns)
+        picked = [self._row(oldest + walk, place) for walk, place in zip(*(p.tolist() for p in places), strict=True)]
+        return Example(**{name: torch.stack([row[name] for row in picked]) for name in picked[0]})
 
     def state(self) -> Tree:
         """Return the position; the walks follow from it."""
@@ -102,7 +103,7 @@ class Walks:
         return self.folder / f"walk-{index:08d}.safetensors"
 
     def _keep(self, indices: range) -> None:
-        """Have these walks on disk; what is older goes, the first stays for its weights."""
+        """Have these walks on disk; what is older goes."""
         for index in indices:
             if index not in self._files:
                 self._have(index)
@@ -110,7 +111,7 @@ class Walks:
                     self._files[index] = safe_open(self._path(index), "pt")
         for index in range(self._oldest, indices.start):
             self._files.pop(index, None)
-            if index and self.processes.first:  # all have met since they last read it
+            if self.processes.first:  # all have met since they last read it
                 self._path(index).unlink(missing_ok=True)
         self._oldest = indices.start
 
@@ -126,8 +127,9 @@ class Walks:
     def _is_whole(self, index: int) -> bool:
         path = self._path(index)
         try:
-            Walk(**read_tree(path))
-        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+            if missing := _STORED - read_tree(path).keys():
+                raise LookupError(f"no {', '.join(sorted(missing))}")
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
             if path.exists():
                 log.warning("%s is damaged (%s); its walk is made again", path, error)
             return False
@@ -136,31 +138,26 @@ class Walks:
     def _make(self, index: int) -> None:
         if self.told is not None:
             self.told(index)
-        walk, path = _halved(self.make(index)), self._path(index)
+        walk, path = self.make(index), self._path(index)
         self.folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         try:
-            write_tree(part, vars(walk))
+            write_tree(part, _stored(walk))
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
 
-    def _like_the_first(self) -> tuple[int, int, torch.Tensor]:
-        """Steps with rows of every walk, weights of the steps [S]."""
-        if self._first is None:
-            self._have(0)
-            first = Walk(**read_tree(self._path(0)))
-            self._first = (*first.prompt_SB.shape, step_weights(first))
-        return self._first
-
-    def _row(self, index: int, step: int, place: int) -> dict[str, torch.Tensor]:
-        """Read one row of one step; the rest of the file stays on the disk."""
+    def _row(self, index: int, place: int) -> dict[str, torch.Tensor]:
+        """Read one example of a walk; the rest of the file stays on the disk."""
         file = self._files[index]
+        step, place = divmod(place, file.get_slice("prompt_SB").get_shape()[1])
         latents = {name.replace("SB", "B"): file.get_slice(name)[step, place].float() for name in _LATENTS}
         numbers = {name.replace("SB", "B"): file.get_slice(name)[step, place] for name in ("prompt_SB", "null_SB")}
-        return {**latents, **numbers, "sigma_B": file.get_tensor("sigma_S")[step], "w_B": file.get_tensor("w")}
+        of_step = {name.replace("S", "B"): file.get_tensor(name)[step] for name in ("sigma_S", "weight_S")}
+        return {**latents, **numbers, **of_step, "w_B": file.get_tensor("w")}
 
 
-def _halved(walk: Walk) -> Walk:
-    """Latents as float16, numbers as they are."""
-    return Walk(**{name: value.half() if name in _LATENTS else value for name, value in vars(walk).items()})
+def _stored(walk: Walk) -> dict[str, torch.Tensor]:
+    """A walk with the weights of its steps; latents as float16."""
+    halved = {name: value.half() if name in _LATENTS else value for name, value in vars(walk).items()}
+    return {**halved, "weight_S": step_weights(walk)}

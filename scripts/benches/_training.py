@@ -57,7 +57,7 @@ class Parts:
         """Examples from walks in a folder."""
         from teefusion_core.walks import Walks
 
-        return Walks(self.distil.walk, folder, kept=kept, uses=uses)
+        return Walks(self.distil.walk, folder, examples=STEPS * self.rows, kept=kept, uses=uses)
 
     def trained(self, data: Any) -> list[Any]:
         """Run as many steps as one walk has examples for; return their reports."""

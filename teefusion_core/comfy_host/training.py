@@ -102,6 +102,7 @@ class Training:
         walks = Walks(
             distil.walk,
             self.folder.path / "walks",
+            examples=(len(distil.grid_S) - 1) * settings.walk_rows,
             kept=settings.walks,
             uses=settings.uses,
             seed=settings.seed,

@@ -1,4 +1,4 @@
-"""The tables of README.md, rendered from bench/results.
+"""The tables of the pages, rendered from bench/results.
 
 A table stands between `<!-- table:NAME -->` with `<!-- /table -->`; a test compares what stands there with the results.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import alignment, demo, overhead, reflection, reflection_cost
+from . import alignment, demo, overhead, reflection, reflection_cost, students, trainer
 
 Rows = list[list[str]]
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
@@ -21,7 +21,14 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "overhead": ("overhead", overhead.table),
     "reflection": ("reflection", reflection.table),
     "reflection_cost": ("reflection_cost", reflection_cost.table),
+    "students": ("students", students.table),
+    "students_guidance": ("students", students.guidance_table),
+    "negatives": ("students", students.negative_table),
+    "trainer": ("trainer", trainer.table),
+    "trainer_stock": ("trainer", trainer.stock_table),
+    "trainer_memory": ("trainer", trainer.memory_table),
 }
+PAGES = ("README.md", "docs/train.md")
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -44,8 +51,9 @@ def rendered(text: str, results: Path) -> str:
     return _BLOCK.sub(fill, text)
 
 
-def update(readme: Path, results: Path) -> None:
-    """Write the tables into the README."""
-    text = readme.read_text(encoding="utf-8")
-    if (new := rendered(text, results)) != text:
-        readme.write_text(new, encoding="utf-8")
+def update(root: Path, results: Path) -> None:
+    """Write the tables into the pages."""
+    for page in PAGES:
+        text = (root / page).read_text(encoding="utf-8")
+        if (new := rendered(text, results)) != text:
+            (root / page).write_text(new, encoding="utf-8")
