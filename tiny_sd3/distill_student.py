@@ -49,10 +49,10 @@ class Recipe:
     teacher: str = "CFG"
     trainable: str = "lora"
     seed: int = 0
-    steps: int = 2000
+    steps: int = 1000
     batch: int = 32
     rank: int = 64
-    walks: int = 60
+    walks: int = 50
     negatives: float = 0.0
 
     @property
@@ -83,7 +83,7 @@ def described(recipe: Recipe) -> dict[str, dict]:
     data = {"prompts": prompts, "width": 64, "height": 64}
     distil = {
         "w_min": 0.5,
-        "w_max": 5.0,
+        "w_max": 4.0,
         "walk_rows": 16,
         "walks": recipe.walks,
         "uses": 0,

@@ -20,9 +20,9 @@ from runner.stop import say
 
 from ._passes import Passes
 
-NUM_PROMPTS, PROMPTS_FOR_GUIDANCE = 256, 64
-GUIDANCE = (1.0, 2.0, 3.0, 4.0)
-EFFECTIVE = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
+NUM_PROMPTS, PROMPTS_FOR_GUIDANCE = 256, 32
+GUIDANCE = (1.0, 2.0, 3.0)
+EFFECTIVE = (0.5, 1.0, 2.0, 3.0, 4.0)
 SEEDS = (0, 1, 2)
 STEPS = 20
 LIMIT_RATIO, LIMIT_MINUTES = 0.95, 20.0
