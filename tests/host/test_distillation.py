@@ -1,5 +1,7 @@
 """Teacher with student on one ComfyUI model: walks, loss, a whole training, the file that comes of it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -174,7 +176,7 @@ class TestTraining:
 
     def test_a_student_learns_and_its_file_works(self, pack, top, distil, world, encoded, tmp_path):
         before = weights_of(world.model)
-        student = self.training(pack, distil, tmp_path).run()
+        student = self.training(pack, distil, tmp_path, loop=replace(LOOP, batch=24)).run()
         assert student.finished and len(student.losses) == LOOP.steps
         assert sum(student.losses[-5:]) < 0.8 * sum(student.losses[:5])
         top.assert_clean(world.model, before)
