@@ -58,12 +58,12 @@ class Distillation:
             pictures: LATENT samples [1,C,H,W] of one shape to start from instead.
         Raises:
             UnsupportedArchitecture: the model has no place for guidance.
-            ShapeMismatch: pictures of several shapes, or not one caption each.
+            ShapeMismatch: pictures of several shapes or of another latent space, or not one caption each.
             InvalidConfig: a scheduler that the host does not have.
         """
         self.model, self.teacher, self.settings = model, teacher, settings
         self.positives, self.nulls = positives, nulls
-        self.pictures = _checked(pictures, len(positives))
+        self.pictures = _checked(pictures, len(positives), model.model.latent_format.latent_channels)
         self.latent_CHW = tuple(self.pictures[0].shape[1:]) if self.pictures else tuple(latent_CHW)
         self.grid_S = schedule(model, settings.scheduler, settings.teacher_steps, 1.0)
         self.device = model.load_device
@@ -250,10 +250,15 @@ def _alike(prompts: Prompts, numbers: list[int]) -> list[list[int]]:
     return list(rows.values())
 
 
-def _checked(pictures: Sequence[Tensor], captions: int) -> list[Tensor]:
+def _checked(pictures: Sequence[Tensor], captions: int, channels: int) -> list[Tensor]:
     shapes = {tuple(picture.shape[1:]) for picture in pictures}
     if len(shapes) > 1:
         raise ShapeMismatch(f"the latents have shapes {sorted(shapes)}; use pictures of one size")
+    if any(shape[0] != channels for shape in shapes):
+        raise ShapeMismatch(
+            f"the latents have {next(iter(shapes))[0]} channels, the model works on {channels}; encode the pictures "
+            "with the VAE of the model"
+        )
     if pictures and len(pictures) != captions:
         raise ShapeMismatch(f"there are {len(pictures)} pictures, {captions} captions; give each picture one")
     return [picture.clone() for picture in pictures]

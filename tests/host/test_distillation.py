@@ -228,6 +228,10 @@ class TestRefused:
         with pytest.raises(pack.errors.ShapeMismatch, match="use pictures of one size"):
             distil(pictures=pictures)
 
+    def test_pictures_of_another_latent_space(self, pack, distil):
+        with pytest.raises(pack.errors.ShapeMismatch, match="have 4 channels, the model works on 16; encode"):
+            distil(pictures=[randn(n, 1, 4, 8, 8) for n in range(4)])
+
     def test_no_prompts(self, pack, distil):
         with pytest.raises(pack.errors.InvalidConfig, match="there is no prompt"):
             distil(texts=[])

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from teefusion_core.errors import InvalidConfig
-from teefusion_core.flow import shifted
+from teefusion_core.flow import denoised_of, euler, sample, shifted
+from teefusion_core.guidance import guided
+from teefusion_core.reflection import exact, reflected
 from teefusion_core.trajectories import (
     BETWEEN,
     CLEAN,
@@ -75,6 +77,26 @@ class TestTargets:
             target = target_of(SECANT, self.STATES, self.LAST, SCHEDULE, step)
             landed = self.STATES[step] + (SCHEDULE[step + 1] - SCHEDULE[step]) * target
             torch.testing.assert_close(landed, self.STATES[step + 1])
+
+    @pytest.mark.parametrize("teacher", ["CFG", "Z-Sampling", "W2SD"])
+    def test_a_student_that_has_learned_a_linear_field_ends_where_its_teacher_does(self, teacher):
+        width, sigmas = 5, torch.linspace(1, 0, STEPS + 1, dtype=torch.float64)
+        fields = {name: randn(n, width, width).double() / 5 for n, name in enumerate(("prompt", "null", "weak"))}
+
+        def at(scale, prompt="prompt"):
+            field = guided(fields[prompt], fields["null"], scale)
+            return lambda x, sigma: denoised_of(x @ field, x, sigma)
+
+        weak = {"CFG": None, "Z-Sampling": at(0.0), "W2SD": at(1.0, "weak")}[teacher]
+        step = euler(at(5.5)) if weak is None else reflected(euler(at(5.5)), exact(weak))
+        basis, x = torch.eye(width, dtype=torch.float64), randn(9, 2, width).double()
+        student = x
+        for k in range(STEPS):
+            # a linear field is known by what it does to a basis
+            learned = target_of(SECANT, [basis, step(basis, *sigmas[k : k + 2])], [], sigmas[k : k + 2], 0)
+            student = student + (sigmas[k + 1] - sigmas[k]) * student @ learned
+        torch.testing.assert_close(student, sample(step, x, sigmas), rtol=1e-6, atol=1e-6)
+        assert float((student - sample(euler(at(1.0)), x, sigmas)).norm()) > 0.1
 
     def test_one_step_on_clean_is_the_picture(self):
         for step in range(STEPS):
