@@ -105,15 +105,15 @@ def encoded(top):
 def distil(host, pack, world, encoded):
     """Return a function that makes a distillation with CFG as its teacher, by settings."""
 
-    def make(texts=TEXTS, nulls=("", NEGATIVE), guider=None, sampler=None, **options):
-        parts = pack.comfy_host
-        guider = guider or host.comfy.samplers.CFGGuider(world.model)
+    def make(texts=TEXTS, nulls=("", NEGATIVE), guider=None, sampler=None, model=None, **options):
+        parts, model = pack.comfy_host, model or world.model
+        guider = guider or host.comfy.samplers.CFGGuider(model)
         teacher = parts.Teacher(guider, sampler or host.comfy.samplers.sampler_object("euler"))
         positives = parts.Prompts([encoded[text] for text in texts], "prompt")
         start = {name: options.pop(name) for name in ("pictures",) if name in options} or {"latent_CHW": LATENT}
         settings = dict(teacher_steps=STEPS, walk_rows=ROWS, walks=2, rank=4, term_share=0.25, w_min=1.0, w_max=6.0)
         settings = DistillSettings(**settings | options)
         null = parts.Prompts([encoded[text] for text in nulls], "null")
-        return parts.Distillation(world.model, teacher, positives, null, settings, **start)
+        return parts.Distillation(model, teacher, positives, null, settings, **start)
 
     return make

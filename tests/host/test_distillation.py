@@ -153,6 +153,17 @@ class TestStudent:
             distillation.loss(example).backward()
         return {name: parameter.grad for name, parameter in distillation.update.named_parameters()}
 
+    @pytest.mark.parametrize("kind", ["lora", "everything"])
+    def test_a_base_in_bfloat16_is_trained_in_full_precision(self, host, pack, distil, kind):
+        path = pack.comfy_host.load_tiny.__globals__["MODELS"] / "tiny_sd3_base.safetensors"
+        model = host.comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.bfloat16})
+        distillation = shaken(distil(model=model, trainable=kind))
+        walk = distillation.walk(0)
+        assert {weight.dtype for weight in model.model.diffusion_model.parameters()} == {torch.bfloat16}
+        grads = self.gradients(distillation, walk)
+        assert {grad.dtype for grad in grads.values()} == {torch.float32}
+        assert all(bool(grad.isfinite().all()) for grad in grads.values())
+
     def test_checkpointing_changes_no_gradient(self, distil):
         found = []
         for checkpointing in (False, True):
