@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..teefusion_core.comfy_host import graph_data, schedulers, train_in_graph
 from ..teefusion_core.distill_settings import DistillSettings
 from ..teefusion_core.errors import reported_by
+from ..teefusion_core.methods import METHODS, TEEFUSION
 from ..teefusion_core.train_settings import TrainSettings
 from ..teefusion_core.trainable import TRAINABLE
 from ..teefusion_core.trajectories import TARGETS, TIMES
@@ -189,6 +190,17 @@ def _optional() -> list:
                 "output/loras."
             ),
         ),
+        inp(
+            io.Combo.Input,
+            "method",
+            options=list(METHODS),
+            default=TEEFUSION,
+            optional=True,
+            tooltip=(
+                "How guidance enters the student. teefusion: times the prompt, as published; follows negative prompts. "
+                "w alone, distillcfg: for comparison."
+            ),
+        ),
     ]
 
 
@@ -227,6 +239,7 @@ class DistillTrainer(io.ComfyNode):
         teacher_steps, scheduler, trainable, target, time, walks, walk_rows, uses, negative_share, term_share,
         gradient_checkpointing, save_every, preview_every, run_seed, accept_changes, clip=(None,),
         negative_prompts=("",), positive=(), null=(), latents=(), vae=(None,), whole_model=(False,),
+        method=(TEEFUSION,),
     ) -> io.NodeOutput:  # fmt: skip
         """Train, with errors that carry the node's name; every input comes as a list."""
         with reported_by(DISPLAY_NAME):
@@ -234,7 +247,7 @@ class DistillTrainer(io.ComfyNode):
                 w_min=w_min[0], w_max=w_max[0], teacher_steps=teacher_steps[0], scheduler=scheduler[0], time=time[0],
                 target=target[0], walk_rows=walk_rows[0], walks=walks[0], uses=uses[0], negatives=negative_share[0],
                 trainable=trainable[0], rank=rank[0], term_share=term_share[0],
-                gradient_checkpointing=gradient_checkpointing[0], seed=run_seed[0],
+                method=method[0], gradient_checkpointing=gradient_checkpointing[0], seed=run_seed[0],
             )  # fmt: skip
             loop = TrainSettings(
                 steps=steps[0], batch=batch_size[0], lr=learning_rate[0], warmup=min(20, steps[0] - 1),

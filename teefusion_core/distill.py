@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .architectures import Architecture
-from .fusion import EXACT, guidance_term, guidance_timestep
+from .fusion import EXACT, guidance_timestep
+from .methods import METHODS, TEEFUSION, Ingredients
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Fusion:
         network: the diffusion model.
         architecture: its family.
         gain, scale, precision: constants of the term, as in `fusion`.
+        method: how the term is made, a name in METHODS.
+        embedder: layers of its own, where the method has them.
     """
 
     network: nn.Module
@@ -29,6 +32,8 @@ class Fusion:
     gain: float
     scale: float
     precision: str
+    method: str = TEEFUSION
+    embedder: nn.Module | None = None
 
     def term(self, pooled_BP: Tensor, null_BP: Tensor, w_B: Tensor, dtype: torch.dtype) -> Tensor:
         """The guidance term [B,D], differentiable.
@@ -38,8 +43,8 @@ class Fusion:
         """
         time_embed, pooled_embed = self.architecture.embedders(self.network, dtype)
         timestep_B = guidance_timestep(w_B, precision=self.precision, scale=self.scale)
-        return guidance_term(
-            pooled_BP, null_BP, timestep_B, time_embed=time_embed, pooled_embed=pooled_embed, gain=self.gain
+        return METHODS[self.method](
+            Ingredients(pooled_BP, null_BP, timestep_B, time_embed, pooled_embed, self.gain, self.embedder)
         )
 
     @contextmanager
@@ -55,7 +60,15 @@ class Fusion:
 
 @torch.no_grad()
 def calibrated_gain(
-    network: nn.Module, architecture: Architecture, pooled_BP, null_BP, w_B, sigma_B, *, share: float
+    network: nn.Module,
+    architecture: Architecture,
+    pooled_BP,
+    null_BP,
+    w_B,
+    sigma_B,
+    *,
+    share: float,
+    method: str = TEEFUSION,
 ) -> float:
     """Choose the gain at which the term is `share` of the modulation vector, in root mean square.
 
@@ -65,10 +78,11 @@ def calibrated_gain(
         pooled_BP, null_BP: pooled text of typical prompts with that of the empty prompt.
         w_B, sigma_B: typical guidance and noise levels.
         share: wanted rms(term) / rms(G(psi(t)) + F(c)), e.g. 0.25.
+        method: how the term is made, without layers of its own.
     """
     dtype = pooled_BP.dtype
     time_embed, pooled_embed = architecture.embedders(network, dtype)
     vec_BD = time_embed(sigma_B * 1000) + pooled_embed(pooled_BP)
-    fusion = Fusion(network, architecture, 1.0, architecture.guidance_timestep_scale, EXACT)
+    fusion = Fusion(network, architecture, 1.0, architecture.guidance_timestep_scale, EXACT, method)
     term_BD = fusion.term(pooled_BP, null_BP, w_B, dtype)
     return share * float(vec_BD.square().mean().sqrt() / term_BD.square().mean().sqrt())

@@ -8,6 +8,7 @@ from typing import Any
 from .architectures import PUBLISHED_TIMESTEP_SCALE
 from .errors import InvalidConfig
 from .fusion import EXACT, W_PRECISIONS
+from .methods import METHODS, TEEFUSION
 from .trainable import TRAINABLE
 from .trajectories import BETWEEN, SECANT, TARGETS, TIMES
 
@@ -30,6 +31,7 @@ class DistillSettings:
         rank: of a LoRA.
         term_share: strength of the term at the start as a share of the modulation vector; 0 takes the published gain.
         guidance_timestep_scale, w_precision: of the term.
+        method: how guidance enters the student, a name in METHODS.
         gradient_checkpointing: less memory for a third more time.
         seed: of walks with what is drawn from them, of the LoRA's start.
     """
@@ -50,6 +52,7 @@ class DistillSettings:
     term_share: float = 0.0
     guidance_timestep_scale: float = PUBLISHED_TIMESTEP_SCALE
     w_precision: str = EXACT
+    method: str = TEEFUSION
     gradient_checkpointing: bool = False
     seed: int = 0
 
@@ -77,5 +80,6 @@ _LEGAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rank": (lambda rank: rank >= 1, "1 or more"),
     "term_share": (lambda share: share >= 0, "0 or more; 0 takes the published gain"),
     "guidance_timestep_scale": (lambda scale: scale > 0, "a number above 0, 1000 in the paper's student"),
+    "method": (lambda name: name in METHODS, f"one of {', '.join(METHODS)}"),
     "w_precision": (lambda name: name in W_PRECISIONS, f"one of {', '.join(W_PRECISIONS)}"),
 }

@@ -30,7 +30,7 @@ class StudentInfo:
     """What a student file says of itself.
 
     Attributes:
-        method: how guidance enters ("teefusion").
+        method: how guidance enters, a name in METHODS.
         mode: what the tensors are ("lora": low-rank updates of the base, "diff": differences from it, "full": all
             weights of the student).
         w_min, w_max: trained range of guidance.

@@ -30,15 +30,18 @@ class Update(nn.Module):
 
     Attributes:
         mode: what a student file holds of it, LORA or DIFF.
+        embedder: layers that a method of guidance adds, trained along.
     """
 
     mode: str
+    embedder: nn.Module | None
 
     def __init__(self, network: nn.Module):
         """Bind to a network, which is not changed."""
         super().__init__()
         self._network = [network]  # in a list, or its weights would count as ours
         self._worn: ExitStack | None = None
+        self.embedder = None
 
     @property
     def network(self) -> nn.Module:
@@ -50,7 +53,7 @@ class Update(nn.Module):
         raise NotImplementedError
 
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors of a student file, float16 on the CPU."""
+        """Return the tensors of a student file, float16 on the CPU; the embedder's are not among them."""
         raise NotImplementedError
 
     def changed(self) -> Iterator[tuple[str, Tensor]]:

@@ -15,13 +15,14 @@ import comfy.samplers
 import torch
 from torch import Tensor, nn
 
-from ..architectures import architecture_of
+from ..architectures import Architecture, architecture_of
 from ..checkpointing import checkpointed
 from ..distill import Fusion, calibrated_gain
 from ..distill_settings import DistillSettings
 from ..errors import ShapeMismatch
 from ..flow import Velocity, velocity_of
 from ..guidance import cfg_scale_of
+from ..methods import EMBEDS, GuidanceEmbedder
 from ..trainable import TRAINABLE, Update
 from ..trajectories import Example, Walk, levels, replay_loss, target_of
 from ..walks import generator_of
@@ -72,9 +73,9 @@ class Distillation:
         architecture = architecture_of(network)
         make = TRAINABLE[settings.trainable]
         self.update: Update = make(network, architecture, settings.rank, settings.seed)
-        gain = architecture.gain if settings.term_share == 0 else self._calibrated_gain()
         scale, precision = settings.guidance_timestep_scale, settings.w_precision
-        self.fusion = Fusion(network, architecture, gain, scale, precision)
+        gain, embedder = self._gain_and_embedder(network, architecture)
+        self.fusion = Fusion(network, architecture, gain, scale, precision, settings.method, embedder)
 
     @property
     def base(self):
@@ -216,6 +217,15 @@ class Distillation:
             return 1 + int(torch.randint(others, (), generator=generator))
         return 0
 
+    def _gain_and_embedder(self, network: nn.Module, architecture: Architecture) -> tuple[float, nn.Module | None]:
+        """Constant of the term with the layers of its own, which are trained along with the update."""
+        settings = self.settings
+        if settings.method in EMBEDS:
+            _, width = architecture.widths(network)
+            self.update.embedder = GuidanceEmbedder(architecture.sinusoid_width, width, settings.seed).to(self.device)
+            return 1.0, self.update.embedder
+        return architecture.gain if settings.term_share == 0 else self._calibrated_gain(), None
+
     def _calibrated_gain(self) -> float:
         settings, rows = self.settings, min(CALIBRATION_ROWS, len(self.positives))
         network, evenly = self.base.diffusion_model, torch.linspace(0, 1, rows, device=self.device)
@@ -223,7 +233,16 @@ class Distillation:
         null_1P = self.nulls.pooled([0]).to(self.device, torch.float32)
         w_B = settings.w_min + (settings.w_max - settings.w_min) * evenly
         row = architecture_of(network)
-        return calibrated_gain(network, row, pooled_BP, null_1P, w_B, evenly.flip(0), share=settings.term_share)
+        return calibrated_gain(
+            network,
+            row,
+            pooled_BP,
+            null_1P,
+            w_B,
+            evenly.flip(0),
+            share=settings.term_share,
+            method=settings.method,
+        )
 
 
 def make_differentiable(network: nn.Module) -> None:

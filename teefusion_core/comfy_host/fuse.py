@@ -11,6 +11,7 @@ Shapes: B batch, P pooled width, D model width.
 
 import logging
 import math
+from functools import partial
 
 import comfy.conds
 import torch
@@ -19,9 +20,11 @@ from torch import Tensor
 
 from ..architectures import Architecture, architecture_of
 from ..errors import InvalidConfig, ShapeMismatch, reported_by
-from ..fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_term, guidance_timestep
+from ..fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep
+from ..methods import METHODS, TEEFUSION, Ingredients
 
 STUDENT_KEY = "teefusion_student"  # attachment of a model loaded from a student file: its metadata, a dict
+EMBEDDER_KEY = "teefusion_embedder"  # attachment of a model whose student has layers of its own, or None
 WRAPPER_KEY = "teefusion"
 NULL_KEY = "teefusion_null_pooled"  # in conditioning: [1,P] or [B,P]
 TIMESTEP_KEY = "teefusion_guidance_timestep"  # in conditioning: 1000 w, float32, [1] or [B]
@@ -105,11 +108,13 @@ def _patched(model_patcher, architecture: Architecture):
     if patched.get_wrappers(WrappersMP.APPLY_MODEL, WRAPPER_KEY):
         return patched
     base, original = patched.model, patched.get_model_object("extra_conds")
+    method = (patched.get_attachment(STUDENT_KEY) or {}).get("method", TEEFUSION)
+    made = partial(_term_of_prompt, base, architecture, method, patched.get_attachment(EMBEDDER_KEY))
 
     def extra_conds(**kwargs):
         out = original(**kwargs)
         with reported_by(IN_THE_RUN):
-            out[TERM_KEY] = comfy.conds.CONDRegular(_term_of_prompt(base, architecture, **kwargs))
+            out[TERM_KEY] = comfy.conds.CONDRegular(made(**kwargs))
         return out
 
     def apply_model(executor, *args, **kwargs):
@@ -129,7 +134,7 @@ def _patched(model_patcher, architecture: Architecture):
     return patched
 
 
-def _term_of_prompt(base, architecture: Architecture, *, device, noise, **prompt) -> Tensor:
+def _term_of_prompt(base, architecture: Architecture, method: str, embedder, *, device, noise, **prompt) -> Tensor:
     """Compute the term of one prompt of a run, [1,D] or [B,D]; zeros [1,D] where guidance is not asked for."""
     dtype = base.manual_cast_dtype or base.get_dtype()
     _, model_width = architecture.widths(base.diffusion_model)
@@ -139,9 +144,10 @@ def _term_of_prompt(base, architecture: Architecture, *, device, noise, **prompt
     pooled_BP, null_BP = (prompt[key].to(device, torch.float32) for key in ("pooled_output", NULL_KEY))
     timestep_B = prompt[TIMESTEP_KEY].to(device)
     time_embed, pooled_embed = architecture.embedders(base.diffusion_model, dtype)
-    term_BD = guidance_term(
-        pooled_BP, null_BP, timestep_B, time_embed=time_embed, pooled_embed=pooled_embed, gain=prompt[GAIN_KEY]
-    )
+    embedder = None if embedder is None else embedder.to(device)
+    term_BD = METHODS[method](
+        Ingredients(pooled_BP, null_BP, timestep_B, time_embed, pooled_embed, prompt[GAIN_KEY], embedder)
+    ).to(dtype)
     if len(noise) % len(term_BD):
         raise ShapeMismatch(
             f"the prompt with its guidance has {len(term_BD)} rows, the latent batch {len(noise)}; "

@@ -10,9 +10,10 @@ import folder_paths
 from torch import Tensor
 
 from ..errors import CheckpointMismatch, InvalidConfig
-from ..student_file import check_base, fingerprint, read_student
+from ..methods import EMBEDDER, EMBEDS, METHODS, GuidanceEmbedder
+from ..student_file import StudentInfo, check_base, fingerprint, read_student
 from ..trainable import FULL, PREFIX
-from .fuse import STUDENT_KEY
+from .fuse import EMBEDDER_KEY, STUDENT_KEY
 
 UPDATES, MODELS = "loras", "diffusion_models"
 """The host's folders for students that change a base, for those that are models of their own."""
@@ -62,13 +63,31 @@ def load_student(model_patcher, path: Path):
         InvalidConfig: no base for a file that changes one.
     """
     tensors, info = read_student(path)
+    if info.method not in METHODS:
+        raise CheckpointMismatch(
+            f"{path.name} is a student by {info.method!r}, this pack knows {', '.join(METHODS)}; update the pack"
+        )
+    embedder = _embedder(tensors, info, path)
     if model_patcher is not None:
         check_base(info, base_fingerprint(model_patcher), path)
     elif info.mode != FULL:
         raise InvalidConfig(f"{path.name} changes the base {info.base}; connect the model that it was trained from")
     student = _whole(tensors, path) if info.mode == FULL else _patched(model_patcher, tensors, path)
     student.set_attachments(STUDENT_KEY, asdict(info))
+    student.set_attachments(EMBEDDER_KEY, embedder)
     return student
+
+
+def _embedder(tensors: dict[str, Tensor], info: StudentInfo, path: Path) -> GuidanceEmbedder | None:
+    """Take the layers that the method has of its own out of the tensors."""
+    names = [name for name in tensors if name.startswith(EMBEDDER)]
+    weights = {name.removeprefix(EMBEDDER): tensors.pop(name) for name in names}
+    if info.method not in EMBEDS:
+        return None
+    try:
+        return GuidanceEmbedder.of(weights)
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointMismatch(f"{path.name} lacks the layers of a {info.method} student; copy it again") from error
 
 
 def _whole(tensors: Mapping[str, Tensor], path: Path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from .. import __version__
+from ..methods import EMBEDDER
 from ..processes import Processes
 from ..run_folder import RunFolder
 from ..student_file import StudentInfo
@@ -20,8 +21,6 @@ from ..walks import Walks
 from .distillation import Distillation
 from .forecast import Need, check_memory
 from .student import base_fingerprint
-
-METHOD = "teefusion"
 
 
 @dataclass(frozen=True)
@@ -125,14 +124,19 @@ class Training:
             )
         with exchanged(distil.update, trained.average):
             update = distil.update.state()
-            tensors = distil.update.merged() if self.whole else update
+            tensors = (distil.update.merged() if self.whole else update) | self._embedder()
         return Student(tensors, update, self.info(trained.step), trained.losses, trained.finished)
+
+    def _embedder(self) -> dict[str, Tensor]:
+        embedder = self.distillation.update.embedder
+        weights = {} if embedder is None else embedder.state_dict()
+        return {f"{EMBEDDER}{name}": weight.detach().float().cpu().clone() for name, weight in weights.items()}
 
     def info(self, step: int) -> StudentInfo:
         """What a student file of this run says of itself after so many steps."""
         distil = self.distillation
         return StudentInfo(
-            method=METHOD,
+            method=distil.fusion.method,
             mode=FULL if self.whole else distil.update.mode,
             w_min=distil.settings.w_min,
             w_max=distil.settings.w_max,

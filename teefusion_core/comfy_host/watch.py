@@ -17,7 +17,7 @@ from torch import Tensor
 from ..glance import at_a_glance
 from ..train import StepReport
 from ..trainable import exchanged
-from .fuse import STUDENT_KEY, apply_fusion
+from .fuse import EMBEDDER_KEY, STUDENT_KEY, apply_fusion
 from .run import tell
 from .training import Training
 
@@ -76,6 +76,7 @@ class Watch:
         distil = self.training.distillation
         student = distil.model.clone()
         student.set_attachments(STUDENT_KEY, asdict(self.training.info(0)))
+        student.set_attachments(EMBEDDER_KEY, distil.update.embedder)
         null, numbers = distil.nulls.batch([0]), range(self.rows)
         noise_1CHW = torch.randn(1, *distil.latent_CHW, generator=torch.Generator().manual_seed(distil.settings.seed))
         painted = []

@@ -99,7 +99,7 @@ NODES = {
         [
             *[str, str, int, int, NUMBER, int, NUMBER, NUMBER, int, int, int, SCHEDULERS],
             *[{"lora"}, {"secant"}, {"between"}, int, int, NUMBER, NUMBER, NUMBER],
-            *[bool, int, int, int, str, str, bool],
+            *[bool, int, int, int, str, str, bool, {"teefusion"}],
         ],
     ),
 }

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from teefusion_core.methods import METHODS
 from teefusion_core.student_file import write_student
 from teefusion_core.train_settings import TrainSettings
 from teefusion_core.trainable import TRAINABLE
@@ -216,6 +217,44 @@ class TestTraining:
             self.training(pack, distil, tmp_path, texts=TEXTS[:2]).run(**stop)
         with pytest.raises(pack.errors.InvalidConfig, match="run name"):
             self.training(pack, distil, tmp_path, "../elsewhere")
+
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("whole", [False, True])
+    def test_every_method_is_sampled_as_it_was_trained(self, pack, distil, world, encoded, method, whole, tmp_path):
+        from tiny_sd3.measure import predictions
+
+        distillation = shaken(distil(method=method, w_max=8.0))
+        x, sigma, w = randn(8, 2, *LATENT), torch.tensor(0.7), 3.5
+        with torch.no_grad(), distillation.attached():
+            mine = distillation.velocity([0, 0], [0, 0], torch.full((2,), w))(x, sigma.expand(2))
+            other = distillation.velocity([0, 0], [0, 0], torch.full((2,), 7.0))(x, sigma.expand(2))
+        assert relative(other, mine) > 1e-3, "guidance is heard"
+        stop = replace(LOOP, steps=1, warmup=0, lr=1e-12, ema=0.0)
+        training = pack.comfy_host.Training(distillation, stop, root=tmp_path, name="run", teacher="", whole=whole)
+        student = training.run()
+        path = tmp_path / "student.safetensors"
+        write_student(path, student.tensors, student.info)
+        loaded = pack.comfy_host.load_student(None if whole else world.model, path)
+        assert loaded.get_attachment(pack.comfy_host.STUDENT_KEY)["method"] == method
+        fused = pack.comfy_host.apply_fusion(loaded, encoded[TEXTS[0]], encoded[""], w)
+        with torch.inference_mode():
+            seen = predictions(*fused, encoded[""], [(x, sigma), (x, sigma)], torch.zeros_like(x))[0]
+        assert relative((x - seen) / sigma, mine) < 3e-3
+
+    def test_a_method_from_the_future_is_refused(self, pack, distil, world, tmp_path):
+        training = pack.comfy_host.Training(distil(), LOOP, root=tmp_path, name="run", teacher="")
+        path = tmp_path / "student.safetensors"
+        info = replace(training.info(1), method="telepathy")
+        write_student(path, training.distillation.update.state(), info)
+        with pytest.raises(pack.errors.CheckpointMismatch, match="by 'telepathy', this pack knows teefusion, w alone"):
+            pack.comfy_host.load_student(world.model, path)
+
+    def test_layers_that_are_missing_are_named(self, pack, distil, world, tmp_path):
+        training = pack.comfy_host.Training(distil(method="distillcfg"), LOOP, root=tmp_path, name="run", teacher="")
+        path = tmp_path / "student.safetensors"
+        write_student(path, training.distillation.update.state(), training.info(1))
+        with pytest.raises(pack.errors.CheckpointMismatch, match="lacks the layers of a distillcfg student"):
+            pack.comfy_host.load_student(world.model, path)
 
     @pytest.mark.parametrize("kind", TRAINABLE)
     def test_every_kind_of_update_survives_its_file(self, pack, distil, world, kind, tmp_path):

@@ -75,7 +75,7 @@ def test_sockets_are_frozen(pack):
         "w_max", "width", "height", "teacher_steps", "scheduler", "trainable", "target", "time", "walks", "walk_rows",
         "uses", "negative_share", "term_share", "gradient_checkpointing", "save_every", "preview_every", "run_seed",
         "accept_changes", "clip", "negative_prompts", "positive", "null", "latents", "vae",
-        "whole_model",
+        "whole_model", "method",
     ]  # fmt: skip
     assert [item.get_io_type() for item in schema.outputs] == OUTPUTS
     assert schema.is_input_list and schema.is_output_node

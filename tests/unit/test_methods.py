@@ -1,0 +1,79 @@
+"""Ways in which guidance enters a student."""
+
+import pytest
+import torch
+
+from teefusion_core.fusion import sinusoid
+from teefusion_core.methods import DISTILL_CFG, EMBEDS, METHODS, TEEFUSION, W_ALONE, GuidanceEmbedder, Ingredients
+
+WIDTH, SINUSOID, POOLED = 6, 8, 4
+TIME, TEXT = torch.randn(WIDTH, SINUSOID), torch.randn(WIDTH, POOLED)
+
+
+def ingredients(rows=3, gain=0.5, embedder=None):
+    generator = torch.Generator().manual_seed(1)
+    return Ingredients(
+        pooled_BP=torch.randn(rows, POOLED, generator=generator),
+        null_BP=torch.randn(1, POOLED, generator=generator),
+        timestep_B=1000.0 * (1 + torch.arange(rows)),
+        time_embed=lambda t_B: sinusoid(t_B, SINUSOID) @ TIME.T,
+        pooled_embed=lambda p_BP: p_BP @ TEXT.T,
+        gain=gain,
+        embedder=embedder,
+    )
+
+
+@pytest.fixture
+def embedder():
+    made = GuidanceEmbedder(SINUSOID, WIDTH, seed=3)
+    with torch.no_grad():
+        made.mlp[2].weight.normal_(generator=torch.Generator().manual_seed(4))
+    return made
+
+
+def test_teefusion_multiplies_guidance_with_text():
+    i = ingredients()
+    rows = zip(i.timestep_B, i.pooled_BP, strict=True)
+    expected = [0.5 * (TIME @ sinusoid(t[None], SINUSOID)[0]) * (TEXT @ (p - i.null_BP[0])) for t, p in rows]
+    torch.testing.assert_close(METHODS[TEEFUSION](i), torch.stack(expected))
+
+
+def test_w_alone_leaves_the_text_out():
+    i = ingredients()
+    expected = torch.stack([0.5 * (TIME @ sinusoid(t[None], SINUSOID)[0]) for t in i.timestep_B])
+    torch.testing.assert_close(METHODS[W_ALONE](i), expected)
+
+
+def test_distillcfg_has_layers_of_its_own(embedder):
+    i = ingredients(embedder=embedder)
+    first, last = embedder.mlp[0], embedder.mlp[2]
+    for t, row in zip(i.timestep_B, METHODS[DISTILL_CFG](i), strict=True):
+        hidden = torch.nn.functional.silu(first.weight @ sinusoid(t[None], SINUSOID)[0] + first.bias)
+        torch.testing.assert_close(row, 0.5 * (last.weight @ hidden + last.bias))
+
+
+def test_before_training_distillcfg_is_its_base():
+    assert not METHODS[DISTILL_CFG](ingredients(embedder=GuidanceEmbedder(SINUSOID, WIDTH))).any()
+
+
+def test_the_seed_decides_the_layers_without_touching_the_global_one():
+    before = torch.get_rng_state()
+    first, again, other = (GuidanceEmbedder(SINUSOID, WIDTH, seed).mlp[0].weight for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_layers_read_back_are_the_same(embedder):
+    again = GuidanceEmbedder.of(embedder.state_dict())
+    assert torch.equal(again(torch.tensor([5.0])), embedder(torch.tensor([5.0])))
+    assert not any(weight.requires_grad for weight in again.parameters())
+
+
+@pytest.mark.parametrize("weights", [{}, {"mlp.0.weight": torch.zeros(2, 2)}])
+def test_other_weights_are_refused(weights):
+    with pytest.raises((KeyError, RuntimeError)):
+        GuidanceEmbedder.of(weights)
+
+
+def test_those_with_layers_are_methods():
+    assert METHODS.keys() >= EMBEDS
