@@ -90,7 +90,7 @@ def test_a_run_ends_in_a_student_that_the_other_nodes_take(pack, host, top, worl
 
     folder_paths.add_model_folder_path("loras", str(output / "loras"))
     try:
-        student = pack.nodes["TeEFusionStudentLoader"].execute(world.model, "mine.safetensors").args[0]
+        student = pack.nodes["TeEFusionStudentLoader"].execute("mine.safetensors", world.model).args[0]
     finally:
         folder_paths.folder_names_and_paths["loras"][0].remove(str(output / "loras"))
     prompt, null = (
