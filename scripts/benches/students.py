@@ -1,4 +1,4 @@
-"""How near students come to their teachers: three teachers, LoRA and full, three seeds.
+"""How near students come to their teachers: three teachers, three seeds, LoRA beside full.
 
 A student that has not been trained yet is trained first (some minutes each); python -m tiny_sd3.distill_student trains
 a single one. Prompts are held out, teacher and students paint from the same noise, the judge is exact.
@@ -24,6 +24,12 @@ NUM_PROMPTS, PROMPTS_FOR_GUIDANCE = 256, 32
 GUIDANCE = (1.0, 2.0, 3.0)
 EFFECTIVE = (0.5, 1.0, 2.0, 3.0, 4.0)
 SEEDS = (0, 1, 2)
+TRAINED: dict[str, dict[str, tuple[int, ...]]] = {
+    "CFG": {"lora": SEEDS},
+    "Z-Sampling": {"lora": SEEDS},
+    "W2SD": {"lora": SEEDS, "everything": (0,)},
+}
+"""What is trained on which seeds, by teacher."""
 STEPS = 20
 LIMIT_RATIO, LIMIT_MINUTES = 0.95, 20.0
 NEGATIVE_SHARE, NEGATIVE_W, NEGATIVE_PROMPTS = 0.3, 2.0, 96
@@ -31,12 +37,12 @@ NEGATIVE_SHARE, NEGATIVE_W, NEGATIVE_PROMPTS = 0.3, 2.0, 96
 
 def measure() -> dict[str, Any]:
     """Train what is missing; return teachers with students, effective guidance, negative prompts."""
-    from tiny_sd3.distill_student import LEARNING_RATE, TEACHERS, Recipe
+    from tiny_sd3.distill_student import TEACHERS, Recipe
 
     study, rows = Study(), []
     for name in TEACHERS:
         rows.append(_told(study.teacher_row(name)))
-        recipes = [Recipe(name, trainable, seed) for trainable in LEARNING_RATE for seed in SEEDS]
+        recipes = [Recipe(name, trainable, seed) for trainable, seeds in TRAINED[name].items() for seed in seeds]
         rows += [_told(study.student_row(recipe)) for recipe in recipes]
     settings = {"prompts": NUM_PROMPTS, "steps": STEPS, "guidance": GUIDANCE, "negative_w": NEGATIVE_W}
     negatives = study.negatives(Recipe("CFG", "lora", negatives=NEGATIVE_SHARE))
