@@ -28,7 +28,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "trainer_stock": ("trainer", trainer.stock_table),
     "trainer_memory": ("trainer", trainer.memory_table),
 }
-PAGES = ("README.md", "docs/train.md")
+PAGES = ("README.md", "README.zh-CN.md", "docs/train.md")
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 

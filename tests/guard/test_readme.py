@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent.parent
-README = (REPO / "README.md").read_text(encoding="utf-8")
-each_page = pytest.mark.parametrize("name", ["README.md", "docs/train.md"])
+README, CHINESE = ((REPO / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+each_page = pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/train.md"])
+each_readme = pytest.mark.parametrize("readme", [README, CHINESE], ids=["English", "Chinese"])
 RESULTS = REPO / "bench" / "results"
 
 
@@ -48,13 +49,43 @@ def test_a_changed_number_is_mended(tables, tmp_path):
     assert tables.rendered(page.replace("5.05", "4.00"), tmp_path) == page
 
 
-def test_every_command_names_a_script_that_is_there():
-    commands = [line for line in README.splitlines() if line.startswith("python3 ")]
+@each_readme
+def test_every_command_names_a_script_that_is_there(readme):
+    commands = [line for line in readme.splitlines() if line.startswith("python3 ")]
     assert commands
     for command in commands:
         assert (REPO / shlex.split(command, comments=True)[1]).is_file(), command
 
 
-def test_every_linked_file_is_there():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+@each_readme
+def test_every_linked_file_is_there(readme):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", readme):
         assert (REPO / target).exists(), target
+
+
+@each_readme
+def test_every_named_workflow_is_there(readme):
+    for name in re.findall(r"`(?:workflows/)?(\d\d_\w+)(?:\.json)?`", readme):
+        assert (REPO / "workflows" / f"{name}.json").is_file(), name
+
+
+class TestChinese:
+    def test_each_links_to_the_other_in_its_first_lines(self):
+        assert "(README.zh-CN.md)" in README[:200] and "(README.md)" in CHINESE[:200]
+
+    def test_both_show_the_same_tables(self):
+        shown = [sorted(re.findall(r"<!-- table:(\w+) -->", readme)) for readme in (README, CHINESE)]
+        assert shown[0] == shown[1]
+
+    def test_it_tells_no_number_that_the_english_one_does_not(self):
+        prose = re.sub(r"(?:docs|web|workflows)/\S+|`\d\d_\w+`", "", CHINESE)
+        assert set(_numbers(prose)) <= set(_numbers(README))
+
+    def test_nodes_have_the_names_that_the_canvas_shows(self):
+        names = json.loads((REPO / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+        for node in names.values():
+            assert f"**{node['display_name']}**" in CHINESE, node["display_name"]
+
+
+def _numbers(text):
+    return re.findall(r"\d+(?:\.\d+)*", text)

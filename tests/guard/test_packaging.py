@@ -1,0 +1,180 @@
+"""The archive that users get from the registry, with what registry, node list, workflows of the forge are told."""
+
+import json
+import re
+import sys
+from pathlib import PurePosixPath
+
+import pytest
+import yaml
+
+from .packed import REPO, code, imports_of, listed, packed, texts
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+FOLDERS = {"docs", "locales", "models", "nodes", "teefusion_core", "web", "workflows"}
+FILES = {"__init__.py", "pyproject.toml", "README.md", "README.zh-CN.md", "CHANGELOG.md", "LICENSE"}
+KINDS = {"", ".json", ".jpg", ".md", ".png", ".py", ".safetensors", ".toml"}
+LARGEST = 42_000_000  # bytes before compression, all but 1.5 million of them the demo model
+COMFYUI_BRINGS = {"torch", "numpy", "PIL", "safetensors", "tqdm"}
+COMFYUI_IS = {"comfy", "comfy_api", "folder_paths", "latent_preview"}
+AROUND = COMFYUI_BRINGS | COMFYUI_IS | sys.stdlib_module_names | {"tomllib"}
+VERSION = re.compile(r"\d+\.\d+\.\d+")
+ENVIRONMENTS = {f"GPU :: {name}" for name in ("NVIDIA CUDA", "AMD ROCm", "Intel Arc", "Apple Metal")}
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
+# what scanners of published packs look for, wherever it stands: code, notes, help pages
+ALARMS = {
+    "evaluates text": re.compile(r"(?<![\w.])(eval|exec|__import__)\s*\("),
+    "starts programs": re.compile(r"\bsubprocess\b|\bos\.(system|popen|exec\w+|spawn\w+)\b|\bpty\b"),
+    "installs packages": re.compile(r"\b(pip3?|uv|conda|npm) (-\S+ )*(install|uninstall|download)\b|\bensurepip\b"),
+    "talks to the network": re.compile(
+        r"\b(import|from) (requests|urllib|http|httpx|aiohttp|socket|ssl|ftplib|smtplib|websockets?)\b"
+    ),
+    "looks like a socket": re.compile(r"\.(bind|send|connect|sendall|listen)\("),
+    "opens pickles": re.compile(r"\b(import|from) (pickle|marshal|shelve|dill)\b|\btorch\.load\b|weights_only=False"),
+    "hides its text": re.compile(r"\bb(16|32|64|85)decode\b|\bfromhex\b|\bcodecs\.decode\b"),
+    "deletes by force": re.compile(r"\brm -[rf]{2}"),
+}
+# may only become fewer: `inspect.Signature.bind`, no socket
+KNOWN_ALARMS = {("teefusion_core/comfy_host/teacher.py", "looks like a socket")}
+
+
+def workflow(name):
+    return yaml.safe_load((REPO / ".github" / "workflows" / name).read_text(encoding="utf-8"))
+
+
+class TestTheArchive:
+    def test_it_has_what_users_need_no_more(self):
+        assert {name.split("/")[0] for name in packed() if "/" in name} == FOLDERS
+        assert {name for name in packed() if "/" not in name} == FILES
+        assert {PurePosixPath(name).suffix for name in packed()} <= KINDS
+
+    @pytest.mark.parametrize("folder", sorted(FOLDERS - {"docs"}))
+    def test_folders_are_whole(self, folder):
+        there = {name for name in listed() if name.startswith(f"{folder}/")}
+        assert there and there <= set(packed())
+
+    def test_pages_with_pictures_are_those_that_the_readme_shows(self):
+        readme = (REPO / "README.md").read_text(encoding="utf-8")
+        docs = {name for name in packed() if name.startswith("docs/")}
+        assert docs == {f"docs/{name}" for name in re.findall(r"\]\(docs/([\w./-]+)\)", readme)}
+
+    def test_it_is_small(self):
+        sizes = {name: (REPO / name).stat().st_size for name in packed()}
+        assert sum(sizes.values()) < LARGEST
+        assert sum(size for name, size in sizes.items() if not name.startswith("models/")) < 1_500_000
+
+    @pytest.mark.parametrize("name", code())
+    def test_code_imports_what_is_packed_or_what_comfyui_brings(self, name):
+        for module, files in imports_of(name):
+            assert set(files) & set(packed()) or module in AROUND, (name, module)
+
+    def test_patterns_start_at_the_top(self):
+        """A bare `docs/` would take the help pages in `web/docs/` with it."""
+        lines = (REPO / ".comfyignore").read_text(encoding="utf-8").splitlines()
+        assert all(line.startswith(("/", "#")) for line in lines if line)
+        for pattern in (line.strip("/") for line in lines if line.startswith("/")):
+            assert (REPO / pattern).exists(), f"{pattern} is ignored, yet not there"
+
+
+def test_scanners_find_nothing():
+    found = {(name, alarm) for name, text in texts().items() for alarm, what in ALARMS.items() if what.search(text)}
+    assert found == KNOWN_ALARMS
+
+
+@pytest.mark.parametrize(
+    ("alarm", "text"),
+    [
+        ("evaluates text", "x = eval(text)"),
+        ("starts programs", "import subprocess"),
+        ("installs packages", "python -m pip install torch"),
+        ("talks to the network", "from urllib import request"),
+        ("looks like a socket", "fn.bind(this)"),
+        ("opens pickles", "torch.load(path)"),
+        ("hides its text", "base64.b64decode(x)"),
+        ("deletes by force", "rm -rf /tmp/x"),
+    ],
+)
+def test_scanners_would_find_it(alarm, text):
+    assert ALARMS[alarm].search(text)
+    assert not ALARMS[alarm].search("model.eval(); evaluate(x); os.replace(a, b); bind = connection")
+
+
+class TestWhatTheRegistryReads:
+    def test_the_name_is_one_that_it_takes(self):
+        name = PROJECT["project"]["name"]
+        assert re.fullmatch(r"[a-z][a-z0-9_-]{0,98}", name) and "comfyui" not in name
+
+    def test_the_version_has_three_numbers(self):
+        assert VERSION.fullmatch(PROJECT["project"]["version"])
+
+    def test_classifiers_are_of_the_kinds_that_it_knows(self):
+        """A single `Environment` that it does not know voids them all."""
+        classifiers = PROJECT["project"]["classifiers"]
+        assert "Operating System :: OS Independent" in classifiers
+        for classifier in classifiers:
+            kind, _, value = classifier.partition(" :: ")
+            assert kind != "Environment" or value in ENVIRONMENTS, classifier
+
+    def test_addresses_with_the_licence(self):
+        assert PROJECT["project"]["urls"]["Repository"].startswith("https://github.com/")
+        assert (REPO / PROJECT["project"]["license"]["file"]).is_file()
+        assert (REPO / PROJECT["project"]["readme"]).is_file()
+
+    def test_nothing_is_installed_beside_it(self):
+        assert PROJECT["project"]["dependencies"] == []
+        assert not any(re.search("requirements.*txt", name) for name in packed())
+
+    def test_the_oldest_comfyui_is_said_as_it_reads_it(self):
+        parts = PROJECT["tool"]["comfy"]["requires-comfyui"].split(",")
+        assert all(re.fullmatch(r"(>=|<=|==|>|<|!=|~=)\d+\.\d+\.\d+", part.strip()) for part in parts)
+
+    def test_help_pages_go_by_the_folder_of_the_pack(self):
+        """The `web` of pyproject.toml would serve them under the name of the project, where no page is asked for."""
+        assert "web" not in PROJECT["tool"]["comfy"]
+
+    def test_icon_with_banner_are_there_if_they_are_named(self):
+        for key in {"Icon", "Banner"} & PROJECT["tool"]["comfy"].keys():
+            picture = PROJECT["tool"]["comfy"][key].rpartition("/main/")[2]
+            assert (REPO / picture).is_file(), key
+
+
+class TestManager:
+    def test_no_programs_run_at_installation(self):
+        special = {"install.py", "uninstall.py", "enable.py", "disable.py", "node_list.json"}
+        assert not special & set(packed())
+
+    def test_the_entry_says_what_the_project_says(self):
+        entry = json.loads((REPO / "docs" / "manager_entry.json").read_text(encoding="utf-8"))
+        project, repository = PROJECT["project"], PROJECT["project"]["urls"]["Repository"]
+        assert entry == {
+            "author": PROJECT["tool"]["comfy"]["PublisherId"],
+            "title": PROJECT["tool"]["comfy"]["DisplayName"],
+            "id": project["name"],
+            "reference": repository,
+            "files": [repository],
+            "install_type": "git-clone",
+            "description": project["description"],
+        }
+
+
+class TestWorkflowsOfTheForge:
+    def test_ci_is_what_a_person_runs(self):
+        steps = workflow("ci.yml")["jobs"]["test"]["steps"]
+        assert steps[-1] == {"run": ".ci/run"}
+        assert not [step["run"] for step in steps[:-1] if "run" in step]
+
+    def test_only_tested_new_versions_are_published(self):
+        jobs = workflow("publish.yml")["jobs"]
+        assert jobs["publish"]["needs"] == "test" and jobs["test"]["needs"] == "version"
+        assert jobs["test"]["uses"] == "./.github/workflows/ci.yml" and "== 'true'" in jobs["test"]["if"]
+        assert PROJECT["project"]["urls"]["Repository"].endswith(jobs["version"]["if"].split("'")[1])
+
+    def test_the_secret_goes_to_the_registrys_own_action_alone(self):
+        text = (REPO / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8")
+        action = workflow("publish.yml")["jobs"]["publish"]["steps"][-1]
+        assert text.count("secrets.") == 1 and action["uses"].startswith("Comfy-Org/publish-node-action@")
+        assert action["with"] == {"personal_access_token": "${{ secrets.REGISTRY_ACCESS_TOKEN }}"}
