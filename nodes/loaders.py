@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..teefusion_core.comfy_host import load_student, load_tiny, student_file, student_files, tiny_variants
+from ..teefusion_core.comfy_host import file_stamp, load_student, load_tiny, student_file, student_files, tiny_variants
 from ..teefusion_core.errors import reported_by
 from ._schema import CATEGORY, inp, schema
 
@@ -50,6 +50,11 @@ class TeEFusionStudentLoader(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, student, model=None) -> str:
+        """Load anew what a training has written under the same name."""
+        return file_stamp(student)
 
     @classmethod
     def execute(cls, student, model=None) -> io.NodeOutput:

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..teefusion_core.comfy_host import blend_prompts, sharpen, student_file, update_files
+from ..teefusion_core.comfy_host import blend_prompts, file_stamp, sharpen, student_file, update_files
 from ..teefusion_core.errors import reported_by
 from ._schema import CATEGORY, inp, schema
 
@@ -79,6 +79,11 @@ class DICESharpen(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, sharpener, **_) -> str:
+        """Load anew what a training has written under the same name."""
+        return file_stamp(sharpener)
 
     @classmethod
     def execute(cls, conditioning, sharpener, alpha, beta, null=None, negative=None) -> io.NodeOutput:

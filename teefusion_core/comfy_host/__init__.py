@@ -10,7 +10,7 @@ from .reflection_guider import CFG, CHATS, ReflectionGuider, Scales
 from .reflection_sampler import ALL_STEPS, INVERSIONS, ReflectionSampler
 from .run import run_reflection, schedule, schedulers
 from .run_file import teacher_of, training_of
-from .student import base_fingerprint, load_student, student_file, student_files, update_files
+from .student import base_fingerprint, file_stamp, load_student, student_file, student_files, update_files
 from .teacher import Teacher
 from .tiny import load_tiny
 from .tiny import variants as tiny_variants
@@ -32,6 +32,7 @@ __all__ = [
     "apply_fusion",
     "base_fingerprint",
     "blend_prompts",
+    "file_stamp",
     "graph_data",
     "load_student",
     "load_tiny",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 
 import comfy.samplers
 import torch
@@ -112,8 +113,11 @@ class Teacher:
 
 def _takes(method, count: int) -> bool:
     """Can it be called with just this many arguments?"""
-    try:
-        inspect.signature(method).bind(*[None] * count)
-    except TypeError:
+    if not callable(method):
         return False
-    return True
+    of = inspect.Parameter
+    parameters = inspect.signature(method).parameters.values()
+    places = [p for p in parameters if p.kind in (of.POSITIONAL_ONLY, of.POSITIONAL_OR_KEYWORD)]
+    needed = [p for p in parameters if p.default is of.empty and p.kind not in (of.VAR_POSITIONAL, of.VAR_KEYWORD)]
+    most = math.inf if any(p.kind is of.VAR_POSITIONAL for p in parameters) else len(places)
+    return all(p in places for p in needed) and len(needed) <= count <= most

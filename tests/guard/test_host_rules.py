@@ -52,7 +52,7 @@ FROZEN = {
     "DistillTrainer": "model guider sampler prompts name steps batch_size learning_rate rank w_min w_max width height"
     " teacher_steps scheduler trainable target time walks walk_rows uses negative_share term_share"
     " gradient_checkpointing save_every preview_every run_seed accept_changes clip negative_prompts positive null"
-    " latents vae whole_model | LORA_MODEL LOSS_MAP steps file",
+    " latents vae whole_model method | LORA_MODEL LOSS_MAP steps file",
 }
 each_code = pytest.mark.parametrize("name", code())
 each_node_file = pytest.mark.parametrize("name", NODE_FILES)

@@ -38,8 +38,6 @@ ALARMS = {
     "hides its text": re.compile(r"\bb(16|32|64|85)decode\b|\bfromhex\b|\bcodecs\.decode\b"),
     "deletes by force": re.compile(r"\brm -[rf]{2}"),
 }
-# may only become fewer: `inspect.Signature.bind`, no socket
-KNOWN_ALARMS = {("teefusion_core/comfy_host/teacher.py", "looks like a socket")}
 
 
 def workflow(name):
@@ -82,7 +80,7 @@ class TestTheArchive:
 
 def test_scanners_find_nothing():
     found = {(name, alarm) for name, text in texts().items() for alarm, what in ALARMS.items() if what.search(text)}
-    assert found == KNOWN_ALARMS
+    assert not found
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Load TeEFusion Student: a file of the host's LoRA folders on the base that it was trained from."""
 
+import os
 import shutil
 
 import pytest
@@ -135,3 +136,12 @@ class TestWholeStudents:
     def test_nothing_outside_is_opened(self, pack, whole, name):
         with pytest.raises(pack.errors.CheckpointMismatch, match="none of the diffusion_models folders"):
             load(pack, None, name)
+
+
+def test_a_file_written_anew_is_loaded_anew(pack, loras):
+    node = pack.nodes["TeEFusionStudentLoader"]
+    first = node.fingerprint_inputs(student=NAME)
+    assert node.fingerprint_inputs(student=NAME) == first
+    os.utime(loras / NAME, ns=(1, 1))
+    assert node.fingerprint_inputs(student=NAME) != first
+    assert node.fingerprint_inputs(student="../gone") == "../gone"
