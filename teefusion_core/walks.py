@@ -108,7 +108,8 @@ class Walks:
             if index not in self._files:
                 self._have(index)
                 with self.processes.all_or_none():
-                    self._files[index] = safe_open(self._path(index), "pt")
+                    file = safe_open(self._path(index), "pt")
+                    self._files[index] = file, {name: file.get_tensor(name) for name in _STORED - {*_LATENTS}}
         for index in range(self._oldest, indices.start):
             self._files.pop(index, None)
             if self.processes.first:  # all have met since they last read it
@@ -148,13 +149,13 @@ class Walks:
             part.unlink(missing_ok=True)
 
     def _row(self, index: int, place: int) -> dict[str, torch.Tensor]:
-        """Read one example of a walk; the rest of the file stays on the disk."""
-        file = self._files[index]
-        step, place = divmod(place, file.get_slice("prompt_SB").get_shape()[1])
+        """Read one example of a walk; its latents stay on the disk until then."""
+        file, small = self._files[index]
+        step, place = divmod(place, small["prompt_SB"].shape[1])
         latents = {name.replace("SB", "B"): file.get_slice(name)[step, place].float() for name in _LATENTS}
-        numbers = {name.replace("SB", "B"): file.get_slice(name)[step, place] for name in ("prompt_SB", "null_SB")}
-        of_step = {name.replace("S", "B"): file.get_tensor(name)[step] for name in ("sigma_S", "weight_S")}
-        return {**latents, **numbers, **of_step, "w_B": file.get_tensor("w")}
+        numbers = {name.replace("SB", "B"): small[name][step, place] for name in ("prompt_SB", "null_SB")}
+        of_step = {name.replace("S", "B"): small[name][step] for name in ("sigma_S", "weight_S")}
+        return {**latents, **numbers, **of_step, "w_B": small["w"]}
 
 
 def _stored(walk: Walk) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from runner.stop import say
 from ._memory import peaks
 from ._training import PASSES, Parts
 
-ROUNDS = 7
+ROUNDS = 5
 BATCH, RANK = 32, 16
 STOCK_BATCHES, STOCK_STEPS = (1, 4), (3, 13)
 LIMITS = {
