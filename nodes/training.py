@@ -197,7 +197,7 @@ def _optional() -> list:
             default=TEEFUSION,
             optional=True,
             tooltip=(
-                "How guidance enters the student. teefusion: times the prompt, as published; follows negative prompts. "
+                "How guidance enters the student. teefusion: times the prompt, as published; takes negative prompts. "
                 "w alone, distillcfg: for comparison."
             ),
         ),
