@@ -77,6 +77,7 @@ def _train(path: Path) -> None:
         write_student(target, student.tensors, student.info)
         print(f"student of {student.info.step} steps written to {target}", flush=True)
     if _several():
+        dist.barrier()  # who leaves while another writes pulls the connection from under it
         dist.destroy_process_group()
 
 
