@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from .errors import CheckpointMismatch, InvalidConfig
+from .shapes import odd_one
 from .sharpener import Sharpener
 from .student_file import described, parsed, read_described, write_described
 
@@ -114,13 +115,11 @@ def read_sharpener(path: Path) -> tuple[Sharpener, SharpenerInfo]:
             sharpener = Sharpener(info.width, info.hidden, info.heads)
     except InvalidConfig as error:
         raise CheckpointMismatch(f"{path.name} was edited, use the original file: {error}") from error
-    wanted = {name: tuple(weight.shape) for name, weight in sharpener.state_dict().items()}
-    found = {name: tuple(weight.shape) for name, weight in tensors.items()}
-    if found != wanted:
-        wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if odd := odd_one(sharpener.state_dict(), tensors):
+        name, wanted, found = odd
         raise CheckpointMismatch(
             f"{path.name} does not hold the sharpener that it describes ({info.width} wide, {info.hidden} inside): "
-            f"{wrong[0]} is {found.get(wrong[0], 'missing')}, it should be {wanted.get(wrong[0], 'absent')}; "
+            f"{name} is {found or 'missing'}, it should be {wanted or 'absent'}; "
             "it was cut or edited, use the original file"
         )
     sharpener.load_state_dict({name: weight.float() for name, weight in tensors.items()}, assign=True)

@@ -23,6 +23,7 @@ from .parallel import Objective, gathered, make_whole, share_like, whole
 from .processes import Processes
 from .randomness import kept_random_state, random_state, seed_random, set_random_state
 from .run_folder import RunFolder
+from .shapes import odd_one
 from .train_settings import TrainSettings
 from .tree_file import Tree
 
@@ -196,6 +197,7 @@ class _Run(Generic[E]):
             weight_decay=settings.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),
         )
+        self.optimizer.zero_grad()  # what the caller has left
         self.step = 0
         self.saved: int | None = None
         self.before: dict[str, Tree] | None = None
@@ -223,7 +225,6 @@ class _Run(Generic[E]):
     def advance(self) -> StepReport:
         """Take one optimizer step."""
         start, settings = time.perf_counter(), self.settings
-        self.optimizer.zero_grad()
         loss, data_seconds = self._accumulate()
         self.processes.average_([loss])
         norm = whole(nn.utils.clip_grad_norm_(self.weights.values(), settings.clip or math.inf))
@@ -337,12 +338,11 @@ def _copy_(ours: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointMismatch: other names or shapes; nothing is changed.
     """
-    shapes, before = ({name: list(t.shape) for name, t in weights.items()} for weights in (ours, stored))
-    if shapes != before:
-        name = min(name for name in shapes.keys() | before.keys() if shapes.get(name) != before.get(name))
+    if odd := odd_one(ours, stored):
+        name, here, before = odd
         raise CheckpointMismatch(
-            f"the run trains other weights: {name} is {before.get(name, 'not there')} in it, "
-            f"{shapes.get(name, 'not there')} here; train the same weights at the same rank, or use another run name"
+            f"the run trains other weights: {name} is {before or 'not there'} in it, {here or 'not there'} here; "
+            "train the same weights at the same rank, or use another run name"
         )
     for name, weight in ours.items():
         weight.detach().copy_(share_like(weight, stored[name]))

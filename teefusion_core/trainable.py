@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .architectures import Architecture
 from .errors import CheckpointMismatch, InvalidConfig
 from .low_rank import LowRank
+from .shapes import odd_one
 
 LORA, DIFF, FULL = "lora", "diff", "full"
 PREFIX = "diffusion_model."
@@ -303,12 +304,11 @@ def _stored(tensor: Tensor) -> Tensor:
 
 
 def _take_over(ours: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    shapes, given = ({name: list(t.shape) for name, t in which.items()} for which in (ours, tensors))
-    if shapes != given:
-        name = min(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name))
+    if odd := odd_one(ours, tensors):
+        name, here, there = odd
         raise CheckpointMismatch(
-            f"{name} is {given.get(name, 'missing')} in the file, {shapes.get(name, 'not trained')} here; choose a "
-            "file of the same base, rank and trained layers"
+            f"{name} is {there or 'missing'} in the file, {here or 'not trained'} here; choose a file of the same "
+            "base, rank and trained layers"
         )
     with torch.no_grad():
         for name, tensor in ours.items():
