@@ -12,7 +12,6 @@ import math
 import os
 import random
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,12 @@ from safetensors import SafetensorError, safe_open
 from .errors import InvalidConfig
 from .processes import Processes
 from .trajectories import Example, Walk, step_weights
-from .tree_file import Tree, read_tree, write_tree
+from .tree_file import Tree, write_tree
 
 log = logging.getLogger(__name__)
 
 _LATENTS = ("x_SBCHW", "target_SBCHW", "guidance_SBCHW")
-_STORED = {*(field.name for field in fields(Walk)), "weight_S"}
+_SMALL = ("sigma_S", "weight_S", "w", "prompt_SB", "null_SB")
 
 
 def generator_of(seed: int, *place: int | str) -> torch.Generator:
@@ -108,8 +107,7 @@ class Walks:
             if index not in self._files:
                 self._have(index)
                 with self.processes.all_or_none():
-                    file = safe_open(self._path(index), "pt")
-                    self._files[index] = file, {name: file.get_tensor(name) for name in _STORED - {*_LATENTS}}
+                    self._files[index] = self._opened(index)
         for index in range(self._oldest, indices.start):
             self._files.pop(index, None)
             if self.processes.first:  # all have met since they last read it
@@ -126,15 +124,19 @@ class Walks:
                     self._make(ours)
 
     def _is_whole(self, index: int) -> bool:
-        path = self._path(index)
         try:
-            if missing := _STORED - read_tree(path).keys():
-                raise LookupError(f"no {', '.join(sorted(missing))}")
-        except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
+            self._opened(index)
+        except (OSError, SafetensorError) as error:
+            path = self._path(index)
             if path.exists():
                 log.warning("%s is damaged (%s); its walk is made again", path, error)
             return False
         return True
+
+    def _opened(self, index: int) -> tuple[Any, dict[str, torch.Tensor]]:
+        """A file whose latents are read row by row, with the rest of it; a cut one does not open."""
+        file = safe_open(self._path(index), "pt")
+        return file, {name: file.get_tensor(name) for name in _SMALL}
 
     def _make(self, index: int) -> None:
         if self.told is not None:
