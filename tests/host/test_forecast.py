@@ -5,7 +5,7 @@ import torch
 
 from teefusion_core.train_settings import TrainSettings
 
-from ..unit.test_memory import allocated
+from ..unit.allocator import allocated
 
 MIB = 2**20
 CASES = {

@@ -1,6 +1,5 @@
 """Sharpener files: what is written is what is read, anything else is refused in words."""
 
-import pickle
 from dataclasses import replace
 
 import pytest
@@ -11,6 +10,8 @@ from teefusion_core.errors import CheckpointMismatch, InvalidConfig
 from teefusion_core.sharpener import Sharpener
 from teefusion_core.sharpener_file import SharpenerInfo, read_sharpener, write_sharpener
 from teefusion_core.student_file import read_student
+
+from .pickles import trap
 
 INFO = SharpenerInfo(
     method="dice", width=16, hidden=8, heads=2, alpha=1.0, alpha_min=0.0, alpha_max=1.5, teacher="Euler, CFG 5",
@@ -75,12 +76,12 @@ class TestRefusals:
     @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".pkl", ".ckpt"])
     def test_a_pickle(self, tmp_path, suffix):
         path = tmp_path / f"sharpener-snapshot{suffix}"
-        path.write_bytes(pickle.dumps(_Trap(tmp_path / "opened")))
+        path.write_bytes(trap(tmp_path / "opened"))
         refuse(path, "the DICE authors' own, are pickles: they can run code when opened, so they are not read")
         assert not (tmp_path / "opened").exists()
 
     def test_a_pickle_under_another_name(self, path, tmp_path):
-        path.write_bytes(pickle.dumps(_Trap(tmp_path / "opened")))
+        path.write_bytes(trap(tmp_path / "opened"))
         refuse(path, "not a whole safetensors file .* can run code when opened")
         assert not (tmp_path / "opened").exists()
 
@@ -148,17 +149,3 @@ def test_alphas_outside(alpha):
         InvalidConfig, match="this sharpener takes 0 to 1.5; choose an alpha inside, it was trained at 1"
     ):
         INFO.check_alpha(alpha)
-
-
-class _Trap:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (_spring, (str(self.path),))
-
-
-def _spring(path):
-    open(path, "w").close()

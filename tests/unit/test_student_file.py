@@ -1,6 +1,5 @@
 """Student files: what is written is what is read, anything else is refused in words."""
 
-import json
 import pickle
 from dataclasses import replace
 
@@ -11,7 +10,9 @@ from safetensors.torch import save_file
 
 from teefusion_core import student_file
 from teefusion_core.errors import CheckpointMismatch
-from teefusion_core.student_file import StudentInfo, check_base, fingerprint, read_student, write_student
+from teefusion_core.student_file import StudentInfo, check_base, read_student, write_student
+
+from .pickles import trap
 
 INFO = StudentInfo(
     method="teefusion", mode="lora", w_min=0.5, w_max=6.0, gain=0.1 + 0.2, guidance_timestep_scale=1000.0,
@@ -97,7 +98,7 @@ class TestRefusals:
         self.refuse(written, "is not a whole safetensors file .*; download or copy it again")
 
     def test_a_pickle_is_never_opened(self, path, tmp_path):
-        path.write_bytes(pickle.dumps(_Trap(tmp_path / "opened")))
+        path.write_bytes(trap(tmp_path / "opened"))
         self.refuse(path, r"not a whole safetensors file .* \(.ckpt, .pt and .pkl files can run code when opened")
         assert not (tmp_path / "opened").exists()
         pickle.loads(path.read_bytes())  # shows that the trap would have gone off
@@ -139,62 +140,3 @@ class TestRefusals:
     def test_the_right_base(self, written):
         _, info = read_student(written)
         assert check_base(info, INFO.base, written) is None
-
-
-class _Trap:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (_spring, (str(self.path),))
-
-
-def _spring(path):
-    open(path, "w").close()
-
-
-class TestFingerprint:
-    WEIGHTS = {
-        "x.weight": torch.randn(8, 8),
-        "x.bias": 0.05 * torch.randn(4000),
-        "norm.weight": 1 + 0.1 * torch.randn(64),
-        "tiny.bias": 1e-9 * torch.randn(64),
-    }
-
-    def test_sixteen_hex_digits(self):
-        assert len(fingerprint(self.WEIGHTS)) == 16 and int(fingerprint(self.WEIGHTS), 16)
-
-    @pytest.mark.parametrize("dtypes", [("float16",), ("bfloat16",), ("bfloat16", "float16"), ("float16", "bfloat16")])
-    def test_copies_in_other_precisions_are_the_same_base(self, dtypes):
-        copy = self.WEIGHTS
-        for dtype in dtypes:
-            copy = {name: weight.to(getattr(torch, dtype)) for name, weight in copy.items()}
-        assert fingerprint(copy) == fingerprint(self.WEIGHTS)
-
-    def test_the_order_of_the_weights_does_not_matter(self):
-        assert fingerprint(dict(reversed(self.WEIGHTS.items()))) == fingerprint(self.WEIGHTS)
-
-    def test_parameters_that_require_a_gradient(self):
-        parameters = {name: torch.nn.Parameter(weight) for name, weight in self.WEIGHTS.items()}
-        assert fingerprint(parameters) == fingerprint(self.WEIGHTS)
-
-    def test_another_training_is_another_base(self):
-        seen = {fingerprint(self.WEIGHTS)}
-        for seed in range(5):
-            generator = torch.Generator().manual_seed(seed)
-            bias = self.WEIGHTS["x.bias"]
-            near = bias + 0.05 * bias.std() * torch.randn(bias.shape, generator=generator)
-            seen.add(fingerprint(self.WEIGHTS | {"x.bias": near}))
-        assert len(seen) == 6
-
-    def test_renamed_weights_are_another_base(self):
-        renamed = {name.replace("x.", "y."): weight for name, weight in self.WEIGHTS.items()}
-        assert fingerprint(renamed) != fingerprint(self.WEIGHTS)
-
-
-def test_metadata_is_all_strings():
-    metadata = INFO.metadata()
-    assert all(isinstance(value, str) for value in metadata.values())
-    assert json.loads(metadata["gain"]) == INFO.gain, "no digit is lost"
