@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ._timing import now
 
 PASSES = 5
 """Of the teacher: W2SD at 5.5 / 1 / 1 + w, the last step but two."""
@@ -76,7 +77,7 @@ class Parts:
         with torch.no_grad():
             guider.set_conds(distil.positives.batch(numbers), distil.nulls.batch([0] * self.rows))
             guider.set_cfg(5.5)
-            start = _now()
+            start = now()
             guider.sample(
                 noise_BCHW,
                 torch.zeros_like(noise_BCHW),
@@ -85,13 +86,13 @@ class Parts:
                 disable_pbar=True,
                 seed=0,
             )
-            sampled = _now()
+            sampled = now()
             distil.load()
             velocity, x_BCHW = distil.velocity(numbers), noise_BCHW.to(distil.device)
-            loaded = _now()
+            loaded = now()
             for _ in range(STEPS):
                 velocity(x_BCHW, half.to(x_BCHW).expand(self.rows))
-        return sampled - start, _now() - loaded
+        return sampled - start, now() - loaded
 
     def student_seconds(self, example: Any) -> tuple[float, float]:
         """Seconds of a forward with a backward pass, of the optimizer with clipping."""
@@ -102,13 +103,13 @@ class Parts:
         with self.distil.attached():
             student = optimizing = 0.0
             for _ in range(self.loop.steps):
-                start = _now()
+                start = now()
                 self.distil.loss(example).backward()
-                middle = _now()
+                middle = now()
                 clip_grad_norm_(weights, 1.0)
                 optimizer.step()
                 optimizer.zero_grad()
-                student, optimizing = student + middle - start, optimizing + _now() - middle
+                student, optimizing = student + middle - start, optimizing + now() - middle
         return student, optimizing
 
     def stock(self, steps: int, batch: int) -> float:
@@ -131,16 +132,10 @@ class Parts:
             "gradient_checkpointing": False,
             "existing_lora": "[None]",
         }
-        start = _now()
+        start = now()
         TrainLoraNode.execute(
             **{name: [value] for name, value in options.items()},
             latents=[{"samples": torch.randn(1, *LATENT)} for _ in range(PROMPTS)],
             positive=self.prompts,
         )
-        return _now() - start
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+        return now() - start

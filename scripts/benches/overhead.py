@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
 from itertools import pairwise
 from typing import Any
 
 import torch
 from runner.stop import say
+
+from ._timing import now, quartiles
 
 STEPS = 20
 PAIRS = 40
@@ -60,22 +61,11 @@ class Case:
             positive,
             self.null,
             torch.zeros_like(self.noise_BCHW),
-            callback=lambda *_: ends.append(_now()),
+            callback=lambda *_: ends.append(now()),
             seed=0,
             disable_pbar=True,
         )
         return min(b - a for a, b in pairwise(ends))
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _quartiles(ratios: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return {"q1": round(low, 4), "median": round(middle, 4), "q3": round(high, 4)}
 
 
 def _row(case: Case, size: int, batch: int) -> dict[str, Any]:
@@ -94,7 +84,7 @@ def _row(case: Case, size: int, batch: int) -> dict[str, Any]:
         "size": size,
         "batch": batch,
         "step_ms": {method: round(1000 * statistics.median(times), 3) for method, times in seconds.items()},
-        **{f"{a}_over_{b}": _quartiles(values) for (a, b), values in ratios.items()},
+        **{f"{a}_over_{b}": quartiles(values) for (a, b), values in ratios.items()},
     }
 
 

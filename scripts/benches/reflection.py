@@ -118,7 +118,7 @@ class Study:
 
     def effective_guidance(self, arm: Arm) -> float:
         """CFG scale that the moves of an arm amount to, mean over steps with prompts, along its own path."""
-        from teefusion_core.flow import secant
+        from teefusion_core.flow import secant, velocity_of
         from teefusion_core.guidance import effective_guidance
         from tiny_sd3.measure import predictions
 
@@ -130,7 +130,8 @@ class Study:
         found = []
         for index, (x, sigma) in enumerate(where):
             moved = secant(x, states[index + 1], sigma, sigmas[index + 1])
-            found.append(effective_guidance(moved, (x - cond[index]) / sigma, (x - uncond[index]) / sigma).mean())
+            velocities = (velocity_of(seen[index], x, sigma) for seen in (cond, uncond))
+            found.append(effective_guidance(moved, *velocities).mean())
         return float(torch.stack(found).mean())
 
 

@@ -6,13 +6,13 @@ round gives one ratio. Merging weights or loading them is over before a run is t
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from runner.stop import say
+
+from ._timing import now, quartiles
 
 STEPS = 10
 ROUNDS = 24
@@ -70,26 +70,18 @@ class _Timed:
         function = sampler.sampler_function
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            start = _now()
+            start = now()
             out = function(*args, **kwargs)
-            self.seconds = _now() - start
+            self.seconds = now() - start
             return out
 
         sampler.sampler_function = timed
 
 
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def _paired(first: Callable[[], float], second: Callable[[], float]) -> dict[str, float]:
     """Quartiles of first / second over rounds, after one round to warm up."""
     first(), second()
-    ratios = [first() / second() for _ in range(ROUNDS)]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return {"q1": round(low, 4), "median": round(middle, 4), "q3": round(high, 4)}
+    return quartiles([first() / second() for _ in range(ROUNDS)])
 
 
 def _passes_row(case: Case, name: str, batch: int) -> dict[str, Any]:

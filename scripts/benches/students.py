@@ -124,6 +124,7 @@ class Study:
     def effective(self, name: str, w: float, student: Any) -> float:
         """Effective guidance of a teacher's steps, or of a student at the same states; mean over steps, prompts."""
         from teefusion_core.comfy_host import apply_fusion
+        from teefusion_core.flow import velocity_of
         from teefusion_core.guidance import effective_guidance
         from tiny_sd3.measure import predictions
 
@@ -132,7 +133,7 @@ class Study:
         if student is not None:
             model, positive = apply_fusion(student, self._few(), self.bench.null, w)
             seen = predictions(model, positive, self.bench.null, where, noise)
-            secants = [(x - denoised) / sigma for (x, sigma), denoised in zip(where, seen, strict=True)]
+            secants = [velocity_of(denoised, *at) for at, denoised in zip(where, seen, strict=True)]
         return float(torch.stack([effective_guidance(*at) for at in zip(secants, cond, uncond, strict=True)]).mean())
 
     def _few(self) -> list:
@@ -142,7 +143,7 @@ class Study:
 
     def _walk(self, name: str, w: float) -> tuple:
         """States of a teacher with its moves, the base's velocities with and without prompt, each a list of [B,...]."""
-        from teefusion_core.flow import secant
+        from teefusion_core.flow import secant, velocity_of
         from teefusion_core.guidance import cfg_scale_of
         from tiny_sd3.measure import predictions
 
@@ -152,13 +153,13 @@ class Study:
             where = list(zip(states[:-1], self.sigmas[:-1], strict=True))
             moves = [secant(x, states[i + 1], sigma, self.sigmas[i + 1]) for i, (x, sigma) in enumerate(where)]
             found = [predictions(self.base, prompt, null, where, noise) for prompt in (few, null)]
-            velocities = [[(x - d) / sigma for (x, sigma), d in zip(where, seen, strict=True)] for seen in found]
+            velocities = [[velocity_of(d, *at) for at, d in zip(where, seen, strict=True)] for seen in found]
             self.walks[name, w] = (where, moves, *velocities)
         return self.walks[name, w]
 
     def negatives(self, recipe: Any) -> list[dict[str, Any]]:
         """How often a picture has the background that its negative prompt names, the prompt leaving it open."""
-        from teefusion_core.comfy_host import STUDENT_KEY
+        from teefusion_core.comfy_host import STUDENT_KEY, apply_fusion
         from tiny_sd3.distill_student import distilled
         from tiny_sd3.measure import encode
         from tiny_sd3.scenes import BACKGROUNDS
@@ -168,28 +169,27 @@ class Study:
             student, untrained = load(self.base, path), self.base.clone()
             untrained.set_attachments(STUDENT_KEY, student.get_attachment(STUDENT_KEY))
             grounds = {name: encode(self.clip, [f"on a {name} background"]) for name in BACKGROUNDS}
-            arms = {
-                "base": (1, lambda *_: (self.base, 1.0, None)),
-                "base with the term, untrained": (1, lambda null: (untrained, 1.0, null)),
-                "CFG teacher": (2, lambda null: (self.base, 1 + NEGATIVE_W, null)),
-                "student, empty prompt": (1, lambda _: (student, 1.0, self.bench.null)),
-                "student": (1, lambda null: (student, 1.0, null)),
+            fused = partial(apply_fusion, student, guidance=NEGATIVE_W)
+            arms: dict[str, tuple[int, Callable]] = {  # passes, (prompt, negative) -> (model, prompt)
+                "base": (1, lambda prompt, _: (self.base, prompt)),
+                "base with the term, untrained": (1, partial(apply_fusion, untrained, guidance=NEGATIVE_W)),
+                "CFG teacher": (2, lambda prompt, _: (self.base, prompt)),
+                "student, empty prompt": (1, lambda prompt, _: fused(prompt, self.bench.null)),
+                "student": (1, fused),
             }
             return [self._negative(name, passes, arm, grounds) for name, (passes, arm) in arms.items()]
 
     def _negative(self, name: str, passes: int, arm: Callable, grounds: dict[str, list]) -> dict[str, Any]:
-        from teefusion_core.comfy_host import apply_fusion
+        from teefusion_core.guidance import cfg_scale_of
         from tiny_sd3.measure import encode, pictures, sample
         from tiny_sd3.verifier import judge
 
         texts, claims = _open_prompts()
         positive, noise = encode(self.clip, texts), self.bench.noise_NCHW[: len(texts)]
+        cfg = cfg_scale_of(NEGATIVE_W) if passes == 2 else 1.0
         unwanted, right = [], []
         for ground, null in grounds.items():
-            model, cfg, fused = arm(null)
-            prompt = positive
-            if fused is not None and cfg == 1.0:
-                model, prompt = apply_fusion(model, positive, fused, NEGATIVE_W)
+            model, prompt = arm(positive, null)
             shown = pictures(self.vae, sample(model, prompt, null, cfg, noise, 0))
             verdicts = [judge(image, claim) for image, claim in zip(shown, claims, strict=True)]
             unwanted += [verdict.background == ground for verdict in verdicts]

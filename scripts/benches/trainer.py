@@ -14,6 +14,7 @@ from typing import Any
 from runner.stop import say
 
 from ._memory import peaks
+from ._timing import quartiles
 from ._training import PASSES, Parts
 
 ROUNDS = 5
@@ -81,7 +82,7 @@ def _steps() -> dict[str, Any]:
     }
     return {
         "ms": {name: round(1000 * statistics.median(r[name] for r in rounds) / steps, 2) for name in rounds[0]},
-        "ratios": {name: _quartiles(values) for name, values in ratios.items()},
+        "ratios": {name: quartiles(values) for name, values in ratios.items()},
     }
 
 
@@ -95,12 +96,12 @@ def _beside_stock(batch: int) -> dict[str, Any]:
             stock.append((many - few) / (STOCK_STEPS[1] - STOCK_STEPS[0]))
             ours.append(statistics.fmean(report.seconds for report in parts.trained(cached)))
     ratios = [a / b for a, b in zip(ours[1:], stock[1:], strict=True)]
-    say(f"batch {batch}: ours / stock {_quartiles(ratios)}")
+    say(f"batch {batch}: ours / stock {quartiles(ratios)}")
     return {
         "batch": batch,
         "ours_ms": round(1000 * statistics.median(ours[1:]), 2),
         "stock_ms": round(1000 * statistics.median(stock[1:]), 2),
-        "ratio": _quartiles(ratios),
+        "ratio": quartiles(ratios),
     }
 
 
@@ -116,11 +117,6 @@ def _peak_beside_stock(batch: int) -> dict[str, Any]:
     row = {"batch": batch, "ours": ours, "stock": stock, "ratio": round(ours / stock, 4)}
     say(str(row))
     return row
-
-
-def _quartiles(ratios: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return {"q1": round(low, 4), "median": round(middle, 4), "q3": round(high, 4)}
 
 
 def _ratio(found: dict[str, float], digits: int = 2) -> str:
