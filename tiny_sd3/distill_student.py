@@ -10,7 +10,7 @@ import argparse
 import json
 import random
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -43,7 +43,8 @@ class Recipe:
         trainable: "lora" or "everything".
         seed: of prompts, walks, noise, weights.
         steps, batch, rank, walks: of the training; the teacher walks before the first step, `walks` times.
-        negatives: share of walks away from a background.
+        negatives: share of walks away from a background; then prompts leave theirs open.
+        w_max: the strongest guidance that is trained.
     """
 
     teacher: str = "CFG"
@@ -54,6 +55,7 @@ class Recipe:
     rank: int = 64
     walks: int = 50
     negatives: float = 0.0
+    w_max: float = 4.0
 
     @property
     def name(self) -> str:
@@ -67,23 +69,24 @@ class Recipe:
         return STUDENTS / f"{self.name}.safetensors"
 
 
-def captions(num: int, seed: int) -> list[str]:
-    """Right captions of scenes outside the held-out part."""
+def captions(num: int, seed: int, open_ground: bool = False) -> list[str]:
+    """Right captions of scenes outside the held-out part; with open_ground none names its background."""
     rng = random.Random(seed)
-    return [caption(claim_of(sample_picture(rng)[0], rng), rng) for _ in range(num)]
+    claims = (claim_of(sample_picture(rng)[0], rng) for _ in range(num))
+    return [caption(replace(claim, background=None) if open_ground else claim, rng) for claim in claims]
 
 
 def described(recipe: Recipe) -> dict[str, dict]:
     """Write the prompts; return the sections of a training file, see docs/train.md."""
-    texts = {f"{recipe.name}.txt": captions(NUM_PROMPTS, recipe.seed), f"{recipe.name}.negatives.txt": NEGATIVES}
+    prompts, negatives = f"{recipe.name}.txt", f"{recipe.name}.negatives.txt"
+    texts = {prompts: captions(NUM_PROMPTS, recipe.seed, recipe.negatives > 0), negatives: NEGATIVES}
     STUDENTS.mkdir(parents=True, exist_ok=True)
     for name, lines in texts.items():
         (STUDENTS / name).write_text("\n".join(lines) + "\n")
-    prompts, negatives = texts
     data = {"prompts": prompts, "width": 64, "height": 64}
     distil = {
         "w_min": 0.5,
-        "w_max": 4.0,
+        "w_max": recipe.w_max,
         "walk_rows": 16,
         "walks": recipe.walks,
         "uses": 0,
@@ -154,6 +157,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     for name in ("steps", "batch", "rank", "walks"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Recipe, name))
+    parser.add_argument("--w-max", type=float, default=Recipe.w_max, help="the strongest guidance that is trained")
     parser.add_argument("--negatives", type=float, default=0.0, help="share of walks away from a background")
     use_comfy()
     print("saved", distilled(Recipe(**vars(parser.parse_args()))), flush=True)
