@@ -29,6 +29,7 @@ TEACHERS = {
 }
 """By name, as `[teacher]` of a training file has them; every last leg is CFG at 1 + w."""
 LEARNING_RATE = {"lora": 1e-3, "everything": 5e-4}
+METHODS = ("teefusion", "w alone", "distillcfg")
 NEGATIVES = [f"on a {ground} background" for ground in BACKGROUNDS]
 NUM_PROMPTS = 4000
 STUDENTS = RUNS / "students"
@@ -41,6 +42,7 @@ class Recipe:
     Attributes:
         teacher: a name in TEACHERS.
         trainable: "lora" or "everything".
+        method: how guidance enters, a name in METHODS.
         seed: of prompts, walks, noise, weights.
         steps, batch, rank, walks: of the training; the teacher walks before the first step, `walks` times.
         negatives: share of walks away from a background; then prompts leave theirs open.
@@ -49,6 +51,7 @@ class Recipe:
 
     teacher: str = "CFG"
     trainable: str = "lora"
+    method: str = METHODS[0]
     seed: int = 0
     steps: int = 1000
     batch: int = 32
@@ -60,8 +63,15 @@ class Recipe:
     @property
     def name(self) -> str:
         """Of its run with its files."""
+        method = "" if self.method == METHODS[0] else f"-{self.method.replace(' ', '-')}"
         less = "-negatives" if self.negatives else ""
-        return f"{self.teacher}-{self.trainable}{less}-{self.seed}".lower()
+        return f"{self.teacher}{method}-{self.trainable}{less}-{self.seed}".lower()
+
+    @property
+    def walked(self) -> Path:
+        """Folder of the teacher's walks, which serve every student that is taught the same."""
+        less = f"-less-{self.negatives:g}" if self.negatives else ""
+        return STUDENTS / "walks" / f"{self.teacher}-{self.seed}-{self.walks}-w-{self.w_max:g}{less}".lower()
 
     @property
     def student(self) -> Path:
@@ -93,6 +103,7 @@ def described(recipe: Recipe) -> dict[str, dict]:
         "rank": recipe.rank,
         "term_share": 0.25,
         "trainable": recipe.trainable,
+        "method": recipe.method,
         "negatives": recipe.negatives,
         "seed": recipe.seed,
     }
@@ -118,29 +129,29 @@ def described(recipe: Recipe) -> dict[str, dict]:
 def distilled(recipe: Recipe) -> Path:
     """Train a student, unless there is one; return its file.
 
-    Beside it stands a .json with recipe, losses, seconds since the start, the teacher's walks among them.
+    Beside it stands a .json with recipe, losses, seconds: those of the teacher's walks count even where an earlier
+    student took them.
     """
     if recipe.student.is_file():
         return recipe.student
     from teefusion_core.comfy_host import training_of
 
-    started = time.perf_counter()
     run = training_of(described(recipe), STUDENTS)[0]
-    marks = run.folder.path / "seconds.json"
-    before = json.loads(marks.read_text())["seconds"] if marks.is_file() else 0.0
+    clock = _Clock(recipe, run.folder.path)
 
     def told(report: StepReport) -> None:
-        seconds = before + time.perf_counter() - started
+        if report.step == 1:
+            clock.walked()
         if report.step % 50 == 0:
+            seconds = clock.keep()
             print(
                 f"{recipe.name}: step {report.step}/{report.steps} loss {report.loss:.4f} {seconds:.0f} s", flush=True
             )
-            marks.write_text(json.dumps({"seconds": seconds}))
 
     student = run.run(on_step=told)
     took = {
         **asdict(recipe),
-        "seconds": round(before + time.perf_counter() - started, 1),
+        "seconds": round(clock.keep(), 1),
         "threads": torch.get_num_threads(),
         "losses": [round(loss, 4) for loss in student.losses],
     }
@@ -149,11 +160,39 @@ def distilled(recipe: Recipe) -> Path:
     return recipe.student
 
 
+class _Clock:
+    """Seconds of a training over all its starts, with those of the walks that it finds made."""
+
+    def __init__(self, recipe: Recipe, run: Path):
+        self.marks, self.of_walks = run / "seconds.json", recipe.walked / "seconds.json"
+        recipe.walked.mkdir(parents=True, exist_ok=True)
+        run.mkdir(parents=True, exist_ok=True)
+        if not (run / "walks").exists():
+            (run / "walks").symlink_to(recipe.walked.resolve(), target_is_directory=True)
+        self.started, self.before = time.perf_counter(), _seconds(self.marks) or _seconds(self.of_walks)
+
+    def walked(self) -> None:
+        """Note what the walks took, the first time."""
+        if not self.of_walks.is_file():
+            self.of_walks.write_text(json.dumps({"seconds": time.perf_counter() - self.started}))
+
+    def keep(self) -> float:
+        """Note the seconds so far, return them."""
+        seconds = self.before + time.perf_counter() - self.started
+        self.marks.write_text(json.dumps({"seconds": seconds}))
+        return seconds
+
+
+def _seconds(path: Path) -> float:
+    return float(json.loads(path.read_text())["seconds"]) if path.is_file() else 0.0
+
+
 def main() -> None:
     """Train what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", choices=TEACHERS, default="CFG")
     parser.add_argument("--trainable", choices=LEARNING_RATE, default="lora")
+    parser.add_argument("--method", choices=METHODS, default=METHODS[0])
     parser.add_argument("--seed", type=int, default=0)
     for name in ("steps", "batch", "rank", "walks"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Recipe, name))

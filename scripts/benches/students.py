@@ -42,7 +42,7 @@ def measure() -> dict[str, Any]:
     study, rows = Study(), []
     for name in TEACHERS:
         rows.append(_told(study.teacher_row(name)))
-        recipes = [Recipe(name, trainable, seed) for trainable, seeds in TRAINED[name].items() for seed in seeds]
+        recipes = [Recipe(name, trainable, seed=seed) for trainable, seeds in TRAINED[name].items() for seed in seeds]
         rows += [_told(study.student_row(recipe)) for recipe in recipes]
     settings = {"prompts": NUM_PROMPTS, "steps": STEPS, "guidance": GUIDANCE, "negative_w": NEGATIVE_W}
     negatives = study.negatives(Recipe("CFG", "lora", negatives=NEGATIVE_SHARE))
