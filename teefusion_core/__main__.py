@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from .errors import InvalidConfig, TeEFusionError
+from .processes import together
 from .student_file import write_student
 from .train import StepReport
 
@@ -43,7 +44,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _stop("stopped; the same command goes on from the last checkpoint")
     except RuntimeError as error:
-        if not (_several() and LOST.search(str(error))):
+        if not (together() and LOST.search(str(error))):
             raise
         said = re.sub(r"^\[[^]]*\] ", "", str(error)).partition(". ")[0]  # without its place in the source of gloo
         _stop(f"another process is gone ({said}); the same command goes on from the last checkpoint")
@@ -54,7 +55,7 @@ def _stop(message: str) -> None:
     # the launcher ends us as soon as another has ended
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     said = False
-    if _several():
+    if together():
         with suppress(RuntimeError):  # whoever keeps the count is gone
             said = dist.distributed_c10d._get_default_store().add("said", 1) > 1
     sys.exit(1 if said else f"TeEFusion: {message}")
@@ -73,10 +74,9 @@ def _train(path: Path) -> None:
         on_step=lines, on_walk=lines.on_walk if first else None, on_forecast=lines.on_forecast if first else None
     )
     if first:
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_student(target, student.tensors, student.info)
         print(f"student of {student.info.step} steps written to {target}", flush=True)
-    if _several():
+    if together():
         dist.barrier()  # who leaves while another writes pulls the connection from under it
         dist.destroy_process_group()
 
@@ -123,10 +123,6 @@ def _join() -> None:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized()
 
 
 class Lines:

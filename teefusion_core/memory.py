@@ -91,12 +91,14 @@ def foretold(trial: Callable[[int], object], constant: int = 0) -> Forecast:
         trial: runs it with so many rows; what it returns is dropped.
         constant: bytes that are there all the time, made before.
     """
-    noted = {}
-    for rows in TRIAL_ROWS:
-        with Ledger() as ledger:
-            trial(rows)
-        noted[rows] = ledger.bytes
-    return Forecast(noted[2], noted[3], constant)
+    two, three = (_noted(trial, rows) for rows in TRIAL_ROWS)
+    return Forecast(two, three, constant)
+
+
+def _noted(trial: Callable[[int], object], rows: int) -> list[int]:
+    with Ledger() as ledger:
+        trial(rows)
+    return ledger.bytes
 
 
 def _storages(values: Any) -> list[UntypedStorage]:

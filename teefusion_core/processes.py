@@ -14,6 +14,11 @@ from .errors import InvalidConfig, ProcessFailed
 from .parallel import ALONE, DDP, PARALLEL
 
 
+def together() -> bool:
+    """Whether this process has peers."""
+    return dist.is_available() and dist.is_initialized()
+
+
 class Processes:
     """This process among its peers, as torch.distributed knows them.
 
@@ -33,11 +38,10 @@ class Processes:
         """
         if str(parallel) not in PARALLEL:
             raise InvalidConfig(f"parallel is {parallel!r}; choose one of {', '.join(PARALLEL)}")
-        together = dist.is_available() and dist.is_initialized()
-        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together() else (0, 1)
         self.parallel, self.way = parallel, PARALLEL[parallel] if self.size > 1 else ALONE
         # NCCL moves nothing that is not on a GPU
-        self.device = torch.device("cuda" if together and dist.get_backend() == "nccl" else "cpu")
+        self.device = torch.device("cuda" if together() and dist.get_backend() == "nccl" else "cpu")
 
     @property
     def first(self) -> bool:

@@ -131,8 +131,9 @@ def write_student(path: Path, tensors: Mapping[str, Tensor], info: StudentInfo) 
 
 
 def write_described(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors with their metadata, whole or not at all."""
+    """Write tensors with their metadata, whole or not at all; folders above it are made."""
     part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         save_file(dict(tensors), part, metadata=dict(metadata))
         os.replace(part, path)

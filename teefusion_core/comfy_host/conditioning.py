@@ -15,8 +15,8 @@ from ..blend import SAME_ENCODERS, blended, cosine
 from ..errors import InvalidConfig, ShapeMismatch
 from ..sharpener import sharpened
 from ..sharpener_file import read_sharpener
+from .prompts import POOLED
 
-POOLED = "pooled_output"
 MASK = "attention_mask"
 
 

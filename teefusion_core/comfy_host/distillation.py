@@ -31,6 +31,8 @@ from .run import schedule
 from .teacher import Teacher
 
 CALIBRATION_ROWS = 256
+PIXELS = 8
+"""To one latent, where the host does not say."""
 
 
 class Distillation:
@@ -281,3 +283,10 @@ def _checked(pictures: Sequence[Tensor], captions: int, channels: int) -> list[T
     if pictures and len(pictures) != captions:
         raise ShapeMismatch(f"there are {len(pictures)} pictures, {captions} captions; give each picture one")
     return [picture.clone() for picture in pictures]
+
+
+def latent_shape(model, width: int, height: int) -> tuple[int, int, int]:
+    """Return [C,H,W] of the latent of a picture, given its size in pixels."""
+    latent_format = model.model.latent_format
+    ratio = getattr(latent_format, "spacial_downscale_ratio", PIXELS)
+    return latent_format.latent_channels, height // ratio, width // ratio

@@ -80,13 +80,20 @@ def _free(device: torch.device) -> int:
 
 
 def _of_student(distil: Distillation, constant: int) -> Forecast:
-    longest = max(range(len(distil.positives)), key=lambda number: distil.positives.entries[number][0].shape[1])
+    longest = max(range(len(distil.positives)), key=distil.positives.tokens)
 
     def trial(rows: int) -> None:
-        x_BCHW, half_B = torch.zeros(rows, *distil.latent_CHW), torch.full((rows,), 0.5)
-        prompt_B = torch.full((rows,), longest)
-        w_B = torch.full((rows,), distil.settings.w_max)
-        example = Example(x_BCHW, half_B, w_B, prompt_B, torch.zeros_like(prompt_B), x_BCHW, x_BCHW + 1, half_B)
+        zero_BCHW, half_B = torch.zeros(rows, *distil.latent_CHW), torch.full((rows,), 0.5)
+        example = Example(
+            x_BCHW=zero_BCHW,
+            sigma_B=half_B,
+            w_B=torch.full((rows,), distil.settings.w_max),
+            prompt_B=torch.full((rows,), longest),
+            null_B=torch.zeros(rows, dtype=torch.long),
+            target_BCHW=zero_BCHW,
+            guidance_BCHW=zero_BCHW + 1,
+            weight_B=half_B,
+        )
         try:
             distil.loss(example).backward()
         finally:

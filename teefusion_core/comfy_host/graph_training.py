@@ -13,8 +13,8 @@ from ..distill_settings import DistillSettings
 from ..errors import InvalidConfig
 from ..student_file import write_student
 from ..train_settings import TrainSettings
-from .distillation import Distillation
-from .prompts import Prompts
+from .distillation import Distillation, latent_shape
+from .prompts import Prompts, encoded, lines_of
 from .run import tell
 from .student import MODELS, UPDATES
 from .teacher import Teacher
@@ -61,7 +61,7 @@ def train_in_graph(
     positives, nulls, pictures = data
     # the host runs nodes in inference mode, whose tensors take part in no gradient
     with torch.inference_mode(False), torch.enable_grad():
-        start = {"pictures": pictures} if pictures else {"latent_CHW": _latent_shape(model, *pixels)}
+        start = {"pictures": pictures} if pictures else {"latent_CHW": latent_shape(model, *pixels)}
         distillation = Distillation(model, Teacher(guider, sampler), positives, nulls, settings, **start)
         told = f"{type(guider).__name__} at scale 1 + w, {_sampler_name(sampler)}"
         output = Path(folder_paths.get_output_directory())
@@ -75,7 +75,6 @@ def train_in_graph(
             watch.on_step, watch.should_stop, watch.on_walk, on_forecast=lambda need: tell(str(need))
         )
     path = output / (MODELS if whole else UPDATES) / f"{name}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_student(path, student.tensors, student.info)
     tell(f"{student.info.step} steps, loss {student.losses[-1]:.4f}, written to {path.relative_to(output)}")
     return student, path
@@ -96,23 +95,15 @@ def graph_data(
         InvalidConfig: too little is connected, or two things that mean the same.
     """
     with torch.inference_mode(False), torch.no_grad():
-        lines = [line.strip() for line in prompts.splitlines() if line.strip()]
-        others = [line.strip() for line in negatives.splitlines() if line.strip()]
+        lines, others = lines_of(prompts), lines_of(negatives)
         if bool(lines) == bool(positive):
             raise InvalidConfig("give prompts, one per line, with a clip, or connect encoded prompts, one of the two")
         if (lines or others or not null) and clip is None:
             raise InvalidConfig("texts cannot be encoded without text encoders; connect clip, or positive with null")
-        encode = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in lines] if lines else positive
-        nulls = list(null) or [clip.encode_from_tokens_scheduled(clip.tokenize(""))]
-        nulls += [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in others]
+        positives = encoded(clip, lines) if lines else positive
+        nulls = [*(null or encoded(clip, [""])), *encoded(clip, others)]
         pictures = [row[None] for latent in latents for row in latent["samples"].clone()]
-        return Prompts(encode, "prompt"), Prompts(nulls, "null"), pictures
-
-
-def _latent_shape(model, width: int, height: int) -> tuple[int, int, int]:
-    latent_format = model.model.latent_format
-    ratio = getattr(latent_format, "spacial_downscale_ratio", 8)
-    return latent_format.latent_channels, height // ratio, width // ratio
+        return Prompts(positives, "prompt"), Prompts(nulls, "null"), pictures
 
 
 def _sampler_name(sampler) -> str:

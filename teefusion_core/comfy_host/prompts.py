@@ -16,6 +16,16 @@ from ..errors import InvalidConfig
 POOLED = "pooled_output"
 
 
+def lines_of(text: str) -> list[str]:
+    """Prompts of a text that has one per line."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def encoded(clip, texts: Sequence[str]) -> list[list]:
+    """CONDITIONING of each text, as CLIPTextEncode makes it."""
+    return [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
+
+
 class Prompts:
     """A list of encoded prompts, each of one entry with one row."""
 
@@ -43,13 +53,17 @@ class Prompts:
         if not self.entries:
             raise InvalidConfig(f"there is no {what}; give one or more")
         by_length: dict[int, list[int]] = defaultdict(list)
-        for number, (context_1LE, _) in enumerate(self.entries):
-            by_length[context_1LE.shape[1]].append(number)
+        for number in range(len(self)):
+            by_length[self.tokens(number)].append(number)
         self.groups = list(by_length.values())
         """Numbers of prompts that can share a batch: networks that read tokens jointly take no padding."""
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def tokens(self, number: int) -> int:
+        """How long a prompt is."""
+        return self.entries[number][0].shape[1]
 
     def pick(self, rows: int, generator: torch.Generator) -> list[int]:
         """Numbers of prompts that can share a batch; every prompt is as likely as any other."""

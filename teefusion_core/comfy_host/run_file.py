@@ -23,8 +23,8 @@ from ..parallel import DDP
 from ..picture_folder import captioned
 from ..processes import Processes
 from ..train_settings import TrainSettings
-from .distillation import Distillation
-from .prompts import Prompts
+from .distillation import Distillation, latent_shape
+from .prompts import Prompts, encoded, lines_of
 from .reflection_guider import ReflectionGuider, Scales
 from .reflection_sampler import ReflectionSampler
 from .teacher import Teacher
@@ -39,8 +39,6 @@ LEGAL: dict[str, set[str]] = {
     "train": {field.name for field in fields(TrainSettings)} | {"parallel"},
     "output": {"runs", "name", "student", "whole", "accept"},
 }
-SPATIAL = 8
-"""Pixels per latent, where the host does not say."""
 
 
 def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path]:
@@ -176,13 +174,8 @@ def teacher_of(section: Mapping[str, Any], model, folder: Path) -> tuple[Teacher
     return Teacher(guider, sampler), told
 
 
-def _encoded(clip, texts: list[str], what: str) -> Prompts:
-    return Prompts([clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts], what)
-
-
 def _lines(folder: Path, name: str) -> list[str]:
-    text = Path(_file(folder, name)).read_text(encoding="utf-8")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = lines_of(Path(_file(folder, name)).read_text(encoding="utf-8"))
     if not lines:
         raise InvalidConfig(f"{name} has no prompts; write one per line")
     return lines
@@ -192,15 +185,15 @@ def _lines(folder: Path, name: str) -> list[str]:
 def _data(section: Mapping[str, Any], model, clip, vae, folder: Path):
     """Prompts, nulls, where the teacher starts."""
     width, height = (int(section.get(name, 1024)) for name in ("width", "height"))
-    nulls = _encoded(clip, ["", *(_lines(folder, section["negatives"]) if "negatives" in section else [])], "null")
+    negatives = _lines(folder, section["negatives"]) if "negatives" in section else []
+    nulls = Prompts(encoded(clip, ["", *negatives]), "null")
     if ("pictures" in section) == ("prompts" in section):
         raise InvalidConfig("[data] needs prompts (a file, one per line) or pictures (a folder), one of the two")
     if "prompts" in section:
-        ratio = getattr(model.model.latent_format, "spacial_downscale_ratio", SPATIAL)
-        shape = (model.model.latent_format.latent_channels, height // ratio, width // ratio)
-        return _encoded(clip, _lines(folder, section["prompts"]), "prompt"), nulls, {"latent_CHW": shape}
+        prompts = Prompts(encoded(clip, _lines(folder, section["prompts"])), "prompt")
+        return prompts, nulls, {"latent_CHW": latent_shape(model, width, height)}
     if vae is None:
         raise InvalidConfig("[data] has pictures, [model] no vae to encode them; add one")
     found = captioned(folder / section["pictures"])
     latents = [vae.encode(one.pixels(width, height)) for one in found]
-    return _encoded(clip, [one.caption for one in found], "caption"), nulls, {"pictures": latents}
+    return Prompts(encoded(clip, [one.caption for one in found]), "caption"), nulls, {"pictures": latents}
