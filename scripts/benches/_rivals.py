@@ -49,7 +49,7 @@ def table(result: dict[str, Any]) -> Rows:
 
 
 def pictures_table(result: dict[str, Any]) -> Rows:
-    """Guidance that a method amounts to along its own path, colour, nearness to the teacher, diversity over two noises."""
+    """Guidance that a method amounts to along its own path, colour, nearness to the teacher, diversity over noises."""
     lines = [["method", "strength", "effective", "saturation", "contrast", "clipped", "PSNR", "SSIM", "diversity"]]
     for group in _shown(result):
         main = headline(group)
