@@ -77,6 +77,7 @@ def checkpoints(base: Any, arm: Arm) -> Iterator[tuple[int, Arm]]:
     from tiny_sd3.distill_student import STUDENTS, Recipe
 
     recipe = Recipe(arm.teacher, arm.trainable, arm.method, arm.seed or 0)
+    recipe = replace(recipe, rank=told(recipe.student).get("rank", recipe.rank))
     info = read_student(recipe.student)[1]
     if info.method in EMBEDS or arm.trainable != "lora":
         return

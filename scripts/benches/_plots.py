@@ -149,7 +149,8 @@ def _on_the_way(axes: Any, result: dict[str, Any]) -> None:
             list(steps), [m["low"] for m in means], [m["high"] for m in means], color=line.get_color(), alpha=0.12, lw=0
         )
     axes.set(xlabel="step", ylabel="all right")
-    axes.legend(fontsize=6)
+    if kinds:
+        axes.legend(fontsize=6)
 
 
 def _velocities(pyplot: Any, result: dict[str, Any]) -> Any:

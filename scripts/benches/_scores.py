@@ -39,7 +39,8 @@ def named(group: Group) -> str:
         return row["method"]
     trained = {"lora": "LoRA", "everything": "full"}[row["trainable"]]
     spelled = {"teefusion": "TeEFusion", "w alone": "G(psi(w)) alone", "distillcfg": "DistillCFG", "dice": "DICE"}
-    return f"{spelled[row['method']]} of {row['teacher']}, {trained}"
+    steps = "" if row["budget"] is None else f", {row['budget']} steps"
+    return f"{spelled.get(row['method'], row['method'])} of {row['teacher']} ({trained}{steps})"
 
 
 def strengths(group: Group) -> list[float]:

@@ -19,6 +19,7 @@ finally:
     sys.path.remove(str(REPO / "scripts"))
 
 GRID, NUM = (0.5, 2.0, 4.0), 100
+STUDENT = "TeEFusion of W2SD (LoRA, 1000 steps)"
 FIGURES = {"passes": 1.0, "milliseconds": 9.0, "saturation": 0.1, "contrast": 0.2, "clipped": 0.001}
 FULL = {"effective": 2.5, "diversity": 0.1}
 
@@ -55,7 +56,7 @@ def result(**changed):
         *group("distillcfg", "W2SD", "lora", shares["layers"]),
         *group("teefusion", "CFG", "lora", shares["plain"]),
     ]
-    rows.append(group("CFG, matched", "CFG")[1] | {"of": "TeEFusion of W2SD, LoRA", "strength": 1.5})
+    rows.append(group("CFG, matched", "CFG")[1] | {"of": STUDENT, "strength": 1.5})
     rows += [row | {"sampler": "dpmpp_2m"} for row in rows if row["method"] == "teefusion" and row["strength"] == 2]
     curve = {"method": "teefusion", "teacher": "W2SD", "trainable": "lora", "budget": 1000, "seconds": 600.0}
     falling = packed(1 + 3 * math.exp(-point / 10) for point in range(100))
@@ -81,34 +82,34 @@ def verdicts(made, text):
 
 class TestClaims:
     def test_a_student_like_its_teacher_is_about_it(self):
-        assert verdicts(result(), "TeEFusion of W2SD, LoRA reaches 95%") == ["holds"] * 2
+        assert verdicts(result(), f"{STUDENT} reaches 95%") == ["holds"] * 2
 
     def test_a_student_far_below_is_not(self):
-        assert verdicts(result(student=(0.2, 0.5, 0.3)), "TeEFusion of W2SD, LoRA reaches") == ["does not hold"] * 2
+        assert verdicts(result(student=(0.2, 0.5, 0.3)), f"{STUDENT} reaches") == ["does not hold"] * 2
 
     def test_the_cost_is_that_of_the_rows(self):
         assert "at 1/3.9 of the passes" in result()["claims"][0]["claim"]
 
     def test_the_order_of_the_ablation(self):
-        assert verdicts(result(), "W2SD, LoRA beats G(psi(w)) alone") == ["holds"] * 2
-        assert verdicts(result(), "alone of W2SD, LoRA beats DistillCFG") == ["holds"] * 2
+        assert verdicts(result(), "steps) beats G(psi(w)) alone") == ["holds"] * 2
+        assert verdicts(result(), "alone of W2SD (LoRA, 1000 steps) beats DistillCFG") == ["holds"] * 2
 
     def test_an_order_turned_round_does_not_hold(self):
         turned = result(student=(0.2, 0.5, 0.3), alone=(0.5, 0.9, 0.6))
-        assert verdicts(turned, "W2SD, LoRA beats G(psi(w)) alone") == ["does not hold"] * 2
+        assert verdicts(turned, "steps) beats G(psi(w)) alone") == ["does not hold"] * 2
 
     def test_equal_methods_leave_it_undecided(self):
-        assert verdicts(result(alone=(0.5, 0.9, 0.6)), "W2SD, LoRA beats G(psi(w)) alone") == ["undecided"] * 2
+        assert verdicts(result(alone=(0.5, 0.9, 0.6)), "steps) beats G(psi(w)) alone") == ["undecided"] * 2
 
     def test_students_that_rise_with_their_teachers(self):
         assert verdicts(result(), "rise with their teachers") == ["holds"] * 2
         assert verdicts(result(plain=(0.9, 0.95, 0.9)), "rise with their teachers") == ["does not hold"] * 2
 
     def test_a_peak_inside(self):
-        assert verdicts(result(), "TeEFusion of W2SD, LoRA is best inside") == ["holds"] * 2
+        assert verdicts(result(), f"{STUDENT} is best inside") == ["holds"] * 2
 
     def test_a_peak_at_the_end(self):
-        at_the_end = verdicts(result(student=(0.3, 0.5, 0.9)), "TeEFusion of W2SD, LoRA is best inside")
+        at_the_end = verdicts(result(student=(0.3, 0.5, 0.9)), f"{STUDENT} is best inside")
         assert at_the_end == ["holds", "does not hold"]
 
     def test_methods_that_are_not_there_are_not_compared(self):
@@ -116,8 +117,14 @@ class TestClaims:
         rows = [row for row in made["rows"] if row["method"] != "w alone"]
         assert not [c for c in _claims.claims(made | {"rows": rows}) if "alone" in c["claim"]]
 
+    def test_students_of_different_budgets_are_not_compared(self):
+        made = result()
+        rows = [row | {"budget": 500} if row["method"] == "w alone" else row for row in made["rows"]]
+        texts = [claim["claim"] for claim in _claims.claims(made | {"rows": rows}) if claim["paper"] == "Table 3"]
+        assert texts == [f"{STUDENT} beats DistillCFG of W2SD (LoRA, 1000 steps)"]
+
     def test_matched_guidance_is_compared_too(self):
-        [claim] = [c for c in result()["claims"] if c["claim"].startswith("TeEFusion of W2SD, LoRA beats CFG")]
+        [claim] = [c for c in result()["claims"] if "W2SD (LoRA, 1000 steps) beats CFG" in c["claim"]]
         assert [found["at"] for found in claim["results"]][2] == "CFG 2.50, its effective guidance"
 
     def test_every_figure_comes_with_its_interval(self):
@@ -189,6 +196,11 @@ class TestPage:
 
     def test_it_is_the_same_each_time(self, html):
         assert _page.page(result(), {"no guidance": b"\x89PNG"}) == html
+
+    def test_without_students_it_says_so(self):
+        rows = [row for row in result()["rows"] if not row["trainable"] and "of" not in row]
+        bare = result() | {"rows": rows, "curves": [], "checkpoints": [], "velocities": []}
+        assert "No such students were there" in _page.page(bare | {"claims": _claims.claims(bare)}, {})
 
     def test_text_is_text(self):
         assert "<b>" not in _page._table([["a"], ["<b>"]])
