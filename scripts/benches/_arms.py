@@ -25,6 +25,7 @@ TRAINED_SHARE = 0.25
 """What the students of tiny_sd3 began their training with."""
 HEADLINE = {"w": 2.0, "alpha": 1.0, "share": TRAINED_SHARE}
 SEEDS = (0, 1, 2)
+DICE = "dice"
 TEACHER, UNTRAINED, MATCHED, BASE = "teacher", "untrained fusion", "CFG, matched", "no guidance"
 
 Prepared = tuple[Any, list, float]
@@ -36,8 +37,8 @@ class Wanted:
     """A kind of student.
 
     Attributes:
-        method: a name in METHODS of tiny_sd3.distill_student, or "dice".
-        teacher, trainable: as its recipe has them.
+        method: a name in METHODS of tiny_sd3.distill_student.
+        teacher, trainable: as its recipe has them; a sharpener leaves the model alone.
     """
 
     method: str
@@ -46,7 +47,8 @@ class Wanted:
 
 
 WANTED = [Wanted("teefusion", teacher, "lora") for teacher in ("CFG", "Z-Sampling", "W2SD")]
-WANTED += [Wanted(method, "W2SD", "lora") for method in ("w alone", "distillcfg", "dice")]
+WANTED += [Wanted(method, "W2SD", "lora") for method in ("w alone", "distillcfg")]
+WANTED += [Wanted(DICE, "W2SD", "sharpener")]
 WANTED += [Wanted("teefusion", teacher, "everything") for teacher in ("CFG", "Z-Sampling", "W2SD")]
 WANTED += [Wanted(method, "W2SD", "everything") for method in ("w alone", "distillcfg")]
 
@@ -58,7 +60,7 @@ class Arm:
     Attributes:
         method: a method of students, or one of the names above.
         teacher: that it is, or was taught by; "" for the base.
-        trainable: "lora", "everything", or "" where nothing was trained.
+        trainable: "lora", "everything", "sharpener", or "" where nothing was trained.
         seed: of its training.
         budget: steps of its training.
         knob: what its strength is called, a key of HEADLINE.
@@ -153,7 +155,7 @@ def _sharpened(path: Path) -> Callable[[Study, list, float, str], Prepared]:
 
 
 PAINTERS: dict[str, tuple[str, tuple[float, ...], Callable[[Path], Callable]]] = {
-    "dice": ("alpha", ALPHAS, _sharpened),
+    DICE: ("alpha", ALPHAS, _sharpened),
 }
 """Method -> knob, grid, how a file is sampled; methods that are not named here take w, fused into the prompt."""
 
@@ -175,6 +177,8 @@ def student_path(wanted: Wanted, seed: int) -> Path:
     """Where the training of a student leaves its file."""
     from tiny_sd3.distill_student import Recipe
 
+    if wanted.method == DICE:
+        return Recipe(wanted.teacher, method=DICE, seed=seed).student
     return Recipe(wanted.teacher, wanted.trainable, wanted.method, seed).student
 
 
@@ -191,6 +195,7 @@ def _student(wanted: Wanted, seed: int, path: Path) -> Arm:
 
 
 def _command(wanted: Wanted, seed: int) -> str:
-    options = ["--teacher", wanted.teacher, "--trainable", wanted.trainable]
+    options = ["--teacher", wanted.teacher]
+    options += [] if wanted.method == DICE else ["--trainable", wanted.trainable]
     options += [] if wanted.method == "teefusion" else ["--method", wanted.method]
     return shlex.join(["python", "-m", "tiny_sd3.distill_student", *options, "--seed", str(seed)])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import _curves
-from ._arms import HEADLINE, MATCHED, UNTRAINED
+from ._arms import DICE, HEADLINE, MATCHED, UNTRAINED
 from ._scores import Group, at, estimate, groups, headline, named, own_best, strengths, values
 
 ABOUT = 0.95
@@ -83,7 +83,7 @@ def _ablation(rows: list[dict]) -> list[Claim]:
     for full in _students(rows):
         same = {name: full[0][name] for name in ("teacher", "trainable", "budget")}
         alone, layers = (_only(rows, method=method, **same) for method in ("w alone", "distillcfg"))
-        dice = _only(rows, method="dice", teacher=same["teacher"])
+        dice = _only(rows, method=DICE, teacher=same["teacher"], budget=same["budget"])
         pairs = [("Table 3", full, alone), ("Table 3", alone, layers), ("Table 3", full, layers), ("added", full, dice)]
         if same["teacher"] == "W2SD":
             pairs.append(("added", full, _only(rows, method=UNTRAINED)))
@@ -124,11 +124,12 @@ def _stronger(rows: list[dict]) -> list[Claim]:
 
 
 def _slope(*means: Any) -> Any:
-    """Least squares of students' scores on their teachers'; sign is what counts where teachers are close."""
+    """Least squares of students' scores on their teachers'; 0 where these are all alike, which tells nothing."""
     half = len(means) // 2
     scores = torch.stack([torch.as_tensor(mean, dtype=torch.float64) for mean in means])
     x, y = (part - part.mean(0) for part in (scores[:half], scores[half:]))
-    return (x * y).sum(0) / x.square().sum(0)
+    spread = x.square().sum(0)
+    return torch.where(spread > 1e-12, (x * y).sum(0) / spread.clamp(min=1e-12), 0.0)
 
 
 def _peak(rows: list[dict]) -> list[Claim]:

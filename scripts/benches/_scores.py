@@ -37,7 +37,7 @@ def named(group: Group) -> str:
         return f"{row['teacher']} teacher"
     if not row["trainable"]:
         return row["method"]
-    trained = {"lora": "LoRA", "everything": "full"}[row["trainable"]]
+    trained = {"lora": "LoRA", "everything": "full"}.get(row["trainable"], row["trainable"])
     spelled = {"teefusion": "TeEFusion", "w alone": "G(psi(w)) alone", "distillcfg": "DistillCFG", "dice": "DICE"}
     steps = "" if row["budget"] is None else f", {row['budget']} steps"
     return f"{spelled.get(row['method'], row['method'])} of {row['teacher']} ({trained}{steps})"

@@ -19,6 +19,7 @@ from runner.stop import Stop, say
 from . import _claims, _curves, _page, _pictures
 from ._arms import (
     BASE,
+    DICE,
     GRID,
     HEADLINE,
     SEEDS,
@@ -174,7 +175,7 @@ class Evidence(Study):
         fit = {}
         for wanted in WANTED:
             path = student_path(wanted, SEEDS[0])
-            if path.is_file() and wanted.method not in (*EMBEDS, "dice"):
+            if path.is_file() and wanted.method not in (*EMBEDS, DICE):
                 row = {**vars(wanted), "seed": SEEDS[0]}
                 fit[named([row])] = path
         return embeddings(self, fit) if fit else []

@@ -105,6 +105,14 @@ class TestClaims:
         assert verdicts(result(), "rise with their teachers") == ["holds"] * 2
         assert verdicts(result(plain=(0.9, 0.95, 0.9)), "rise with their teachers") == ["does not hold"] * 2
 
+    def test_teachers_that_are_alike_tell_nothing(self):
+        made = result()
+        alike = [
+            row | {"right": made["rows"][1]["right"]} if row["method"] == "teacher" else row for row in made["rows"]
+        ]
+        [claim] = [c for c in _claims.claims(made | {"rows": alike}) if "rise with their teachers" in c["claim"]]
+        assert [(found["value"], found["verdict"]) for found in claim["results"]] == [(0, "undecided")] * 2
+
     def test_a_peak_inside(self):
         assert verdicts(result(), f"{STUDENT} is best inside") == ["holds"] * 2
 
