@@ -2,6 +2,7 @@
 
 python3 scripts/bench.py             every benchmark
 python3 scripts/bench.py overhead    only the named ones; numbers go to bench/results/<name>.json, then to the pages
+python3 scripts/bench.py --render    measure nothing, make the pages anew from the numbers that stand
 """
 
 import sys
@@ -25,14 +26,18 @@ def names() -> list[str]:
 
 
 def arguments() -> list[str]:
-    """Read the command line."""
+    """Read the command line: what to measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="*", help=f"one of {', '.join(names())}; without names, all")
-    chosen: list[str] = parser.parse_args().name
+    parser.add_argument("--render", action="store_true", help="measure nothing, make the pages anew")
+    given = parser.parse_args()
+    chosen: list[str] = given.name
     unknown = [name for name in chosen if name not in names()]
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}; choose from {', '.join(names())}")
-    return chosen or names()
+    if given.render and chosen:
+        parser.error("--render measures nothing; leave the names out")
+    return chosen or ([] if given.render else names())
 
 
 def main() -> int:
@@ -53,6 +58,10 @@ def main() -> int:
         result = bench.measure()
         print_table(bench.table(result))
         say(f"written to {write(name, result)}")
+    if not chosen or "tables" in chosen:
+        from benches.tables import rendered
+
+        say(f"written to {rendered()}")
     update(ROOT, RESULTS)
     return 0
 

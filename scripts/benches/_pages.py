@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import alignment, demo, overhead, reflection, reflection_cost, students, trainer
+from . import _claims, _rivals, alignment, demo, overhead, reflection, reflection_cost, students, trainer
 
 Rows = list[list[str]]
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
@@ -24,11 +24,23 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "students": ("students", students.table),
     "students_guidance": ("students", students.guidance_table),
     "negatives": ("students", students.negative_table),
+    "claims": ("tables", _claims.table),
+    "rivals": ("tables", _rivals.table),
+    "rivals_pictures": ("tables", _rivals.pictures_table),
+    "rivals_matched": ("tables", _rivals.matched_table),
+    "ablation": ("tables", _rivals.ablation_table),
+    "teachers": ("tables", _rivals.teacher_table),
+    "strength": ("tables", _rivals.sweep_table),
+    "curves": ("tables", _rivals.curve_table),
+    "checkpoints": ("tables", _rivals.checkpoint_table),
+    "rivals_velocities": ("tables", _rivals.velocity_table),
+    "rivals_samplers": ("tables", _rivals.sampler_table),
+    "rivals_missing": ("tables", _rivals.missing_table),
     "trainer": ("trainer", trainer.table),
     "trainer_stock": ("trainer", trainer.stock_table),
     "trainer_memory": ("trainer", trainer.memory_table),
 }
-PAGES = ("README.md", "README.zh-CN.md", "docs/train.md")
+PAGES = ("README.md", "README.zh-CN.md", "docs/train.md", "docs/evidence.md")
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 

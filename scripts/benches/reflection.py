@@ -92,6 +92,7 @@ class Study:
 
     def row(self, arm: Arm) -> tuple[dict[str, Any], np.ndarray]:
         """Figures of one arm, with what is right prompt by prompt."""
+        from teefusion_core.picture_metrics import clipping, saturation
         from tiny_sd3.measure import BATCH, pictures
         from tiny_sd3.verifier import judge, score
 
@@ -102,6 +103,7 @@ class Study:
             passes = guider.passes
             images.append(pictures(self.bench.vae, self.base.model.process_latent_out(states[-1])))
         seconds, shown = time.perf_counter() - start, np.concatenate(images)
+        floats = torch.from_numpy(shown / 255)
         right = np.array([judge(i, claim).overall for i, claim in zip(shown, self.bench.claims, strict=True)])
         figures = {
             "method": arm.name,
@@ -110,8 +112,8 @@ class Study:
             "passes": passes,
             "effective_guidance": self.effective_guidance(arm),
             **score(shown, self.bench.claims),
-            "saturation": _saturation(shown),
-            "clipped": float(((shown == 0) | (shown == 255)).mean()),
+            "saturation": float(saturation(floats).mean()),
+            "clipped": float(clipping(floats).mean()),
             "seconds": round(seconds, 1),
         }
         return figures, right
@@ -133,12 +135,6 @@ class Study:
             velocities = (velocity_of(seen[index], x, sigma) for seen in (cond, uncond))
             found.append(effective_guidance(moved, *velocities).mean())
         return float(torch.stack(found).mean())
-
-
-def _saturation(images_BHW3: np.ndarray) -> float:
-    """Mean of max - min over the channels, 0 to 1."""
-    pixels = images_BHW3.astype(np.float32) / 255
-    return float((pixels.max(-1) - pixels.min(-1)).mean())
 
 
 def _interval(differences: np.ndarray) -> list[float]:

@@ -19,6 +19,7 @@ import torch
 from runner.stop import say
 
 from ._passes import Passes
+from ._study import STEPS, Study, load, mean_guidance
 
 NUM_PROMPTS, PROMPTS_FOR_GUIDANCE = 256, 16
 GUIDANCE = (1.0, 2.0, 3.0)
@@ -30,7 +31,6 @@ TRAINED: dict[str, dict[str, tuple[int, ...]]] = {
     "W2SD": {"lora": SEEDS},
 }
 """What is trained on which seeds, by teacher."""
-STEPS = 20
 LIMIT_RATIO, LIMIT_MINUTES = 0.95, 20.0
 NEGATIVE_SHARE, NEGATIVE_W, NEGATIVE_PROMPTS = 0.3, 2.0, 64
 
@@ -39,7 +39,7 @@ def measure() -> dict[str, Any]:
     """Train what is missing; return teachers with students, effective guidance, negative prompts."""
     from tiny_sd3.distill_student import TEACHERS, Recipe
 
-    study, rows = Study(), []
+    study, rows = Students(NUM_PROMPTS, PROMPTS_FOR_GUIDANCE), []
     for name in TEACHERS:
         rows.append(_told(study.teacher_row(name)))
         recipes = [Recipe(name, trainable, seed=seed) for trainable, seeds in TRAINED[name].items() for seed in seeds]
@@ -54,18 +54,8 @@ def _told(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-class Study:
-    """Models with held-out prompts, loaded once."""
-
-    def __init__(self) -> None:
-        from teefusion_core.comfy_host import load_tiny, schedule
-        from tiny_sd3.measure import SCHEDULER, Bench
-
-        with torch.inference_mode():
-            self.base, self.clip, self.vae = load_tiny("base")
-            self.bench = Bench(self.clip, self.vae, NUM_PROMPTS)
-            self.sigmas = schedule(self.base, SCHEDULER, STEPS, 1.0)
-        self.walks: dict[tuple[str, float], tuple] = {}
+class Students(Study):
+    """Teachers with what they have taught."""
 
     @torch.inference_mode()
     def teacher_row(self, name: str) -> dict[str, Any]:
@@ -94,14 +84,6 @@ class Study:
         count = passes.rows / (len(GUIDANCE) * NUM_PROMPTS * STEPS)
         return {**took, "loss": loss, "overall": overall, "effective": effective, "passes": count}
 
-    def teacher(self, name: str) -> Any:
-        """A teacher by name."""
-        from teefusion_core.comfy_host import teacher_of
-        from tiny_sd3.distill_student import TEACHERS
-        from tiny_sd3.host import MODELS
-
-        return teacher_of(TEACHERS[name], self.base, MODELS)[0]
-
     def painted(self, teacher: Any, positive: list, noise_BCHW: torch.Tensor, *, w: float) -> torch.Tensor:
         """Latents of a teacher."""
         from teefusion_core.guidance import cfg_scale_of
@@ -124,38 +106,11 @@ class Study:
     def effective(self, name: str, w: float, student: Any) -> float:
         """Effective guidance of a teacher's steps, or of a student at the same states; mean over steps, prompts."""
         from teefusion_core.comfy_host import apply_fusion
-        from teefusion_core.flow import velocity_of
-        from teefusion_core.guidance import effective_guidance
-        from tiny_sd3.measure import predictions
 
-        noise = self.bench.noise_NCHW[:PROMPTS_FOR_GUIDANCE]
-        where, secants, cond, uncond = self._walk(name, w)
+        where, moves, cond, uncond = self.walk(name, w)
         if student is not None:
-            model, positive = apply_fusion(student, self._few(), self.bench.null, w)
-            seen = predictions(model, positive, self.bench.null, where, noise)
-            secants = [velocity_of(denoised, *at) for at, denoised in zip(where, seen, strict=True)]
-        return float(torch.stack([effective_guidance(*at) for at in zip(secants, cond, uncond, strict=True)]).mean())
-
-    def _few(self) -> list:
-        [(context_BLE, extras)] = self.bench.conditionings[0]
-        pooled_BP = extras["pooled_output"][:PROMPTS_FOR_GUIDANCE]
-        return [[context_BLE[:PROMPTS_FOR_GUIDANCE], {"pooled_output": pooled_BP}]]
-
-    def _walk(self, name: str, w: float) -> tuple:
-        """States of a teacher with its moves, the base's velocities with and without prompt, each a list of [B,...]."""
-        from teefusion_core.flow import secant, velocity_of
-        from teefusion_core.guidance import cfg_scale_of
-        from tiny_sd3.measure import predictions
-
-        if (name, w) not in self.walks:
-            noise, few, null = self.bench.noise_NCHW[:PROMPTS_FOR_GUIDANCE], self._few(), self.bench.null
-            states, _ = self.teacher(name).walk(few, null, noise, self.sigmas, cfg_scale_of(w))
-            where = list(zip(states[:-1], self.sigmas[:-1], strict=True))
-            moves = [secant(x, states[i + 1], sigma, self.sigmas[i + 1]) for i, (x, sigma) in enumerate(where)]
-            found = [predictions(self.base, prompt, null, where, noise) for prompt in (few, null)]
-            velocities = [[velocity_of(d, *at) for at, d in zip(where, seen, strict=True)] for seen in found]
-            self.walks[name, w] = (where, moves, *velocities)
-        return self.walks[name, w]
+            moves = self.velocities(*apply_fusion(student, self.first, self.bench.null, w), where)
+        return mean_guidance(moves, cond, uncond)
 
     def negatives(self, recipe: Any) -> list[dict[str, Any]]:
         """How often a picture has the background that its negative prompt names, the prompt leaving it open."""
@@ -211,13 +166,6 @@ def _open_prompts() -> tuple[list[str], list[Any]]:
     scenes = (sample_picture(rng, held_out=True)[0] for _ in range(NEGATIVE_PROMPTS))
     claims = [replace(scene, background=None) for scene in scenes]
     return [caption(claim, rng) for claim in claims], claims
-
-
-def load(base: Any, path: Any) -> Any:
-    """The student of a file."""
-    from teefusion_core.comfy_host import load_student
-
-    return load_student(base, path)
 
 
 def _spread(values: list[float]) -> str:

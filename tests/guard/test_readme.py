@@ -10,7 +10,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent.parent
 README, CHINESE = ((REPO / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
-each_page = pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/train.md"])
+each_page = pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/train.md", "docs/evidence.md"])
 each_readme = pytest.mark.parametrize("readme", [README, CHINESE], ids=["English", "Chinese"])
 RESULTS = REPO / "bench" / "results"
 

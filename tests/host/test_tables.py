@@ -1,0 +1,103 @@
+"""Every kind of method that the tables compare, sampled by the host."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from teefusion_core.sharpener import Sharpener
+from teefusion_core.sharpener_file import SharpenerInfo, write_sharpener
+
+REPO = Path(__file__).resolve().parent.parent.parent
+STUDENT = REPO / "models" / "tiny_sd3_student.safetensors"
+PROMPTS, FEW = 4, 2
+
+
+@pytest.fixture(scope="module")
+def bench(host):
+    """Return the modules of the tables."""
+    sys.path.insert(0, str(REPO / "scripts"))
+    try:
+        from benches import _arms, _painting, _study
+    finally:
+        sys.path.remove(str(REPO / "scripts"))
+    return _arms, _painting, _study
+
+
+@pytest.fixture(scope="module")
+def study(bench):
+    return bench[2].Study(PROMPTS, FEW)
+
+
+@pytest.fixture(scope="module")
+def painted(bench, study):
+    """Return a function that paints by an arm at a strength, every figure measured."""
+    other = torch.randn(FEW, 16, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def paint(arm, strength):
+        with torch.inference_mode():
+            return bench[1].painted(study, arm, strength, other_BCHW=other)
+
+    return paint
+
+
+@pytest.fixture(scope="module")
+def teachers(bench):
+    return {arm.teacher or "base": arm for arm in bench[0].teachers()}
+
+
+@pytest.fixture(scope="module")
+def plain(painted, teachers):
+    return painted(teachers["base"], 2.0)
+
+
+@pytest.fixture(scope="module")
+def student(bench, painted):
+    return painted(bench[0]._student(bench[0].WANTED[0], 0, STUDENT), 2.0)
+
+
+@pytest.mark.parametrize(("name", "passes"), [("CFG", 2), ("W2SD", 3.9), ("Z-Sampling", 4.85)])
+def test_teachers_cost_what_they_cost(painted, teachers, name, passes):
+    row = painted(teachers[name], 1.0).row
+    assert row["passes"] == pytest.approx(passes) and row["effective"] > 1
+
+
+def test_cfg_amounts_to_its_scale(painted, teachers, plain):
+    assert painted(teachers["CFG"], 2.0).row["effective"] == pytest.approx(3, abs=0.01)
+    assert plain.row["effective"] == pytest.approx(1, abs=0.01) and plain.row["passes"] == 1
+
+
+def test_matched_cfg_is_cfg(bench, painted, teachers):
+    arm = bench[0].matched(3.0)
+    assert np.array_equal(painted(arm, arm.grid[0]).images_BHW3, painted(teachers["CFG"], 2.0).images_BHW3)
+
+
+def test_a_student_takes_one_pass_for_more_guidance(student, plain):
+    assert student.row["passes"] == 1 and student.row["effective"] > 1.5
+    assert not np.array_equal(student.images_BHW3, plain.images_BHW3)
+
+
+def test_the_same_pictures_each_time(bench, painted, student):
+    again = painted(bench[0]._student(bench[0].WANTED[0], 0, STUDENT), 2.0)
+    assert np.array_equal(again.images_BHW3, student.images_BHW3)
+    assert again.row["right"] == student.row["right"] and again.row["effective"] == student.row["effective"]
+
+
+def test_the_untrained_term_fades_with_its_share(bench, painted, plain):
+    arm = bench[0].untrained(STUDENT)
+    little, much = (painted(arm, share).images_BHW3.astype(float) for share in (1e-6, 0.5))
+    assert abs(little - plain.images_BHW3).max() <= 1 < abs(much - plain.images_BHW3).max()
+
+
+def test_a_sharpener_is_sampled_at_its_alpha(bench, study, painted, plain, tmp_path):
+    width = study.first[0][0].shape[-1]
+    info = SharpenerInfo("dice", width, 8, 2, 1.0, 0.0, 2.0, "any", "", 1, "0")
+    path = tmp_path / "w2sd-dice-0.safetensors"
+    write_sharpener(path, Sharpener(width, 8, 2), info)
+    [wanted] = [wanted for wanted in bench[0].WANTED if wanted.method == bench[0].DICE]
+    arm = bench[0]._student(wanted, 0, path)
+    assert arm.knob == "alpha" and painted(arm, 1.0).row["passes"] == 1
+    assert np.array_equal(painted(arm, 0.0).images_BHW3, plain.images_BHW3)
+    assert not np.array_equal(painted(arm, 2.0).images_BHW3, plain.images_BHW3)
