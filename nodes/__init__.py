@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension
 
 from .apply import TeEFusionConditioning
+from .evaluation import CompareGrid, GuidanceReport, ScoreImages
 from .loaders import TeEFusionStudentLoader, TinySD3Loader
 from .sampling import ReflectionGuiderNode, ReflectionSamplerNode, W2SDTeacherSampler, ZSampling
 from .text import DICESharpen, TextEmbeddingBlend
@@ -19,6 +20,9 @@ NODES = [
     ReflectionGuiderNode,
     ReflectionSamplerNode,
     DistillTrainer,
+    GuidanceReport,
+    CompareGrid,
+    ScoreImages,
 ]
 
 
