@@ -1,0 +1,63 @@
+"""A DICE sharpener while it is trained: the student is the prompt, the network stays its base.
+
+Shapes: B batch, L tokens of the prompt, M tokens of what it is pushed away from, W width of a token.
+Source: DICE, arXiv 2502.03726; the zero start is ours.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from .sharpener import Sharpener, sharpened
+from .trainable import Update, take_over
+
+ALPHA, ALPHA_MIN, ALPHA_MAX = 1.0, 0.0, 2.0
+"""Strength in training, with the range that its file allows; in this method it plays the part of guidance."""
+
+
+class Sharpening(Update):
+    """An update of the prompt instead of the network, which says nothing at the start."""
+
+    mode = "sharpener"
+
+    def __init__(self, network: nn.Module, width: int, seed: int = 0):
+        """Make a sharpener, float32 where the network is.
+
+        Args:
+            network: whose prompts are sharpened; it takes no part.
+            width: W of these prompts.
+            seed: of its layers; the last one is zero, so that the student begins as its base.
+        Raises:
+            InvalidConfig: a width below 1.
+        """
+        super().__init__(network)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.sharpener = Sharpener(width)
+        nn.init.zeros_(self.sharpener.fc2.weight)
+        nn.init.zeros_(self.sharpener.fc2.bias)
+        self.sharpener.to(next(network.parameters()).device)
+
+    def worn(self) -> AbstractContextManager[None]:
+        """Change nothing of the network."""
+        return nullcontext()
+
+    def sharpened(self, context_BLW: Tensor, against_BMW: Tensor, alpha: float = ALPHA) -> Tensor:
+        """Prompts [B,L,W] with guidance in them, differentiable, where the sharpener is."""
+        device = self.sharpener.fc1.weight.device
+        return sharpened(self.sharpener, context_BLW.to(device), against_BMW.to(device), alpha=alpha)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors of a sharpener file, float32 on the CPU."""
+        # cloned: a moving average may stand in their place for a moment only
+        return {name: weight.detach().float().cpu().clone() for name, weight in self.sharpener.state_dict().items()}
+
+    def changed(self) -> Iterator[tuple[str, Tensor]]:
+        """Go through nothing, since the network stays as it is."""
+        return iter(())
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        take_over(dict(self.sharpener.named_parameters()), tensors)
