@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import _claims, _rivals, alignment, demo, overhead, reflection, reflection_cost, students, trainer
+from . import _claims, _rivals, alignment, blend, demo, overhead, reflection, reflection_cost, students, trainer
 
 Rows = list[list[str]]
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
@@ -36,11 +36,12 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "rivals_velocities": ("tables", _rivals.velocity_table),
     "rivals_samplers": ("tables", _rivals.sampler_table),
     "rivals_missing": ("tables", _rivals.missing_table),
+    "blend": ("blend", blend.table),
     "trainer": ("trainer", trainer.table),
     "trainer_stock": ("trainer", trainer.stock_table),
     "trainer_memory": ("trainer", trainer.memory_table),
 }
-PAGES = ("README.md", "README.zh-CN.md", "docs/train.md", "docs/evidence.md")
+PAGES = ("README.md", "README.zh-CN.md", "docs/train.md", "docs/evidence.md", "docs/text_arithmetic.md")
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
