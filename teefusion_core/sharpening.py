@@ -1,7 +1,7 @@
 """A DICE sharpener while it is trained: the student is the prompt, the network stays its base.
 
 Shapes: B batch, L tokens of the prompt, M tokens of what it is pushed away from, W width of a token.
-Source: DICE, arXiv 2502.03726; the zero start is ours.
+Source: DICE, arXiv 2502.03726; how the layers begin is ours.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ class Sharpening(Update):
         Args:
             network: whose prompts are sharpened; it takes no part.
             width: W of these prompts.
-            seed: of its layers; the last one is zero, so that the student begins as its base.
+            seed: of its layers; see `_begin`.
         Raises:
             InvalidConfig: a width below 1.
         """
@@ -36,8 +36,7 @@ class Sharpening(Update):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.sharpener = Sharpener(width)
-        nn.init.zeros_(self.sharpener.fc2.weight)
-        nn.init.zeros_(self.sharpener.fc2.bias)
+            _begin(self.sharpener)
         self.sharpener.to(next(network.parameters()).device)
 
     def worn(self) -> AbstractContextManager[None]:
@@ -61,3 +60,20 @@ class Sharpening(Update):
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave."""
         take_over(dict(self.sharpener.named_parameters()), tensors)
+
+
+def _begin(sharpener: Sharpener) -> None:
+    """Fill the layers so that attention chooses among tokens from the start, the last one with zeros.
+
+    The student then begins as its base, what it will be made of differs from prompt to prompt. With torch's own start, which shrinks what passes, attention is even over all
+    tokens of the empty prompt: on the demo model what enters the last layer differs from prompt to prompt by a part in
+    three hundred, and hundreds of steps teach it next to nothing.
+    """
+    attention = sharpener.attention
+    for layer in (sharpener.fc1, attention.to_q, attention.to_k):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    for layer in (attention.to_v, attention.to_out[0]):
+        nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+    nn.init.zeros_(sharpener.fc2.weight)
+    for layer in (sharpener.fc1, attention.to_out[0], sharpener.fc2):
+        nn.init.zeros_(layer.bias)

@@ -70,6 +70,15 @@ def test_from_the_zero_start_the_last_layer_can_leave():
     assert update.sharpener.fc2.weight.grad.abs().sum() > 0
 
 
+def test_what_enters_the_last_layer_differs_from_prompt_to_prompt():
+    """Or the sharpener could only learn one shift for all of them."""
+    network, seen = made(128).sharpener, []
+    network.fc2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(randn(32, 24, 128), randn(1, 24, 128, seed=2))
+    differing = seen[0] - seen[0].mean((0, 1))
+    assert differing.square().mean() > 0.1 * seen[0].square().mean()
+
+
 def test_the_seed_decides_the_layers_without_touching_the_global_one():
     before = torch.get_rng_state()
     first, again, other = (made(seed=seed).sharpener.fc1.weight for seed in (1, 1, 2))
