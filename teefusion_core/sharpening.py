@@ -65,9 +65,9 @@ class Sharpening(Update):
 def _begin(sharpener: Sharpener) -> None:
     """Fill the layers so that attention chooses among tokens from the start, the last one with zeros.
 
-    The student then begins as its base, what it will be made of differs from prompt to prompt. With torch's own start, which shrinks what passes, attention is even over all
-    tokens of the empty prompt: on the demo model what enters the last layer differs from prompt to prompt by a part in
-    three hundred, and hundreds of steps teach it next to nothing.
+    The student then begins as its base, yet what it is made of differs from prompt to prompt. With torch's own start,
+    which shrinks what passes, attention is even over all tokens of the empty prompt: on the demo model what enters the
+    last layer differs between prompts by a part in three hundred, a hundred steps teach it next to nothing.
     """
     attention = sharpener.attention
     for layer in (sharpener.fc1, attention.to_q, attention.to_k):
