@@ -70,10 +70,12 @@ def _begin(sharpener: Sharpener) -> None:
     last layer differs between prompts by a part in three hundred, a hundred steps teach it next to nothing.
     """
     attention = sharpener.attention
+    out = attention.to_out[0]
+    assert isinstance(out, nn.Linear)
     for layer in (sharpener.fc1, attention.to_q, attention.to_k):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    for layer in (attention.to_v, attention.to_out[0]):
+    for layer in (attention.to_v, out):
         nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
     nn.init.zeros_(sharpener.fc2.weight)
-    for layer in (sharpener.fc1, attention.to_out[0], sharpener.fc2):
+    for layer in (sharpener.fc1, out, sharpener.fc2):
         nn.init.zeros_(layer.bias)
