@@ -72,6 +72,12 @@ class DICESharpen(io.ComfyNode):
                     optional=True,
                     tooltip="A negative prompt, which the sharpener pushes away from in place of null.",
                 ),
+                inp(
+                    io.Model.Input,
+                    "model",
+                    optional=True,
+                    tooltip="The model that will be sampled. Connected: a sharpener of another base is refused.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -86,11 +92,12 @@ class DICESharpen(io.ComfyNode):
         return file_stamp(sharpener)
 
     @classmethod
-    def execute(cls, conditioning, sharpener, alpha, beta, null=None, negative=None) -> io.NodeOutput:
+    def execute(cls, conditioning, sharpener, alpha, beta, null=None, negative=None, model=None) -> io.NodeOutput:
         """Sharpen, with errors that carry the node's name."""
         with reported_by(SHARPEN):
             path = student_file(sharpener)
-            return io.NodeOutput(sharpen(conditioning, path, alpha=alpha, beta=beta, null=null, negative=negative))
+            prompts = {"null": null, "negative": negative}
+            return io.NodeOutput(sharpen(conditioning, path, alpha=alpha, beta=beta, model=model, **prompts))
 
 
 def _weight(id: str, tooltip: str):

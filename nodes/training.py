@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..teefusion_core.comfy_host import graph_data, schedulers, train_in_graph
 from ..teefusion_core.distill_settings import DistillSettings
 from ..teefusion_core.errors import reported_by
-from ..teefusion_core.methods import METHODS, TEEFUSION
+from ..teefusion_core.methods import TAUGHT, TEEFUSION
 from ..teefusion_core.train_settings import TrainSettings
 from ..teefusion_core.trainable import TRAINABLE
 from ..teefusion_core.trajectories import TARGETS, TIMES
@@ -193,12 +193,13 @@ def _optional() -> list:
         inp(
             io.Combo.Input,
             "method",
-            options=list(METHODS),
+            options=list(TAUGHT),
             default=TEEFUSION,
             optional=True,
             tooltip=(
                 "How guidance enters the student. teefusion: times the prompt, as published; takes negative prompts. "
-                "w alone, distillcfg: for comparison."
+                "w alone, distillcfg: for comparison. dice: a sharpener of prompts instead, for DICE Sharpen; "
+                "give w_min and w_max one number."
             ),
         ),
     ]

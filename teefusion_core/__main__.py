@@ -22,7 +22,6 @@ import torch.distributed as dist
 from . import prompt_command, score_command
 from .errors import InvalidConfig, TeEFusionError
 from .processes import together
-from .student_file import write_student
 from .train import StepReport
 
 OWN_COMFY = Path(__file__).resolve().parent.parent / ".host" / "ComfyUI"
@@ -92,7 +91,7 @@ def _train(path: Path) -> None:
         on_step=lines, on_walk=lines.on_walk if first else None, on_forecast=lines.on_forecast if first else None
     )
     if first:
-        write_student(target, student.tensors, student.info)
+        student.write(target)
         print(f"student of {student.info.step} steps written to {target}", flush=True)
     if together():
         dist.barrier()  # who leaves while another writes pulls the connection from under it

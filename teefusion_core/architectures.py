@@ -124,6 +124,11 @@ ARCHITECTURES = (
 )  # fmt: skip
 
 
+def family_of(model: nn.Module) -> Architecture | None:
+    """Return the row whose landmarks a diffusion model has, whether or not it takes pooled text."""
+    return next((row for row in ARCHITECTURES if all(_walk(model, path) is not None for path in row.landmarks)), None)
+
+
 def architecture_of(model: nn.Module) -> Architecture:
     """Recognise the family of a diffusion model by its parts.
 
@@ -134,9 +139,7 @@ def architecture_of(model: nn.Module) -> Architecture:
     Raises:
         UnsupportedArchitecture: no row fits, or the model takes no pooled text.
     """
-    for row in ARCHITECTURES:
-        if any(_walk(model, path) is None for path in row.landmarks):
-            continue
+    if row := family_of(model):
         if row.pooled_module(model) is None or row.widths(model)[0] < 1:
             raise UnsupportedArchitecture(
                 f"this {type(model).__name__} model takes no pooled text at {row.pooled_embed}, so there is "

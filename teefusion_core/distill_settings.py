@@ -8,7 +8,7 @@ from typing import Any
 from .architectures import PUBLISHED_TIMESTEP_SCALE
 from .errors import InvalidConfig
 from .fusion import EXACT, W_PRECISIONS
-from .methods import METHODS, TEEFUSION
+from .methods import DICE, TAUGHT, TEEFUSION
 from .trainable import TRAINABLE
 from .trajectories import BETWEEN, SECANT, TARGETS, TIMES
 
@@ -31,7 +31,8 @@ class DistillSettings:
         rank: of a LoRA.
         term_share: strength of the term at the start as a share of the modulation vector; 0 takes the published gain.
         guidance_timestep_scale, w_precision: of the term.
-        method: how guidance enters the student, a name in METHODS.
+        method: how guidance enters the student, a name in TAUGHT; with dice there is no term, nothing of the model
+            is trained, `w_min` must equal `w_max`.
         gradient_checkpointing: less memory for a third more time.
         seed: of walks with what is drawn from them, of the LoRA's start.
     """
@@ -61,7 +62,11 @@ class DistillSettings:
             value = getattr(self, name)
             if isinstance(value, float) and not math.isfinite(value) or not is_legal(value):
                 raise InvalidConfig(f"{name} is {value!r}; give {legal}")
-        if not self.w_min < self.w_max:
+        if self.method == DICE and self.w_min != self.w_max:
+            raise InvalidConfig(
+                f"w_min is {self.w_min}, w_max {self.w_max}; a sharpener learns one guidance, give both the same number"
+            )
+        if self.method != DICE and not self.w_min < self.w_max:
             raise InvalidConfig(f"w_min is {self.w_min}, w_max {self.w_max}; give a larger w_max")
 
 
@@ -80,6 +85,6 @@ _LEGAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rank": (lambda rank: rank >= 1, "1 or more"),
     "term_share": (lambda share: share >= 0, "0 or more; 0 takes the published gain"),
     "guidance_timestep_scale": (lambda scale: scale > 0, "a number above 0, 1000 in the paper's student"),
-    "method": (lambda name: name in METHODS, f"one of {', '.join(METHODS)}"),
+    "method": (lambda name: name in TAUGHT, f"one of {', '.join(TAUGHT)}"),
     "w_precision": (lambda name: name in W_PRECISIONS, f"one of {', '.join(W_PRECISIONS)}"),
 }

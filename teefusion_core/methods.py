@@ -1,7 +1,8 @@
 """How guidance enters a student: one vector beside its text embedding, made in one of several ways.
 
 Shapes: B batch, P pooled width, D model width.
-Sources: TeEFusion, arXiv 2507.18192, eq. 7 with the ablation of Table 3; DistillCFG, arXiv 2210.03142.
+Sources: TeEFusion, arXiv 2507.18192, eq. 7 with the ablation of Table 3; DistillCFG, arXiv 2210.03142; DICE, arXiv
+2502.03726.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from .fusion import guidance_term, sinusoid
 
-TEEFUSION, W_ALONE, DISTILL_CFG = "teefusion", "w alone", "distillcfg"
+TEEFUSION, W_ALONE, DISTILL_CFG, DICE = "teefusion", "w alone", "distillcfg", "dice"
 
 
 class GuidanceEmbedder(nn.Module):
@@ -89,6 +90,8 @@ METHODS: dict[str, Callable[[Ingredients], Tensor]] = {
 teefusion: gain * G(psi(w)) * F(c - null). w alone: gain * G(psi(w)), which the paper takes the text away from to show
 what it is worth. distillcfg: MLP(psi(w)), new layers. The last two know no negative prompt.
 """
+TAUGHT = (*METHODS, DICE)
+"""What a trainer can teach: the terms, or a sharpener of the prompt, which has one strength and needs no term."""
 EMBEDS = {DISTILL_CFG}
 """Methods that bring layers of their own."""
 EMBEDDER = "guidance_embedder."

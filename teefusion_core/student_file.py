@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,14 @@ Info = TypeVar("Info")
 
 FORMAT = "teefusion-student/1"
 CONVENTION = "w of the paper; the equivalent CFG scale is 1 + w"
+
+
+class Based(Protocol):
+    """What a file says of itself, where it belongs to one base."""
+
+    @property
+    def base(self) -> str:
+        """Return the fingerprint of that base."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,8 @@ class StudentInfo:
         if metadata.get("format") != FORMAT:
             raise CheckpointMismatch(
                 f"{path.name} says format {metadata.get('format')!r}, a student file says {FORMAT!r}; "
-                "choose a file that this pack's trainer wrote, plain LoRA files belong in a LoRA loader"
+                "choose a student that this pack's trainer wrote, plain LoRA files belong in a LoRA loader, a "
+                "sharpener belongs into DICE Sharpen"
             )
         return parsed(cls, metadata, path)
 
@@ -179,8 +188,8 @@ def read_described(
         ) from error
 
 
-def check_base(info: StudentInfo, base: str, path: Path) -> None:
-    """Refuse a student on a model that it was not trained from.
+def check_base(info: Based, base: str, path: Path) -> None:
+    """Refuse a student, or a sharpener, on a model that it was not trained from.
 
     Raises:
         CheckpointMismatch: the fingerprints differ.
@@ -188,5 +197,5 @@ def check_base(info: StudentInfo, base: str, path: Path) -> None:
     if info.base != base:
         raise CheckpointMismatch(
             f"{path.name} was trained from the base {info.base}, this model is {base}; "
-            "connect the base that the student was made for, without merges"
+            "connect the base that it was made for, without merges"
         )

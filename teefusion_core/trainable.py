@@ -30,7 +30,7 @@ class Update(nn.Module):
     """Trainable parameters that change a network while they hang on it.
 
     Attributes:
-        mode: what a student file holds of it, LORA or DIFF.
+        mode: what a student file holds of it, e.g. LORA or DIFF.
         embedder: layers that a method of guidance adds, trained along.
     """
 
@@ -171,7 +171,7 @@ class Lora(Update):
         """Take over what `state` gave."""
         parts = {"down": self.down, "up": self.up}
         ours = {f"{PREFIX}{p}.lora_{n}.weight": part[_key(p)] for p in self.layers for n, part in parts.items()}
-        _take_over(ours, {name: t for name, t in tensors.items() if not name.endswith(".alpha")})
+        take_over(ours, {name: t for name, t in tensors.items() if not name.endswith(".alpha")})
 
 
 class Whole(Update):
@@ -221,7 +221,7 @@ class Whole(Update):
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave."""
         names = self._file_names()
-        _take_over({file_name: self.copies[_key(name)] for name, file_name in names}, tensors)
+        take_over({file_name: self.copies[_key(name)] for name, file_name in names}, tensors)
         with torch.no_grad():
             for name in self.names:
                 self.copies[_key(name)] += self._base(name)
@@ -295,7 +295,12 @@ def _stored(tensor: Tensor) -> Tensor:
     return tensor.detach().half().cpu().contiguous()
 
 
-def _take_over(ours: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+def take_over(ours: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors of a file into our parameters.
+
+    Raises:
+        CheckpointMismatch: other names or shapes; nothing is changed.
+    """
     if odd := odd_one(ours, tensors):
         name, here, there = odd
         raise CheckpointMismatch(

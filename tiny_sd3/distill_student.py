@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from teefusion_core.student_file import write_student
 from teefusion_core.train import StepReport
 
 from .captions import caption
@@ -28,8 +27,10 @@ TEACHERS = {
     "W2SD": {"kind": "w2sd", "weak_model": "weak", "strong_cfg": 1.0},
 }
 """By name, as `[teacher]` of a training file has them; every last leg is CFG at 1 + w."""
-LEARNING_RATE = {"lora": 1e-3, "everything": 5e-4}
-METHODS = ("teefusion", "w alone", "distillcfg")
+SHARPENER = "dice"
+LEARNING_RATE = {"lora": 1e-3, "everything": 5e-4, SHARPENER: 1e-3}
+"""By what is trained: of three rates each, tried for 150 steps."""
+METHODS = ("teefusion", "w alone", "distillcfg", SHARPENER)
 NEGATIVES = [f"on a {ground} background" for ground in BACKGROUNDS]
 NUM_PROMPTS = 4000
 STUDENTS = RUNS / "students"
@@ -41,12 +42,13 @@ class Recipe:
 
     Attributes:
         teacher: a name in TEACHERS.
-        trainable: "lora" or "everything".
+        trainable: "lora" or "everything"; a sharpener leaves the model alone.
         method: how guidance enters, a name in METHODS.
         seed: of prompts, walks, noise, weights.
         steps, batch, rank, walks: of the training; the teacher walks before the first step, `walks` times.
         negatives: share of walks away from a background; then prompts leave theirs open.
         w_max: the strongest guidance that is trained.
+        w: the one guidance of a sharpener's teacher.
     """
 
     teacher: str = "CFG"
@@ -59,19 +61,32 @@ class Recipe:
     walks: int = 50
     negatives: float = 0.0
     w_max: float = 4.0
+    w: float = 2.0
 
     @property
     def name(self) -> str:
         """Of its run with its files."""
-        method = "" if self.method == METHODS[0] else f"-{self.method.replace(' ', '-')}"
+        method = "" if self.method in (METHODS[0], SHARPENER) else f"-{self.method.replace(' ', '-')}"
         less = "-negatives" if self.negatives else ""
-        return f"{self.teacher}{method}-{self.trainable}{less}-{self.seed}".lower()
+        return f"{self.teacher}{method}-{self.learned}{less}-{self.seed}".lower()
+
+    @property
+    def learned(self) -> str:
+        """What is trained, a name in LEARNING_RATE."""
+        return SHARPENER if self.method == SHARPENER else self.trainable
+
+    @property
+    def guidance(self) -> tuple[float, float]:
+        """Least with largest w."""
+        return (self.w, self.w) if self.method == SHARPENER else (0.5, self.w_max)
 
     @property
     def walked(self) -> Path:
         """Folder of the teacher's walks, which serve every student that is taught the same."""
         less = f"-less-{self.negatives:g}" if self.negatives else ""
-        return STUDENTS / "walks" / f"{self.teacher}-{self.seed}-{self.walks}-w-{self.w_max:g}{less}".lower()
+        low, high = self.guidance
+        w = f"{high:g}-alone" if low == high else f"{high:g}"
+        return STUDENTS / "walks" / f"{self.teacher}-{self.seed}-{self.walks}-w-{w}{less}".lower()
 
     @property
     def student(self) -> Path:
@@ -94,9 +109,10 @@ def described(recipe: Recipe) -> dict[str, dict]:
     for name, lines in texts.items():
         (STUDENTS / name).write_text("\n".join(lines) + "\n")
     data = {"prompts": prompts, "width": 64, "height": 64}
+    w_min, w_max = recipe.guidance
     distil = {
-        "w_min": 0.5,
-        "w_max": recipe.w_max,
+        "w_min": w_min,
+        "w_max": w_max,
         "walk_rows": 16,
         "walks": recipe.walks,
         "uses": 0,
@@ -110,7 +126,7 @@ def described(recipe: Recipe) -> dict[str, dict]:
     train = {
         "steps": recipe.steps,
         "batch": recipe.batch,
-        "lr": LEARNING_RATE[recipe.trainable],
+        "lr": LEARNING_RATE[recipe.learned],
         "warmup": 30,
         "schedule": "linear",
         "save_every": 250,
@@ -155,7 +171,7 @@ def distilled(recipe: Recipe) -> Path:
         "threads": torch.get_num_threads(),
         "losses": [round(loss, 4) for loss in student.losses],
     }
-    write_student(recipe.student, student.tensors, student.info)
+    student.write(recipe.student)
     recipe.student.with_suffix(".json").write_text(json.dumps(took) + "\n")
     return recipe.student
 
@@ -191,12 +207,13 @@ def main() -> None:
     """Train what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", choices=TEACHERS, default="CFG")
-    parser.add_argument("--trainable", choices=LEARNING_RATE, default="lora")
+    parser.add_argument("--trainable", choices=[name for name in LEARNING_RATE if name != SHARPENER], default="lora")
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
     parser.add_argument("--seed", type=int, default=0)
     for name in ("steps", "batch", "rank", "walks"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Recipe, name))
     parser.add_argument("--w-max", type=float, default=Recipe.w_max, help="the strongest guidance that is trained")
+    parser.add_argument("--w", type=float, default=Recipe.w, help="the one guidance of a sharpener's teacher")
     parser.add_argument("--negatives", type=float, default=0.0, help="share of walks away from a background")
     use_comfy()
     print("saved", distilled(Recipe(**vars(parser.parse_args()))), flush=True)

@@ -16,6 +16,7 @@ from . import (
     _rivals,
     alignment,
     backbones,
+    blend,
     composition,
     demo,
     import_time,
@@ -55,11 +56,19 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "backbones": ("backbones", backbones.table),
     "soak": ("soak", soak.table),
     "import_time": ("import_time", import_time.table),
+    "blend": ("blend", blend.table),
     "trainer": ("trainer", trainer.table),
     "trainer_stock": ("trainer", trainer.stock_table),
     "trainer_memory": ("trainer", trainer.memory_table),
 }
-PAGES = ("README.md", "README.zh-CN.md", "docs/train.md", "docs/evidence.md", "docs/composition.md")
+PAGES = (
+    "README.md",
+    "README.zh-CN.md",
+    "docs/train.md",
+    "docs/evidence.md",
+    "docs/composition.md",
+    "docs/text_arithmetic.md",
+)
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 

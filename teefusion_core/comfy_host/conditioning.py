@@ -15,12 +15,14 @@ from ..blend import SAME_ENCODERS, blended, cosine
 from ..errors import InvalidConfig, ShapeMismatch
 from ..sharpener import sharpened
 from ..sharpener_file import read_sharpener
+from ..student_file import check_base
 from .prompts import POOLED
+from .student import base_fingerprint
 
 MASK = "attention_mask"
 
 
-def sharpen(conditioning, path: Path, *, alpha: float = 1.0, beta: float = 0.0, null=None, negative=None):
+def sharpen(conditioning, path: Path, *, alpha: float = 1.0, beta: float = 0.0, null=None, negative=None, model=None):
     """Write guidance into a CONDITIONING with the sharpener of a file.
 
     Args:
@@ -30,13 +32,16 @@ def sharpen(conditioning, path: Path, *, alpha: float = 1.0, beta: float = 0.0, 
         beta: strength of the negative term; without a negative prompt it has no effect.
         null: CONDITIONING with one entry, the encoded empty prompt; needed without a negative one, or with beta.
         negative: CONDITIONING with one entry, what the prompt is pushed away from instead of null.
+        model: MODEL that will be sampled, to be compared with the base in the file; None compares nothing.
     Raises:
-        CheckpointMismatch: the file is not a whole sharpener.
+        CheckpointMismatch: the file is not a whole sharpener, or one of another base.
         InvalidConfig: alpha is out of range, or null is needed.
         ShapeMismatch: widths, rows or numbers of tokens do not fit.
     """
     sharpener, info = read_sharpener(path)
     info.check_alpha(alpha)
+    if model is not None and info.base:
+        check_base(info, base_fingerprint(model), path)
     null_BLW, negative_BLW = _context_of(null, "null"), _context_of(negative, "negative")
     against_BLW = null_BLW if negative_BLW is None else negative_BLW
     if against_BLW is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import comfy.model_management
 import comfy.sampler_helpers
@@ -15,15 +15,16 @@ import comfy.samplers
 import torch
 from torch import Tensor, nn
 
-from ..architectures import Architecture, architecture_of
+from ..architectures import Architecture, architecture_of, family_of
 from ..checkpointing import checkpointed
 from ..distill import Fusion, calibrated_gain
 from ..distill_settings import DistillSettings
 from ..errors import ShapeMismatch
 from ..flow import Velocity, velocity_of
 from ..guidance import cfg_scale_of
-from ..methods import EMBEDS, GuidanceEmbedder
+from ..methods import DICE, EMBEDS, GuidanceEmbedder
 from ..out_of_place import out_of_place
+from ..sharpening import ALPHA, Sharpening
 from ..trainable import TRAINABLE, Update
 from ..trajectories import Example, Walk, levels, replay_loss, target_of
 from ..walks import generator_of
@@ -61,7 +62,7 @@ class Distillation:
             latent_CHW: shape of the teacher's pictures where it paints from noise.
             pictures: LATENT samples [1,C,H,W] of one shape to start from instead.
         Raises:
-            UnsupportedArchitecture: the model has no place for guidance.
+            UnsupportedArchitecture: the model has no place for guidance, which a sharpener does not need.
             ShapeMismatch: pictures of several shapes or of another latent space, or not one caption each.
             InvalidConfig: a scheduler that the host does not have.
         """
@@ -72,13 +73,13 @@ class Distillation:
         self.grid_S = schedule(model, settings.scheduler, settings.teacher_steps, 1.0)
         self.device = model.load_device
         self.load()
-        network = self.base.diffusion_model
-        architecture = architecture_of(network)
-        make = TRAINABLE[settings.trainable]
-        self.update: Update = make(network, architecture, settings.rank, settings.seed)
-        scale, precision = settings.guidance_timestep_scale, settings.w_precision
-        gain, embedder = self._gain_and_embedder(network, architecture)
-        self.fusion = Fusion(network, architecture, gain, scale, precision, settings.method, embedder)
+        self.update: Update
+        self.fusion: Fusion | None = None
+        if settings.method == DICE:
+            width = positives.entries[0][0].shape[-1]
+            self.update = Sharpening(self.base.diffusion_model, width, settings.seed)
+        else:
+            self._fuse(self.base.diffusion_model)
 
     @property
     def base(self):
@@ -108,7 +109,8 @@ class Distillation:
         network = self.base.diffusion_model
         with ExitStack() as stack:
             stack.enter_context(self.update.attached())
-            if architecture_of(network).adds_in_place:
+            family = family_of(network)
+            if family is not None and family.adds_in_place:
                 stack.enter_context(out_of_place(network))
             if self.settings.gradient_checkpointing:
                 stack.enter_context(checkpointed(network))
@@ -135,18 +137,36 @@ class Distillation:
 
         def at(x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
             out = torch.empty_like(x_BCHW)
-            for rows in _alike(self.positives, prompts):
+            for rows in self._alike(prompts, nulls):
                 numbers = [prompts[row] for row in rows]
-                term = None
-                if nulls is not None and w_B is not None:
-                    term = self._term(numbers, [nulls[row] for row in rows], w_B[rows])
-                out[rows] = self._predict(x_BCHW[rows], sigma_B[rows], numbers, term)
+                if nulls is None or w_B is None:
+                    out[rows] = self._predict(x_BCHW[rows], sigma_B[rows], self.positives.batch(numbers))
+                    continue
+                positive, guidance = self._guided(numbers, [nulls[row] for row in rows], w_B[rows])
+                with guidance:
+                    out[rows] = self._predict(x_BCHW[rows], sigma_B[rows], positive)
             return out
 
         return at
 
-    def _predict(self, x_BCHW: Tensor, sigma_B: Tensor, prompts: list[int], term_BD: Tensor | None) -> Tensor:
-        conds = comfy.sampler_helpers.convert_cond(self.positives.batch(prompts))
+    def sharpened(self, prompts: Sequence[int], nulls: Sequence[int], alpha: float = ALPHA) -> list:
+        """Prompts of one length, nulls of one length as CONDITIONING, changed by the sharpener in training."""
+        assert isinstance(self.update, Sharpening)
+        [(context_BLE, extras)], [(null_BME, _)] = self.positives.batch(prompts), self.nulls.batch(nulls)
+        return [[self.update.sharpened(context_BLE, null_BME, alpha), extras]]
+
+    def _alike(self, prompts: list[int], nulls: list[int] | None) -> list[list[int]]:
+        """Rows that can share a batch: prompts of as many tokens, nulls too where a sharpener reads them."""
+        texts = [(self.positives, prompts)]
+        if self.fusion is None and nulls is not None:
+            texts.append((self.nulls, nulls))
+        rows: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for row in range(len(prompts)):
+            rows[tuple(which.entries[numbers[row]][0].shape[1] for which, numbers in texts)].append(row)
+        return list(rows.values())
+
+    def _predict(self, x_BCHW: Tensor, sigma_B: Tensor, positive: list) -> Tensor:
+        conds = comfy.sampler_helpers.convert_cond(positive)
         encode = comfy.samplers.encode_model_conds
         encoded = encode(self.base.extra_conds, conds, x_BCHW, self.device, "positive")[0]["model_conds"]
         given = {
@@ -154,19 +174,19 @@ class Distillation:
             for name, cond in encoded.items()
         }
         options = self.model.model_options.get("transformer_options", {}).copy()
-        if term_BD is None:
-            denoised = self.base.apply_model(x_BCHW, sigma_B, **given, transformer_options=options)
-        else:
-            with self.fusion.added(term_BD):
-                denoised = self.base.apply_model(x_BCHW, sigma_B, **given, transformer_options=options)
+        denoised = self.base.apply_model(x_BCHW, sigma_B, **given, transformer_options=options)
         return velocity_of(denoised, x_BCHW, sigma_B)
 
-    def _term(self, prompts: list[int], nulls: list[int], w_B: Tensor) -> Tensor:
+    def _guided(self, prompts: list[int], nulls: list[int], w_B: Tensor) -> tuple[list, AbstractContextManager[None]]:
+        """Prompts as the student is given them, with the block of code in which it computes."""
+        if self.fusion is None:
+            return self.sharpened(prompts, nulls), nullcontext()
         pooled_BP, null_BP = (
             which.pooled(numbers).to(self.device, torch.float32)
             for which, numbers in ((self.positives, prompts), (self.nulls, nulls))
         )
-        return self.fusion.term(pooled_BP, null_BP, w_B, self.base.manual_cast_dtype or self.base.get_dtype())
+        term_BD = self.fusion.term(pooled_BP, null_BP, w_B, self.base.manual_cast_dtype or self.base.get_dtype())
+        return self.positives.batch(prompts), self.fusion.added(term_BD)
 
     def _from_noise(self, sigma_S: Tensor, w: Tensor, generator: torch.Generator) -> Walk:
         rows = self.settings.walk_rows
@@ -221,6 +241,15 @@ class Distillation:
             return 1 + int(torch.randint(others, (), generator=generator))
         return 0
 
+    def _fuse(self, network: nn.Module) -> None:
+        """Make an update of the network with the term beside its pooled text."""
+        settings, architecture = self.settings, architecture_of(network)
+        make = TRAINABLE[settings.trainable]
+        self.update = make(network, architecture, settings.rank, settings.seed)
+        scale, precision = settings.guidance_timestep_scale, settings.w_precision
+        gain, embedder = self._gain_and_embedder(network, architecture)
+        self.fusion = Fusion(network, architecture, gain, scale, precision, settings.method, embedder)
+
     def _gain_and_embedder(self, network: nn.Module, architecture: Architecture) -> tuple[float, nn.Module | None]:
         """Constant of the term with the layers of its own, which are trained along with the update."""
         settings = self.settings
@@ -263,14 +292,6 @@ def make_differentiable(network: nn.Module) -> None:
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_inference():
                 module.register_buffer(name, buffer.clone(), persistent=name not in module._non_persistent_buffers_set)
-
-
-def _alike(prompts: Prompts, numbers: list[int]) -> list[list[int]]:
-    """Rows that can share a batch, since their prompts have as many tokens."""
-    rows: dict[int, list[int]] = defaultdict(list)
-    for row, number in enumerate(numbers):
-        rows[prompts.entries[number][0].shape[1]].append(row)
-    return list(rows.values())
 
 
 def _checked(pictures: Sequence[Tensor], captions: int, channels: int) -> list[Tensor]:

@@ -129,7 +129,7 @@ def _advice(distil: Distillation, loop: TrainSettings, need: Need) -> str:
                 thrifty = _of_student(distil, need.student.constant)
             fitting = thrifty.most_rows(need.free, need.batch)
             advice.append(f"gradient_checkpointing, with {_at_most('batch', fitting)}")
-        if distil.settings.trainable != "lora on modulation":
+        if distil.fusion is not None and distil.settings.trainable != "lora on modulation":
             advice.append("trainable = lora on modulation")
     return f"change {' or '.join(advice)}"
 

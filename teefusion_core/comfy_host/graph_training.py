@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..distill_settings import DistillSettings
 from ..errors import InvalidConfig
-from ..student_file import write_student
 from ..train_settings import TrainSettings
 from .distillation import Distillation, latent_shape
 from .prompts import Prompts, encoded, lines_of
@@ -54,7 +53,7 @@ def train_in_graph(
         preview_every: steps between pictures of the student.
         vae: decodes them.
     Returns:
-        (student, its file).
+        (student, its file; a sharpener is a student of the method "dice").
     Raises:
         TeEFusionError: what is wrong with model, teacher, data or settings, before the first step.
     """
@@ -75,7 +74,7 @@ def train_in_graph(
             watch.on_step, watch.should_stop, watch.on_walk, on_forecast=lambda need: tell(str(need))
         )
     path = output / (MODELS if whole else UPDATES) / f"{name}.safetensors"
-    write_student(path, student.tensors, student.info)
+    student.write(path)
     tell(f"{student.info.step} steps, loss {student.losses[-1]:.4f}, written to {path.relative_to(output)}")
     return student, path
 

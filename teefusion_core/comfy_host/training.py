@@ -10,10 +10,13 @@ from pathlib import Path
 from torch import Tensor
 
 from .. import __version__
+from ..errors import InvalidConfig
 from ..methods import EMBEDDER
 from ..processes import Processes
 from ..run_folder import RunFolder
-from ..student_file import StudentInfo
+from ..sharpener_file import SharpenerInfo
+from ..sharpening import ALPHA, ALPHA_MAX, ALPHA_MIN, Sharpening
+from ..student_file import StudentInfo, write_described
 from ..train import StepReport, train
 from ..train_settings import TrainSettings
 from ..trainable import FULL, exchanged
@@ -28,17 +31,21 @@ class Student:
     """What a training has come to.
 
     Attributes:
-        tensors, info: of the student file.
-        update: what was trained, as LoRA loaders read it.
+        tensors, info: of the student file, or of the sharpener file.
+        update: what was trained, as LoRA loaders read it; nothing of a sharpener.
         losses: of every step since the start.
         finished: whether these are all.
     """
 
     tensors: dict[str, Tensor]
     update: dict[str, Tensor]
-    info: StudentInfo
+    info: StudentInfo | SharpenerInfo
     losses: list[float]
     finished: bool
+
+    def write(self, path: Path) -> None:
+        """Write its file, whole or not at all."""
+        write_described(path, self.tensors, self.info.metadata())
 
 
 class Training:
@@ -67,8 +74,12 @@ class Training:
             whole: give all weights of the student, instead of what changes the base.
             processes: who trains.
         Raises:
-            InvalidConfig: a name that is no plain folder name.
+            InvalidConfig: a name that is no plain folder name, or all weights of a model that a sharpener leaves alone.
         """
+        if whole and isinstance(distillation.update, Sharpening):
+            raise InvalidConfig(
+                "a sharpener changes no weight of the model, so there is no whole student to write; set whole to false"
+            )
         self.distillation, self.settings, self.teacher, self.whole = distillation, settings, teacher, whole
         self.processes = processes or Processes()
         self.base = base_fingerprint(distillation.model)
@@ -125,6 +136,8 @@ class Training:
         with exchanged(distil.update, trained.average):
             update = distil.update.state()
             tensors = (distil.update.merged() if self.whole else update) | self._embedder()
+        if isinstance(distil.update, Sharpening):
+            update = {}
         return Student(tensors, update, self.info(trained.step), trained.losses, trained.finished)
 
     def _embedder(self) -> dict[str, Tensor]:
@@ -132,9 +145,11 @@ class Training:
         weights = {} if embedder is None else embedder.state_dict()
         return {f"{EMBEDDER}{name}": weight.detach().float().cpu().clone() for name, weight in weights.items()}
 
-    def info(self, step: int) -> StudentInfo:
-        """What a student file of this run says of itself after so many steps."""
+    def info(self, step: int) -> StudentInfo | SharpenerInfo:
+        """What a file of this run says of itself after so many steps."""
         distil = self.distillation
+        if distil.fusion is None:
+            return self._sharpener_info(step)
         return StudentInfo(
             method=distil.fusion.method,
             mode=FULL if self.whole else distil.update.mode,
@@ -144,6 +159,24 @@ class Training:
             guidance_timestep_scale=distil.fusion.scale,
             w_precision=distil.fusion.precision,
             teacher=self.teacher,
+            base=self.base,
+            step=step,
+            pack_version=__version__,
+        )
+
+    def _sharpener_info(self, step: int) -> SharpenerInfo:
+        distil = self.distillation
+        assert isinstance(distil.update, Sharpening)
+        sharpener = distil.update.sharpener
+        return SharpenerInfo(
+            method=distil.settings.method,
+            width=sharpener.width,
+            hidden=sharpener.hidden,
+            heads=sharpener.heads,
+            alpha=ALPHA,
+            alpha_min=ALPHA_MIN,
+            alpha_max=ALPHA_MAX,
+            teacher=f"{self.teacher}, w {distil.settings.w_max:g}",
             base=self.base,
             step=step,
             pack_version=__version__,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..glance import at_a_glance
+from ..sharpening import ALPHA, ALPHA_MIN
 from ..train import StepReport
 from ..trainable import exchanged
 from .fuse import EMBEDDER_KEY, STUDENT_KEY, apply_fusion
@@ -22,6 +23,7 @@ from .run import tell
 from .training import Training
 
 PROMPTS_SHOWN, PREVIEW_SIZE, SECONDS_BETWEEN_LINES = 3, 768, 1.0
+ALPHAS_SHOWN = (ALPHA_MIN, ALPHA / 2, ALPHA)
 
 
 class Watch:
@@ -39,8 +41,9 @@ class Watch:
         self.losses: list[float] = []
         self.pictures: np.ndarray | None = None
         settings = training.distillation.settings
+        self.sharpens = training.distillation.fusion is None
         middle = (settings.w_min + settings.w_max) / 2
-        self.guidance = [settings.w_min, middle, settings.w_max]
+        self.strengths = list(ALPHAS_SHOWN) if self.sharpens else [settings.w_min, middle, settings.w_max]
         self.rows = min(PROMPTS_SHOWN, len(training.distillation.positives))
         self.told, self.seconds = 0.0, 0.0
 
@@ -54,7 +57,7 @@ class Watch:
         now = time.monotonic()
         if now - self.told > SECONDS_BETWEEN_LINES or last or (self.every and report.step % self.every == 0):
             self.told = now
-            labels = [f"w {w:g}" for w in self.guidance]
+            labels = [f"{'alpha' if self.sharpens else 'w'} {strength:g}" for strength in self.strengths]
             image = ("JPEG", at_a_glance(self.losses, report.steps, self.pictures, labels, self.rows), PREVIEW_SIZE)
             left = (report.steps - report.step) * self.seconds
             pace = report.rows / max(self.seconds, 1e-9)
@@ -77,14 +80,17 @@ class Watch:
         student = distil.model.clone()
         student.set_attachments(STUDENT_KEY, asdict(self.training.info(0)))
         student.set_attachments(EMBEDDER_KEY, distil.update.embedder)
-        null, numbers = distil.nulls.batch([0]), range(self.rows)
+        null = distil.nulls.batch([0])
         noise_1CHW = torch.randn(1, *distil.latent_CHW, generator=torch.Generator().manual_seed(distil.settings.seed))
         painted = []
         try:
             with exchanged(distil.update, average):
-                for number in numbers:
-                    for w in self.guidance:
-                        model, positive = apply_fusion(student, distil.positives.batch([number]), null, w)
+                for number in range(self.rows):
+                    for strength in self.strengths:
+                        if self.sharpens:
+                            model, positive = distil.model, distil.sharpened([number], [0], strength)
+                        else:
+                            model, positive = apply_fusion(student, distil.positives.batch([number]), null, strength)
                         painted.append(self._sampled(model, positive, null, noise_1CHW))
         finally:
             distil.load()

@@ -40,7 +40,7 @@ FROZEN = {
     "TinySD3Loader": "variant | MODEL CLIP VAE",
     "TeEFusionStudentLoader": "model student | MODEL",
     "TeEFusionConditioning": "model positive null guidance w_precision | MODEL CONDITIONING",
-    "DICESharpen": "conditioning sharpener alpha beta null negative | CONDITIONING",
+    "DICESharpen": "conditioning sharpener alpha beta null negative model | CONDITIONING",
     "TextEmbeddingBlend": "base add_weight subtract_weight add subtract reference | CONDITIONING report",
     "W2SDTeacherSampler": "strong_model positive negative latent_image seed steps strong_cfg weak_cfg final_cfg"
     " scheduler denoise reflect_steps rounds inversion weak_model weak_positive weak_negative | LATENT",

@@ -10,7 +10,8 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent.parent
 README, CHINESE = ((REPO / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
-PAGES = ["README.md", "README.zh-CN.md", "docs/train.md", "docs/evidence.md", "docs/composition.md"]
+PAGES = ["README.md", "README.zh-CN.md"]
+PAGES += [f"docs/{name}.md" for name in ("train", "evidence", "composition", "text_arithmetic")]
 each_page = pytest.mark.parametrize("name", PAGES)
 each_readme = pytest.mark.parametrize("readme", [README, CHINESE], ids=["English", "Chinese"])
 RESULTS = REPO / "bench" / "results"

@@ -12,10 +12,11 @@ REPO = Path(__file__).resolve().parent.parent.parent
 FILES = {path.stem: path for path in sorted((REPO / "workflows").glob("*.json"))}
 TEACHER_STUDENT, PUBLISHED = "01_teacher_vs_student", "02_teefusion_sd3_medium"
 W2SD, Z_SAMPLING, LORA_GAP = "03_w2sd_vs_cfg", "04_z_sampling", "05_w2sd_sd35_lora_gap"
-TRAINER, REPORT = "06_distill_trainer", "08_guidance_report"
+TRAINER, REPORT, ARITHMETIC = "06_distill_trainer", "08_guidance_report", "09_text_arithmetic"
 DEMOS = (TEACHER_STUDENT, W2SD, Z_SAMPLING, REPORT)
 each_workflow = pytest.mark.parametrize("name", FILES)
 each_demo = pytest.mark.parametrize("name", DEMOS)
+each_with_words = pytest.mark.parametrize("name", (*DEMOS, ARITHMETIC))
 each_student = pytest.mark.parametrize("name", (TEACHER_STUDENT, PUBLISHED))
 
 FILE = re.compile(r"[\w.-]+\.safetensors")
@@ -23,6 +24,7 @@ OWN_FILE = re.compile(r"your_\w+\.safetensors")  # stands for one that the user 
 URL = re.compile(r"https://huggingface\.co/[\w.-]+/[\w.-]+/resolve/main/[\w./-]+\.safetensors")
 SAMPLERS, SCHEDULERS = {"euler"}, {"normal"}
 NUMBER = (int, float)
+ANYTHING = "*"
 KSAMPLER_SOCKETS = [
     ("model", "MODEL"),
     ("positive", "CONDITIONING"),
@@ -41,6 +43,8 @@ TRAINER_SOCKETS = [
 OPTIONAL = {(kind, name) for kind, names in {"DistillTrainer": TRAINER_SOCKETS}.items() for name, _ in names}
 OPTIONAL |= {(kind, name) for kind in ("W2SDTeacherSampler", "ReflectionGuider") for name, _ in WEAK_SOCKETS}
 OPTIONAL |= {("GuidanceReport", "vae"), *(("CompareGrid", f"images_{letter}") for letter in "bcdef")}
+BLENDED = [(name, "CONDITIONING") for name in ("add", "subtract", "reference")]
+OPTIONAL |= {("TextEmbeddingBlend", name) for name, _ in BLENDED}
 OPERATOR_WIDGETS = [int, int, {"exact", "upper", "official"}]
 # type -> (inputs, outputs, widgets), of ComfyUI 0.3.75 and of this pack; a widget is a type, a choice, or a pattern
 NODES = {
@@ -57,6 +61,7 @@ NODES = {
     "LoraLoaderModelOnly": ([("model", "MODEL")], ["MODEL"], [FILE, NUMBER]),
     "MarkdownNote": ([], [], [str]),
     "ModelSamplingSD3": ([("model", "MODEL")], ["MODEL"], [NUMBER]),
+    "PreviewAny": ([("source", ANYTHING)], [], []),
     "RandomNoise": ([], ["NOISE"], [int, {"fixed"}]),
     "SamplerCustomAdvanced": (
         [
@@ -80,6 +85,11 @@ NODES = {
         [("model", "MODEL"), ("positive", "CONDITIONING"), ("null", "CONDITIONING")],
         ["MODEL", "CONDITIONING"],
         [NUMBER, {"auto", "official bf16", "exact"}],
+    ),
+    "TextEmbeddingBlend": (
+        [("base", "CONDITIONING"), *BLENDED],
+        ["CONDITIONING", "STRING"],
+        [NUMBER, NUMBER],
     ),
     "W2SDTeacherSampler": (
         [("strong_model", "MODEL"), *KSAMPLER_SOCKETS[1:], *WEAK_SOCKETS],
@@ -193,7 +203,7 @@ def contains(outer, inner):
 
 
 def test_the_promised_workflows_are_there():
-    assert {TEACHER_STUDENT, PUBLISHED, W2SD, Z_SAMPLING, LORA_GAP, TRAINER, REPORT} <= FILES.keys()
+    assert {TEACHER_STUDENT, PUBLISHED, W2SD, Z_SAMPLING, LORA_GAP, TRAINER, REPORT, ARITHMETIC} <= FILES.keys()
 
 
 @each_workflow
@@ -236,7 +246,7 @@ def test_links_agree_with_both_ends(name):
     for number, origin, from_slot, target, to_slot, kind in workflow["links"]:
         out, into = nodes[origin]["outputs"][from_slot], nodes[target]["inputs"][to_slot]
         assert number in out["links"] and into["link"] == number, number
-        assert out["type"] == into["type"] == kind, number
+        assert into["type"] == kind and kind in (out["type"], ANYTHING), number
     assert len(workflow["links"]) == sum(len(item["links"]) for node in nodes.values() for item in node["outputs"])
     sockets = [(node["type"], item) for node in nodes.values() for item in node["inputs"]]
     assert len(workflow["links"]) == sum(item["link"] is not None for _, item in sockets)
@@ -329,7 +339,27 @@ def test_the_demo_prompt_is_in_the_words_of_its_note(name):
     assert words and set(words) <= known
 
 
-@each_demo
+def test_the_sum_is_the_whole_prompt_from_the_same_noise():
+    workflow = load(ARITHMETIC)
+    nodes = by_title(workflow)
+    blend = nodes["Text Embedding Blend"]
+    assert blend["widgets_values"] == [1.0, 1.0]
+    sources = {"base": "Base prompt", "add": "Added prompt", "subtract": "Empty prompt", "reference": "Whole prompt"}
+    assert {socket: source_of(workflow, blend, socket) for socket in sources} == sources
+    words = {title: nodes[title]["widgets_values"][0] for title in sources.values()}
+    assert words["Empty prompt"] == "" and f"{words['Base prompt']} {words['Added prompt']}" == words["Whole prompt"]
+    known = set(re.findall(r"[a-z]+", nodes["Words that the model knows"]["widgets_values"][0].lower()))
+    assert set(words["Whole prompt"].split()) <= known | {"a", "on", "background"}
+    samplers = {"Whole sampler": "Whole prompt", "Base sampler": "Base prompt", "Sum sampler": blend["title"]}
+    for title, positive in samplers.items():
+        assert nodes[title]["widgets_values"] == nodes["Whole sampler"]["widgets_values"]
+        assert source_of(workflow, nodes[title], "positive") == positive
+        assert source_of(workflow, nodes[title], "negative") == "Empty prompt"
+        assert source_of(workflow, nodes[title], "latent_image") == "Four empty pictures"
+    assert source_of(workflow, nodes["Cosines of the sum"], "source") == blend["title"]
+
+
+@each_with_words
 def test_the_words_of_the_note_are_those_of_the_demo_world(name):
     from tiny_sd3.scenes import BACKGROUNDS, COLORS, RADIUS, RELATIONS, SHAPES
 

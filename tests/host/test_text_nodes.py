@@ -85,6 +85,7 @@ def test_sockets_are_frozen(pack):
             ("beta", "FLOAT", False),
             ("null", "CONDITIONING", True),
             ("negative", "CONDITIONING", True),
+            ("model", "MODEL", True),
         ],
         ["CONDITIONING"],
     )

@@ -105,6 +105,26 @@ def test_a_run_ends_in_a_student_that_the_other_nodes_take(pack, host, top, worl
     assert relative(top.euler(world, model=again, cfg=1.0, positive=positive), picture) < 1e-4
 
 
+def test_by_dice_it_makes_a_sharpener_that_dice_sharpen_takes(pack, top, world, train, output, shown):
+    import folder_paths
+
+    before = weights_of(world.model)
+    lora, losses, steps, path = train(method="dice", w_min=2.0, w_max=2.0, learning_rate=3e-3)
+    assert lora == {} and steps == 6 == len(losses["loss"])
+    top.assert_clean(world.model, before)
+    kind, image, _ = shown[-1][2]
+    pixels = np.asarray(image.convert("RGB"))
+    assert kind == "JPEG" and pixels[:, pixels.shape[0] + 8 :].std() > 20, "pictures at alpha 0, 0.5, 1"
+    assert path == str(output / "loras" / "mine.safetensors")
+    folder_paths.add_model_folder_path("loras", str(output / "loras"))
+    try:
+        given = dict(null=world.negative, model=world.model)
+        sharp = pack.nodes["DICESharpen"].execute(world.positive, "mine.safetensors", 1.0, 0.0, **given).args[0]
+    finally:
+        folder_paths.folder_names_and_paths["loras"][0].remove(str(output / "loras"))
+    assert relative(sharp[0][0], world.positive[0][0]) > 1e-5
+
+
 def test_the_node_shows_curve_and_pictures(train, shown, top):
     train(vae=top.load("base")[2])
     assert [value for value, _, _ in shown][-6:] == [1, 2, 3, 4, 5, 6] and shown[-1][1] == 6

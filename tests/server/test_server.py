@@ -126,6 +126,24 @@ def test_the_shipped_report_judges_teacher_with_student(server):
     assert rows == [4 * 20 * (2 + 2), 4 * 20 * (1 + 2)], "four pictures, 20 steps, 2 passes of each to measure"
 
 
+def test_the_shipped_arithmetic_paints_the_background_that_was_added(server):
+    """The workflow as it is: the sum shows what the whole prompt says, the base alone does not."""
+    from tiny_sd3.verifier import read_picture
+
+    workflow = json.loads((PACK_WORKFLOWS / "09_text_arithmetic.json").read_text(encoding="utf-8"))
+    prompt = to_prompt(workflow, server.get("/object_info"))
+    run = run_prompt(server, prompt)
+    grounds = {}
+    for name in ("Whole", "Base", "Sum"):
+        shown = as_made(pictures(server, run, find(prompt, f"{name} pictures")))
+        grounds[name] = [read_picture(picture)[0] for picture in shown]
+    assert grounds["Whole"] == grounds["Sum"] == ["brown"] * 4 != grounds["Base"]
+    report = run.outputs[find(prompt, "Cosines of the sum")]["text"][0].splitlines()
+    assert [line.partition(":")[0] for line in report] == ["prompt 1 to base", "prompt 1 to reference"]
+    to_base, to_whole = (float(line.rpartition("pooled ")[2]) for line in report)
+    assert -1 <= to_base < 1 and 0.5 < to_whole < 1
+
+
 def test_the_shipped_training_makes_a_student_that_paints(server):
     """The workflow as it is but for its length; then a graph with the file that it wrote."""
     workflow = json.loads((PACK_WORKFLOWS / "06_distill_trainer.json").read_text(encoding="utf-8"))

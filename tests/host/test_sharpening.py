@@ -1,0 +1,240 @@
+"""A DICE sharpener from the trainer of students: learned on a frozen model, run by DICE Sharpen, one pass per step."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from teefusion_core.train_settings import TrainSettings
+
+from .distillation_parts import LATENT, NEGATIVE, ROWS, TEXTS
+from .reflection_parts import PROMPT, randn, relative, weights_of
+
+LOOP = TrainSettings(steps=4, batch=12, lr=3e-3, save_every=2, warmup=1)
+DICE = dict(method="dice", w_min=2.0, w_max=2.0, uses=0, walks=1)
+FILE = "mine.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def _outside_inference_mode():
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@pytest.fixture
+def teach(pack, distil, tmp_path):
+    """A function that makes the training of a sharpener."""
+
+    def make(name="run", loop=LOOP, whole=False, **options):
+        parts = dict(root=tmp_path / "runs", name=name, teacher="CFG at scale 1 + w, euler", whole=whole)
+        return pack.comfy_host.Training(distil(**DICE | options), loop, **parts)
+
+    return make
+
+
+@pytest.fixture
+def sharpen(pack, tmp_path):
+    """The node on a file in a LoRA folder of the host."""
+    import folder_paths
+
+    (tmp_path / "loras").mkdir()
+    folder_paths.add_model_folder_path("loras", str(tmp_path / "loras"))
+
+    @torch.inference_mode()  # as the host runs nodes
+    def run(prompt, **given):
+        return pack.nodes["DICESharpen"].execute(prompt, FILE, **given).args[0]
+
+    yield run
+    folder_paths.folder_names_and_paths["loras"][0].remove(str(tmp_path / "loras"))
+
+
+def shaken(distillation, seed=3):
+    """The same with a sharpener that says something."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in distillation.update.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return distillation
+
+
+def example_of(walk, rows=slice(None)):
+    from teefusion_core.trajectories import Example
+
+    picked = dict(x=walk.x_SBCHW, target=walk.target_SBCHW, guidance=walk.guidance_SBCHW)
+    prompts = walk.prompt_SB[1, rows]
+    return Example(
+        **{f"{name}_BCHW": value[1, rows] for name, value in picked.items()}, prompt_B=prompts,
+        null_B=walk.null_SB[1, rows], sigma_B=walk.sigma_S[1].expand(len(prompts)), w_B=walk.w.expand(len(prompts)),
+        weight_B=torch.ones(len(prompts)),
+    )  # fmt: skip
+
+
+def test_a_few_steps_on_one_batch_lower_its_loss(distil, world):
+    before = weights_of(world.model)
+    distillation = distil(**DICE)
+    example = example_of(distillation.walk(0))
+    optimizer, losses = torch.optim.AdamW(distillation.update.parameters(), lr=3e-4), []
+    with distillation.attached():
+        for _ in range(4):
+            loss = distillation.loss(example)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(float(loss.detach()))
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.95 * losses[0]
+    after = weights_of(world.model)
+    assert all(torch.equal(after[name], weight) for name, weight in before.items()), "the base is untouched"
+    assert all(weight.grad is None for weight in world.model.model.diffusion_model.parameters())
+
+
+def test_it_begins_as_its_base(distil):
+    distillation = distil(**DICE)
+    x, sigma = randn(8, 2, *LATENT), torch.tensor([0.7, 0.4])
+    with torch.no_grad(), distillation.attached():
+        student = distillation.velocity([0, 1], [0, 0], torch.full((2,), 2.0))(x, sigma)
+        assert torch.equal(student, distillation.velocity([0, 1])(x, sigma))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_reach_the_sharpener_alone(distil, world, checkpointing):
+    distillation = shaken(distil(gradient_checkpointing=checkpointing, **DICE))
+    example = example_of(distillation.walk(0))
+    with distillation.attached():
+        distillation.loss(example).backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in distillation.update.parameters())
+    assert all(weight.grad is None for weight in world.model.model.diffusion_model.parameters())
+
+
+def test_the_node_paints_what_training_saw(pack, top, world, encoded, teach, sharpen, tmp_path):
+    """The file gives the very velocity that the loss was taken from, so another picture than the base."""
+    from tiny_sd3.measure import predictions
+
+    training = teach(loop=replace(LOOP, steps=2, warmup=0, lr=1e-12, ema=0.0))
+    distillation = shaken(training.distillation)
+    x, sigma = randn(8, 2, *LATENT), torch.tensor(0.7)
+    with torch.no_grad(), distillation.attached():
+        mine = distillation.velocity([0, 0], [0, 0], torch.full((2,), 2.0))(x, sigma.expand(2))
+    student = training.run()
+    student.write(tmp_path / "loras" / FILE)
+    prompt, null = encoded[TEXTS[0]], encoded[""]
+    sharp = sharpen(prompt, alpha=1.0, beta=0.0, null=null)
+    with torch.inference_mode():
+        seen = predictions(world.model, sharp, null, [(x, sigma), (x, sigma)], torch.zeros_like(x))[0]
+        assert relative((x - seen) / sigma, mine) < 1e-4
+        plain = top.euler(world, cfg=1.0, positive=prompt)
+        assert relative(top.euler(world, cfg=1.0, positive=sharp), plain) > 0.02
+        assert torch.equal(top.euler(world, cfg=1.0, positive=sharpen(prompt, alpha=0.0, beta=0.0, null=null)), plain)
+    assert torch.equal(sharp[0][1]["pooled_output"], prompt[0][1]["pooled_output"])
+    assert student.update == {}
+
+
+def test_the_sampler_makes_one_pass_per_step(top, world, encoded, teach, sharpen, tmp_path):
+    teach().run().write(tmp_path / "loras" / FILE)
+    rows = []
+    sharp = sharpen(encoded[PROMPT], alpha=1.0, beta=0.0, null=encoded[""])
+    hook = world.model.model.diffusion_model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    with torch.inference_mode():
+        top.euler(world, cfg=1.0, positive=sharp)
+    hook.remove()
+    assert rows and set(rows) == {1}
+
+
+def test_the_file_says_what_it_is(teach, sharpen, world, pack, encoded, tmp_path):
+    student = teach().run()
+    info = student.info
+    assert (info.method, info.width, info.alpha, info.step) == ("dice", 128, 1.0, LOOP.steps)
+    assert info.teacher == "CFG at scale 1 + w, euler, w 2"
+    assert info.base == pack.comfy_host.base_fingerprint(world.model)
+    student.write(tmp_path / "loras" / FILE)
+    with pytest.raises(ValueError, match="alpha is 3, this sharpener takes 0 to 2"):
+        sharpen(encoded[PROMPT], alpha=3.0, beta=0.0, null=encoded[""])
+    loader = pack.nodes["TeEFusionStudentLoader"]
+    with pytest.raises(pack.errors.CheckpointMismatch, match="a sharpener belongs into DICE Sharpen"):
+        loader.execute(FILE, world.model)
+
+
+def test_another_base_is_refused_where_the_model_is_connected(pack, world, encoded, teach, sharpen, tmp_path):
+    teach(loop=replace(LOOP, steps=2)).run().write(tmp_path / "loras" / FILE)
+    given = dict(alpha=1.0, beta=0.0, null=encoded[""])
+    sharp = sharpen(encoded[PROMPT], model=world.model, **given)
+    assert torch.equal(sharp[0][0], sharpen(encoded[PROMPT], **given)[0][0])
+    with pytest.raises(pack.errors.CheckpointMismatch, match="DICE Sharpen: mine.safetensors was trained from"):
+        sharpen(encoded[PROMPT], model=world.weak, **given)
+
+
+def test_stopped_halfway_it_ends_with_the_same_bits(teach):
+    whole = teach("whole", uses=1.0).run()
+    asked = iter([False] * 3 + [True])
+    part = teach("parts", uses=1.0).run(should_stop=lambda: next(asked))
+    assert not part.finished and len(part.losses) == 3
+    rest = teach("parts", uses=1.0).run()
+    assert rest.losses == whole.losses
+    assert all(torch.equal(rest.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+def test_texts_of_other_lengths_get_batches_of_their_own(pack, distil, encoded):
+    distillation = shaken(distil(**DICE))
+    context, extras = encoded[TEXTS[1]][0]
+    null, null_extras = encoded[NEGATIVE][0]
+    parts = pack.comfy_host.Prompts
+    distillation.positives = parts([encoded[PROMPT], [[context[:, :12], extras]]], "prompt")
+    distillation.nulls = parts([encoded[""], [[null[:, :9], null_extras]]], "null")
+    prompts, nulls, w = [0, 1, 0, 1], [0, 0, 1, 1], torch.full((4,), 2.0)
+    x, sigma = randn(8, 4, *LATENT), torch.tensor([0.7, 0.4, 0.2, 0.5])
+    with torch.no_grad():
+        together = distillation.velocity(prompts, nulls, w)(x, sigma)
+        for row in range(4):
+            one = slice(row, row + 1)
+            alone = distillation.velocity(prompts[one], nulls[one], w[one])(x[one], sigma[one])
+            assert relative(alone, together[one]) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["eps", "v"])
+def test_models_without_a_place_for_the_term_are_fine(host, pack, top, kind, tmp_path):
+    """A UNet, as of SD1.5 or SDXL, is refused to every other method."""
+    from teefusion_core.distill_settings import DistillSettings
+
+    world, parts = top.world(kind), pack.comfy_host
+    pooled = {"pooled_output": randn(1, 1, 8)}
+    positives, nulls = (parts.Prompts([[[context, pooled]] for context, _ in prompt], "prompt")
+                        for prompt in (world.positive, world.negative))  # fmt: skip
+    teacher = parts.Teacher(host.comfy.samplers.CFGGuider(world.model), host.comfy.samplers.sampler_object("euler"))
+    before = weights_of(world.model)
+
+    def distillation(**options):
+        settings = DistillSettings(**DICE | dict(teacher_steps=3, walk_rows=2) | options)
+        start = dict(latent_CHW=(world.channels, 8, 8))
+        return parts.Distillation(world.model, teacher, positives, nulls, settings, **start)
+
+    loop = TrainSettings(steps=8, batch=6, lr=1e-3, ema=0.0)
+    student = parts.Training(distillation(), loop, root=tmp_path, name="run", teacher="CFG").run()
+    assert student.info.width == 32 and sum(student.losses[-2:]) < sum(student.losses[:2])
+    after = weights_of(world.model)
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    with pytest.raises(pack.errors.UnsupportedArchitecture, match="is of another family"):
+        distillation(method="teefusion", w_max=3.0)
+
+
+class TestRefused:
+    def test_a_range_of_guidance(self, distil):
+        with pytest.raises(ValueError, match="w_min is 1.0, w_max 2.0; a sharpener learns one guidance"):
+            distil(**DICE | dict(w_min=1.0))
+
+    def test_one_guidance_for_the_others(self, distil):
+        with pytest.raises(ValueError, match="give a larger w_max"):
+            distil(w_min=2.0, w_max=2.0)
+
+    def test_the_whole_model(self, pack, teach):
+        with pytest.raises(pack.errors.InvalidConfig, match="a sharpener changes no weight of the model"):
+            teach(whole=True)
+
+
+def test_negatives_are_what_it_is_pushed_away_from(distil):
+    distillation = shaken(distil(negatives=1.0, **DICE))
+    walk = distillation.walk(0)
+    assert set(walk.null_SB.flatten().tolist()) == {1} and walk.x_SBCHW.shape[1] == ROWS
+    example = example_of(walk)
+    with torch.no_grad():
+        mine = distillation.velocity(example.prompt_B.tolist(), example.null_B.tolist(), example.w_B)
+        other = distillation.velocity(example.prompt_B.tolist(), [0] * ROWS, example.w_B)
+        assert relative(mine(example.x_BCHW, example.sigma_B), other(example.x_BCHW, example.sigma_B)) > 1e-4
