@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,18 +84,15 @@ class Bench:
 
     def row(self, name: str, model, cfg: float, w: float | None = None) -> dict:
         """One line of the table: shares per category, seconds, clipping."""
+        return {"method": name, "cfg": cfg, "w": w, **self.judged(partial(self.images, model, cfg, w))}
+
+    def judged(self, paint: Callable[[], np.ndarray]) -> dict:
+        """What a way to paint every prompt is worth, with what it takes."""
         start = time.perf_counter()
-        images = self.images(model, cfg, w)
+        images = paint()
         seconds = time.perf_counter() - start
         clipped = float(((images == 0) | (images == 255)).mean())
-        return {
-            "method": name,
-            "cfg": cfg,
-            "w": w,
-            **score(images, self.claims),
-            "clipped": clipped,
-            "seconds": seconds,
-        }
+        return {**score(images, self.claims), "clipped": clipped, "seconds": seconds}
 
 
 def states(model, positive, negative, cfg: float, noise_BCHW: Tensor) -> list[tuple[Tensor, Tensor]]:

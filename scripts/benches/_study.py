@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 STEPS = 20
@@ -41,6 +42,28 @@ class Study:
         from tiny_sd3.host import MODELS
 
         return teacher_of(TEACHERS[name], self.base, MODELS)[0]
+
+    def images(self, teacher: Any, w: float) -> np.ndarray:
+        """Pictures [N,H,W,3] of a teacher for every prompt, uint8."""
+        from teefusion_core.guidance import cfg_scale_of
+        from tiny_sd3.measure import BATCH, pictures
+
+        guider, shown = teacher.guider, []
+        for positive, noise_BCHW in zip(self.bench.conditionings, self.bench.noise_NCHW.split(BATCH), strict=True):
+            guider.set_conds(positive, self.bench.null)
+            guider.set_cfg(cfg_scale_of(w))
+            empty, at = torch.zeros_like(noise_BCHW), (teacher.sampler, self.sigmas)
+            shown.append(pictures(self.vae, guider.sample(noise_BCHW, empty, *at, disable_pbar=True, seed=0)))
+        return np.concatenate(shown)
+
+    def effective(self, name: str, w: float, student: Any = None) -> float:
+        """Effective guidance of a teacher's steps, or of a student at the same states; mean over steps with prompts."""
+        from teefusion_core.comfy_host import apply_fusion
+
+        where, moves, cond, uncond = self.walk(name, w)
+        if student is not None:
+            moves = self.velocities(*apply_fusion(student, self.first, self.bench.null, w), where)
+        return mean_guidance(moves, cond, uncond)
 
     def walk(self, name: str, w: float) -> tuple:
         """States of a teacher with its moves, the base's velocities with and without prompt, each a list of [B,...]."""

@@ -19,7 +19,7 @@ import torch
 from runner.stop import say
 
 from ._passes import Passes
-from ._study import STEPS, Study, load, mean_guidance
+from ._study import STEPS, Study, load
 
 NUM_PROMPTS, PROMPTS_FOR_GUIDANCE = 256, 16
 GUIDANCE = (1.0, 2.0, 3.0)
@@ -62,7 +62,7 @@ class Students(Study):
         """Alignment of a teacher by w, with the passes of a step."""
         teacher = self.teacher(name)
         with Passes(teacher.model) as passes:
-            overall = {str(w): self.overall(partial(self.painted, teacher, w=w)) for w in GUIDANCE}
+            overall = {str(w): self.bench.judged(partial(self.images, teacher, w))["overall"] for w in GUIDANCE}
         effective = {str(w): self.effective(name, w, None) for w in EFFECTIVE}
         # a reflection runs a second network, so it counts for itself
         count = getattr(teacher.guider, "passes", passes.rows / (len(GUIDANCE) * NUM_PROMPTS)) / STEPS
@@ -83,34 +83,6 @@ class Students(Study):
         loss = statistics.fmean(took.pop("losses")[-50:])
         count = passes.rows / (len(GUIDANCE) * NUM_PROMPTS * STEPS)
         return {**took, "loss": loss, "overall": overall, "effective": effective, "passes": count}
-
-    def painted(self, teacher: Any, positive: list, noise_BCHW: torch.Tensor, *, w: float) -> torch.Tensor:
-        """Latents of a teacher."""
-        from teefusion_core.guidance import cfg_scale_of
-
-        guider = teacher.guider
-        guider.set_conds(positive, self.bench.null)
-        guider.set_cfg(cfg_scale_of(w))
-        empty = torch.zeros_like(noise_BCHW)
-        return guider.sample(noise_BCHW, empty, teacher.sampler, self.sigmas, disable_pbar=True, seed=0)
-
-    def overall(self, paint: Callable[[list, torch.Tensor], torch.Tensor]) -> float:
-        """Share of pictures that are all right."""
-        from tiny_sd3.measure import BATCH, pictures
-        from tiny_sd3.verifier import score
-
-        noises = self.bench.noise_NCHW.split(BATCH)
-        shown = [pictures(self.vae, paint(*at)) for at in zip(self.bench.conditionings, noises, strict=True)]
-        return score(np.concatenate(shown), self.bench.claims)["overall"]
-
-    def effective(self, name: str, w: float, student: Any) -> float:
-        """Effective guidance of a teacher's steps, or of a student at the same states; mean over steps, prompts."""
-        from teefusion_core.comfy_host import apply_fusion
-
-        where, moves, cond, uncond = self.walk(name, w)
-        if student is not None:
-            moves = self.velocities(*apply_fusion(student, self.first, self.bench.null, w), where)
-        return mean_guidance(moves, cond, uncond)
 
     def negatives(self, recipe: Any) -> list[dict[str, Any]]:
         """How often a picture has the background that its negative prompt names, the prompt leaving it open."""

@@ -56,7 +56,7 @@ class Method:
 def methods() -> tuple[Method, Method]:
     """Return the two columns, by the titles that their nodes have in the workflow."""
     return (
-        Method("CFG teacher", "Teacher sampler", "Teacher pictures"),
+        Method("CFG", "Teacher sampler", "Teacher pictures"),
         Method("TeEFusion student", "Student sampler", "Student pictures"),
     )
 
