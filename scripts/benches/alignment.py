@@ -68,12 +68,12 @@ def _effective_row(study: Study, student: Any, w: float) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> list[list[str]]:
     """Return heading with one line per setting."""
-    head = ["method", "guidance", "passes/step", "entity", "attribute", "relation", "count", "all right", "seconds"]
+    head = ["method", "guidance", "passes/step", "entity", "attribute", "relation", "count", "all right"]
     lines = [head]
     for row in result["rows"]:
         guidance = f"cfg {row['cfg']:g}" if row["w"] is None else f"w {row['w']:g} (as cfg {1 + row['w']:g})"
         shares = [f"{row[name]:.3f}" for name in ("entity", "attribute", "relation", "other", "overall")]
-        lines.append([row["method"], guidance, f"{row['passes_per_step']:g}", *shares, f"{row['seconds']:.0f}"])
+        lines.append([row["method"], guidance, f"{row['passes_per_step']:g}", *shares])
     return lines
 
 
