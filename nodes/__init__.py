@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension
 
 from .apply import TeEFusionConditioning
+from .evaluation import GuidanceReport
 from .loaders import TeEFusionStudentLoader, TinySD3Loader
 from .sampling import ReflectionGuiderNode, ReflectionSamplerNode, W2SDTeacherSampler, ZSampling
 from .text import DICESharpen, TextEmbeddingBlend
@@ -19,6 +20,7 @@ NODES = [
     ReflectionGuiderNode,
     ReflectionSamplerNode,
     DistillTrainer,
+    GuidanceReport,
 ]
 
 

@@ -4,10 +4,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from .drawing import INK, PALE, STRONG, Frame, font_of
 
 SIZE, MARGIN, LINE = 256, 28, 16
-INK, FAINT, CURVE, SMOOTH = (30, 30, 30), (200, 200, 200), (170, 195, 230), (20, 80, 180)
+CURVE, SMOOTH = PALE, STRONG
 SMOOTHING = 0.95
 """Share of the old in the running mean that is drawn over the single losses."""
 
@@ -15,27 +17,22 @@ SMOOTHING = 0.95
 def loss_curve(losses: Sequence[float], steps: int) -> Image.Image:
     """Draw losses over the steps of the whole run, loss on a logarithmic scale."""
     image = Image.new("RGB", (SIZE, SIZE), "white")
-    draw = ImageDraw.Draw(image)
     finite = [max(loss, 1e-12) for loss in losses if math.isfinite(loss)]
     if not finite:
         return image
     low, high = math.log(min(finite)), math.log(max(finite))
-    middle, span = (low + high) / 2, max(high - low, 0.05)
-    side = SIZE - 2 * MARGIN
-
-    def place(step: int, loss: float) -> tuple[float, float]:
-        share = (math.log(loss) - middle) / span + 0.5
-        return MARGIN + side * step / max(steps - 1, 1), MARGIN + side * (1 - share)
-
-    draw.rectangle((MARGIN, MARGIN, MARGIN + side, MARGIN + side), outline=FAINT)
+    middle, half = (low + high) / 2, max(high - low, 0.05) / 2
+    far = SIZE - MARGIN
+    frame = Frame(image, (MARGIN, MARGIN, far, far), (0, max(steps - 1, 1)), (middle - half, middle + half))
     mean, points, smooth = finite[0], [], []
     for step, loss in enumerate(finite):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss if step else loss
-        points.append(place(step, loss))
-        smooth.append(place(step, mean))
-    for line, colour, width in ((points, CURVE, 1), (smooth, SMOOTH, 2)):
-        draw.line(line if len(line) > 1 else line * 2, fill=colour, width=width)
-    font = ImageFont.load_default(LINE - 4)
+        points.append((step, math.log(loss)))
+        smooth.append((step, math.log(mean)))
+    frame.line(points, CURVE)
+    frame.line(smooth, SMOOTH, width=2)
+    draw = ImageDraw.Draw(image)
+    font = font_of(LINE - 4)
     draw.text((MARGIN, 6), f"loss {mean:.3g}, step {len(losses)} of {steps}", fill=INK, font=font)
     draw.text((MARGIN, SIZE - 20), f"{math.exp(low):.3g} to {math.exp(high):.3g}, logarithmic", fill=INK, font=font)
     return image
@@ -58,7 +55,7 @@ def at_a_glance(
     columns, cell = len(labels), (SIZE - LINE) // rows
     image = Image.new("RGB", (SIZE + 4 + columns * (cell + 2), SIZE), "white")
     image.paste(curve, (0, 0))
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(LINE - 4)
+    draw, font = ImageDraw.Draw(image), font_of(LINE - 4)
     for index, picture in enumerate(pictures):
         row, column = divmod(index, columns)
         left = SIZE + 4 + column * (cell + 2)

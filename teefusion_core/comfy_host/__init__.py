@@ -5,6 +5,8 @@ from .conditioning import blend_prompts, sharpen
 from .distillation import Distillation
 from .fuse import STUDENT_KEY, apply_fusion
 from .graph_training import graph_data, train_in_graph
+from .guidance_run import report_guidance
+from .images import as_images, as_pictures
 from .prompts import Prompts
 from .reflection_guider import CFG, CHATS, ReflectionGuider, Scales
 from .reflection_sampler import ALL_STEPS, INVERSIONS, ReflectionSampler
@@ -30,12 +32,15 @@ __all__ = [
     "Teacher",
     "Training",
     "apply_fusion",
+    "as_images",
+    "as_pictures",
     "base_fingerprint",
     "blend_prompts",
     "file_stamp",
     "graph_data",
     "load_student",
     "load_tiny",
+    "report_guidance",
     "run_reflection",
     "schedule",
     "schedulers",

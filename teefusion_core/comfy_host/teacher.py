@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidConfig
-from ..flow import velocity_of
+from .recording import record
 
 PROBE_STEPS = 4
 PROBE_TOLERANCE = 1e-3
@@ -66,29 +66,9 @@ class Teacher:
         """
         self.guider.set_conds(positive, negative)
         self.guider.set_cfg(cfg)
-        visited: dict[int, Tensor] = {}
-        predicted: dict[int, Tensor] = {}
-
-        def report(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
-            # a sampler may report one step several times, the first is where the step begins
-            visited.setdefault(step, x.detach().clone())
-            predicted[step] = velocity_of(denoised.detach(), x.detach(), sigmas_S[step].to(x))
-
         picture = torch.zeros_like(noise_BCHW) if latent_BCHW is None else latent_BCHW
-        out = self.guider.sample(
-            noise_BCHW, picture, self.sampler, sigmas_S, callback=report, disable_pbar=True, seed=seed
-        )
-        base = self.model.model
-        last = base.process_latent_in(out)
-        if float(sigmas_S[-1]) > 0:
-            last = base.model_sampling.noise_scaling(sigmas_S[-1].to(last), torch.zeros_like(last), last)
-        if len(visited) != len(sigmas_S) - 1:
-            raise InvalidConfig(
-                f"the teacher's sampler reports {len(visited)} states in {len(sigmas_S) - 1} steps, the student needs "
-                "each one; connect a sampler that goes step by step, such as euler or heun"
-            )
-        order = sorted(visited)
-        return [*(visited[step].to(last) for step in order), last], [predicted[step].to(last) for step in order]
+        walked = record(self.guider, self.sampler, noise_BCHW, picture, sigmas_S, seed=seed)
+        return walked.states, walked.predicted
 
     def check(self, positive, negative, noise_BCHW: Tensor, cfg: float) -> None:
         """Refuse a sampler whose step is more than a function of the state, by trying.

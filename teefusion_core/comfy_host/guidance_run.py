@@ -1,0 +1,145 @@
+"""A run that is judged by what the unfused model would have predicted on its way.
+
+Shapes: B batch, C H W latent, S steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from comfy.model_sampling import CONST
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from torch import Tensor
+
+from ..errors import CheckpointMismatch, InvalidConfig
+from ..flow import secant, velocity_of
+from ..guidance import effective_guidance
+from ..guidance_report import GuidanceReport
+from ..pixels import clipped, saturation
+from .recording import Recording, record
+from .run import tell
+
+COUNTER_KEY = "teefusion_report"
+
+
+def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, positive, negative, seed: int, vae=None):
+    """Sample with a guider, then measure its effective guidance at every state that it went through.
+
+    Args:
+        model: MODEL whose predictions with and without the prompt are the yardstick; not modified.
+        guider, sampler: who is judged; neither is changed.
+        sigmas_S: noise levels [S+1].
+        latent: LATENT; not modified.
+        positive, negative: CONDITIONING of the yardstick, the plain prompt with the encoded empty one.
+        seed: of the noise.
+        vae: decodes the result to count clipped colours; None leaves that out.
+    Returns:
+        (LATENT, GuidanceReport).
+    Raises:
+        CheckpointMismatch: guider and model do not share a latent space or a kind of noise.
+        InvalidConfig: no step to judge, or a sampler that does not report its steps.
+    """
+    if len(sigmas_S) < 2:
+        raise InvalidConfig(f"sigmas holds {len(sigmas_S)} noise levels; give a schedule of 1 step or more")
+    _check_same_world(model, guider.model_patcher)
+    start = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
+    noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
+    mask, begin = latent.get("noise_mask"), time.perf_counter()
+    show = latent_preview.prepare_callback(guider.model_patcher, len(sigmas_S) - 1)
+    counted, passes = _counted(guider)
+    silent = not comfy.utils.PROGRESS_BAR_ENABLED
+    run = record(
+        counted, sampler, noise, start, sigmas_S, mask=mask, seed=seed, on_step=_within(show, len(sigmas_S) - 1),
+        silent=silent,
+    )  # fmt: skip
+    samples = run.samples.to(comfy.model_management.intermediate_device())
+    seconds, begin = time.perf_counter() - begin, time.perf_counter()
+    predicted_SB, moved_SB, own = _judged(model, positive, negative, run, sigmas_S, mask, seed)
+    pixels = None if vae is None else _pixels(vae, samples)
+    report = GuidanceReport(
+        type(guider).__name__, sigmas_S[:-1].tolist(), predicted_SB, moved_SB,
+        # a guider of several networks counts for itself
+        passes=getattr(counted, "passes", passes[0] / len(noise)), seconds=seconds,
+        own_passes=own / len(noise), own_seconds=time.perf_counter() - begin,
+        clipped=None if pixels is None else clipped(pixels),
+        saturation=None if pixels is None else saturation(pixels),
+    )  # fmt: skip
+    tell(report.cost())
+    tell(report.strength())
+    out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}
+    return {**out, "samples": samples}, report
+
+
+def _check_same_world(model, other) -> None:
+    mine, theirs = (type(patcher.model.latent_format).__name__ for patcher in (model, other))
+    if mine != theirs:
+        raise CheckpointMismatch(
+            f"the guider works in the latent space {theirs}, model in {mine}; connect the base of the guider's model"
+        )
+    flow = [isinstance(patcher.get_model_object("model_sampling"), CONST) for patcher in (model, other)]
+    if flow[0] != flow[1]:
+        raise CheckpointMismatch(
+            "one of guider and model is a flow model, the other predicts noise; connect the base of the guider's model"
+        )
+
+
+def _counted(guider):
+    """A copy of a guider that counts its rows; neither the guider nor its model is changed."""
+    twin, rows = copy.copy(guider), [0]
+    twin.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
+
+    def count(executor, x, *args, **kwargs):
+        rows[0] += len(x)
+        return executor(x, *args, **kwargs)
+
+    add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNTER_KEY, count, twin.model_options, is_model_options=True)
+    return twin, rows
+
+
+def _within(show, steps: int):
+    """The host's preview callback with the number of steps that its bar was made for."""
+    return lambda step, denoised, x, total: show(step, denoised, x, steps)
+
+
+def _judged(model, positive, negative, run: Recording, sigmas_S: Tensor, mask, seed: int):
+    """Effective guidance [S,B] of predictions, of steps, with the rows that it took."""
+    yardstick = comfy.samplers.CFGGuider(model)
+    yardstick.set_conds(positive, negative)
+    counted, rows = _counted(yardstick)
+    found: list[tuple[Tensor, Tensor]] = []
+    where = list(zip(run.states[:-1], sigmas_S[:-1], strict=True))
+    weight = 1.0 if mask is None else comfy.utils.reshape_mask(mask, run.states[0].shape)
+
+    def look(denoiser, x, sigmas, extra_args=None, **_):
+        inside, options = denoiser.inner_model, (extra_args or {}).get("model_options", {})
+        conds, bar = [inside.conds[name] for name in ("positive", "negative")], comfy.utils.ProgressBar(len(where))
+        for number, (state, sigma) in enumerate(where):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            state, level = state.to(x), sigma.to(x)
+            both = comfy.samplers.calc_cond_batch(inside.inner_model, conds, state, level.expand(len(state)), options)
+            cond, uncond = (velocity_of(denoised, state, level) for denoised in both)
+            moved = secant(state, run.states[number + 1].to(x), level, sigmas_S[number + 1].to(x))
+            share = weight if mask is None else weight.to(x)
+            judged = (effective_guidance(v * share, cond * share, uncond * share)
+                      for v in (run.predicted[number].to(x), moved))  # fmt: skip
+            found.append(tuple(one.cpu() for one in judged))
+            bar.update_absolute(number + 1)
+        return x
+
+    noise = torch.zeros_like(run.samples)
+    counted.sample(noise, noise, comfy.samplers.KSAMPLER(look), sigmas_S, disable_pbar=True, seed=seed)
+    predicted_SB, moved_SB = (torch.stack(part) for part in zip(*found, strict=True))
+    return predicted_SB, moved_SB, rows[0]
+
+
+def _pixels(vae, samples: Tensor) -> Tensor:
+    images = vae.decode(samples)
+    return images.reshape(-1, *images.shape[-3:])

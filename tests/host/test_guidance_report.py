@@ -1,0 +1,203 @@
+"""Guidance Report on real guiders: what it tells against what is known, what it leaves behind."""
+
+import re
+
+import pytest
+import torch
+
+from .reflection_parts import SEED, counted, randn, relative, weights_of
+
+STEPS = 4
+
+
+@pytest.fixture(autouse=True)
+def _as_the_host_runs_nodes():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def cfg(host, world):
+    """Return a function that makes a CFGGuider."""
+
+    def make(scale, model=None, positive=None):
+        guider = host.comfy.samplers.CFGGuider(model or world.model)
+        guider.set_conds(positive or world.positive, world.negative)
+        guider.set_cfg(scale)
+        return guider
+
+    return make
+
+
+@pytest.fixture
+def judge(pack, top, host, world):
+    """Return a function that runs the node's work; gives back (LATENT, report)."""
+
+    def run(guider, *, sampler="euler", latent=None, steps=STEPS, model=None, **prompts):
+        sampler = host.comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
+        prompts = {"positive": world.positive, "negative": world.negative, **prompts}
+        latent = latent or top.empty(world, 2)
+        arguments = guider, sampler, top.sigmas(world, steps), latent
+        return pack.comfy_host.report_guidance(
+            model or world.model, *arguments, prompts["positive"], prompts["negative"], SEED, prompts.get("vae")
+        )
+
+    return run
+
+
+class TestTheMeasure:
+    @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+    def test_cfg_is_found_at_every_step(self, judge, cfg, scale):
+        _, report = judge(cfg(scale))
+        for found in (report.predicted_SB, report.moved_SB):
+            assert found.shape == (STEPS, 2)
+            assert float((found - scale).abs().max()) < 2e-3
+
+    def test_a_reflection_is_more_than_its_final_scale(self, judge, top, world):
+        _, report = judge(top.guider(world), sampler=top.pack.comfy_host.ReflectionSampler(), steps=20)
+        assert float(report.moved_SB[:-1].mean()) > 3.5
+        assert float((report.predicted_SB - 3).abs()[-1].max()) < 2e-3, "the last step does not reflect"
+
+    def test_a_fused_student_beside_its_teacher(self, judge, host, pack, top, world):
+        student = top.load("student")[0]
+        model, fused = pack.comfy_host.apply_fusion(student, world.positive, world.negative, 2.0)
+        guider = host.custom_sampler.BasicGuider.execute(model, fused).args[0]
+        _, report = judge(guider, steps=10)
+        assert report.passes == 10 and 1.8 < float(report.moved_SB.mean()) < 4
+
+    def test_heun_steps_are_nearly_those_of_its_scale(self, judge, cfg):
+        _, report = judge(cfg(3.0), sampler="heun", steps=10)
+        assert report.passes == 2 * 19 and 1.5 < float(report.moved_SB.nanmean()) < 4.5
+
+    def test_outside_of_a_mask_nothing_counts(self, judge, cfg, top, world):
+        mask = torch.ones(1, 64, 64)
+        mask[:, :32] = 0
+        latent = {"samples": randn(3, 2, 16, 8, 8), "noise_mask": mask}
+        out, report = judge(cfg(3.0), latent=latent)
+        assert float((report.predicted_SB - 3).abs().max()) < 2e-3
+        assert relative(out["samples"][:, :, :4], latent["samples"][:, :, :4]) < 1e-5
+
+    def test_the_same_prompt_twice_is_said(self, judge, cfg, world):
+        _, report = judge(cfg(3.0), negative=world.positive)
+        assert bool(report.moved_SB.isnan().all()) and "the same for positive and negative" in report.text()
+        assert report.plot().size == (768, 512)
+
+
+class TestTheCost:
+    def test_passes_are_those_of_the_networks(self, judge, cfg, top, world):
+        sampler = top.pack.comfy_host.ReflectionSampler()
+        for guider, kind, models in (
+            (cfg(3.0), "euler", [world.model]),
+            (cfg(1.0), "euler", [world.model]),
+            (top.guider(world, weak=world.weak), sampler, [world.model, world.weak]),
+        ):
+            with counted(*models) as seen:
+                _, report = judge(guider, sampler=kind)
+            rows = sum(rows for _, rows in seen)
+            assert report.own_passes == 2 * STEPS
+            assert rows == 2 * (report.passes + report.own_passes), "two pictures"
+
+    def test_text_with_numbers(self, judge, cfg, world):
+        _, report = judge(cfg(3.0), vae=world.vae)
+        text = report.text()
+        assert re.match(r"CFGGuider: 4 steps, 8 passes \(2 per step\), \d+\.\d\d s\n", text)
+        assert "effective guidance as cfg 3.00 over all steps, 3.00 predicted" in text
+        assert re.search(r"clipped \d+\.\d\d % of colour values, saturation 0\.\d{3}", text)
+        assert "measured with 8 passes of the model besides" in text
+        assert len(re.findall(r"^\| \d ", text, re.MULTILINE)) == STEPS
+
+
+class TestTheRun:
+    def test_the_picture_is_that_of_the_hosts_own_node(self, judge, cfg, host, top, world):
+        parts, latent = host.custom_sampler, {**top.empty(world, 2), "batch_index": [1, 0], "kept": "as it is"}
+        sampler = host.comfy.samplers.sampler_object("euler")
+        arguments = parts.RandomNoise.execute(SEED).args[0], cfg(3.0), sampler, top.sigmas(world, STEPS), latent
+        stock = parts.SamplerCustomAdvanced.execute(*arguments).args[0]
+        out, _ = judge(cfg(3.0), latent=latent)
+        assert torch.equal(out["samples"], stock["samples"])
+        assert out.keys() == latent.keys() and out["kept"] == "as it is" and torch.count_nonzero(latent["samples"]) == 0
+
+    def test_nothing_stays_behind(self, judge, cfg, top, world):
+        weights, guider = weights_of(world.model), cfg(3.0)
+        before = {name: value for name, value in vars(guider).items()}
+        options = str(world.model.model_options)
+        judge(guider)
+        assert vars(guider) == before and str(world.model.model_options) == options
+        assert str(guider.model_options) == options
+        top.assert_clean(world.model, weights)
+
+    def test_cancel_stops_the_run_and_the_measurement(self, judge, cfg, host, monkeypatch, top, world):
+        management = host.comfy.model_management
+        weights = weights_of(world.model)
+        for after in (2, STEPS + 2):
+            asked = iter(range(100))
+
+            def ask(asked=asked, after=after):
+                if next(asked) == after:
+                    raise management.InterruptProcessingException
+
+            with monkeypatch.context() as patched, pytest.raises(management.InterruptProcessingException):
+                patched.setattr(management, "throw_exception_if_processing_interrupted", ask)
+                judge(cfg(3.0))
+        top.assert_clean(world.model, weights)
+
+    def test_every_step_is_shown(self, judge, cfg, monkeypatch):
+        import latent_preview
+
+        shown = []
+
+        def prepare(model, steps, *_):
+            return lambda step, denoised, x, total: shown.append((step, tuple(denoised.shape), total))
+
+        monkeypatch.setattr(latent_preview, "prepare_callback", prepare)
+        judge(cfg(3.0))
+        assert shown == [(step, (2, 16, 8, 8), STEPS) for step in range(STEPS)]
+
+
+class TestErrors:
+    @pytest.fixture
+    def unet(self, top):
+        return top.world("eps")
+
+    def test_another_kind_of_model(self, pack, judge, cfg, unet):
+        with pytest.raises(pack.errors.CheckpointMismatch, match="latent space SD3, model in SD15; connect the base"):
+            judge(cfg(3.0), model=unet.model)
+
+    def test_no_step(self, pack, judge, cfg, top, world, host):
+        sampler = host.comfy.samplers.sampler_object("euler")
+        arguments = (
+            world.model,
+            cfg(3.0),
+            sampler,
+            torch.tensor([1.0]),
+            top.empty(world),
+            world.positive,
+            world.negative,
+        )
+        with pytest.raises(pack.errors.InvalidConfig, match="Guidance Report: sigmas holds 1 noise levels"):
+            pack.nodes["GuidanceReport"].execute(*arguments, SEED)
+
+    def test_a_sampler_that_keeps_its_steps_to_itself(self, pack, judge, cfg, host):
+        silent = host.comfy.samplers.KSAMPLER(lambda model, x, sigmas, **_: x)
+        with pytest.raises(pack.errors.InvalidConfig, match="reports 0 states in 4 steps"):
+            judge(cfg(3.0), sampler=silent)
+
+
+def test_noise_predicting_models_are_judged_too(pack, top, host):
+    world = top.world("eps")
+    guider = host.comfy.samplers.CFGGuider(world.model)
+    guider.set_conds(world.positive, world.negative)
+    guider.set_cfg(4.0)
+    sigmas, sampler = top.sigmas(world, STEPS), host.comfy.samplers.sampler_object("euler")
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    arguments = world.model, guider, sampler, sigmas, latent, world.positive, world.negative, SEED
+    _, report = pack.comfy_host.report_guidance(*arguments)
+    assert float((report.moved_SB - 4).abs().max()) < 5e-3
+
+
+def test_the_node_gives_latent_plot_text(pack, cfg, host, top, world):
+    sampler = host.comfy.samplers.sampler_object("euler")
+    arguments = world.model, cfg(2.0), sampler, top.sigmas(world, 2), top.empty(world), world.positive, world.negative
+    latent, plot, text = pack.nodes["GuidanceReport"].execute(*arguments, SEED, world.vae).args
+    assert latent["samples"].shape == (1, 16, 8, 8) and plot.shape == (1, 512, 768, 3)
+    assert 0 <= float(plot.min()) < float(plot.max()) <= 1 and "2 steps, 4 passes" in text
