@@ -3,7 +3,7 @@
 from comfy_api.latest import ComfyExtension
 
 from .apply import TeEFusionConditioning
-from .evaluation import GuidanceReport
+from .evaluation import CompareGrid, GuidanceReport
 from .loaders import TeEFusionStudentLoader, TinySD3Loader
 from .sampling import ReflectionGuiderNode, ReflectionSamplerNode, W2SDTeacherSampler, ZSampling
 from .text import DICESharpen, TextEmbeddingBlend
@@ -21,6 +21,7 @@ NODES = [
     ReflectionSamplerNode,
     DistillTrainer,
     GuidanceReport,
+    CompareGrid,
 ]
 
 

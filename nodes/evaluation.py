@@ -2,11 +2,13 @@
 
 from comfy_api.latest import io
 
-from ..teefusion_core.comfy_host import as_images, report_guidance
+from ..teefusion_core.comfy_host import as_images, as_pictures, report_guidance
+from ..teefusion_core.comparison import compared
 from ..teefusion_core.errors import reported_by
 from ._schema import CATEGORY, inp, schema
 
-REPORT = "Guidance Report"
+REPORT, GRID = "Guidance Report", "Compare Grid"
+MOST_METHODS = 6
 
 
 class GuidanceReport(io.ComfyNode):
@@ -69,6 +71,9 @@ class GuidanceReport(io.ComfyNode):
                 io.Latent.Output("latent", display_name="LATENT", tooltip="The result of the run."),
                 io.Image.Output("plot", display_name="plot", tooltip="Effective guidance over the noise levels."),
                 io.String.Output("report", display_name="report", tooltip="The same as text, step by step."),
+                io.String.Output(
+                    "cost", display_name="cost", tooltip="One line of steps, passes, seconds; for Compare Grid."
+                ),
             ],
         )
 
@@ -81,4 +86,82 @@ class GuidanceReport(io.ComfyNode):
             out, report = report_guidance(
                 model, guider, sampler, sigmas, latent_image, positive, negative, noise_seed, vae
             )
-        return io.NodeOutput(out, as_images(report.plot()), report.text())
+        return io.NodeOutput(out, as_images(report.plot()), report.text(), report.cost())
+
+
+def _more_images() -> list:
+    """Inputs of the methods after the first."""
+    tooltip = "Pictures of another method, as many for the same prompts, in the same order."
+    names = [f"images_{number}" for number in range(2, MOST_METHODS + 1)]
+    return [inp(io.Image.Input, name, optional=True, tooltip=tooltip) for name in names]
+
+
+class CompareGrid(io.ComfyNode):
+    """Lay out the pictures of several methods, prompt by prompt."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            node_id="CompareGrid",
+            display_name=GRID,
+            category=CATEGORY,
+            description=(
+                "One picture with a column per method, a row per prompt, what each cost below it. Give every method "
+                "the same prompts on the same noise."
+            ),
+            search_aliases=["xy plot", "side by side", "contact sheet", "comparison", "labelled grid"],
+            inputs=[
+                inp(
+                    io.Image.Input,
+                    "images_1",
+                    tooltip="Pictures of the first method: those of the first prompt first, as many for each prompt.",
+                ),
+                inp(
+                    io.String.Input,
+                    "prompts",
+                    default="",
+                    multiline=True,
+                    tooltip="A line per row. Empty: all pictures in one row without a title.",
+                ),
+                inp(
+                    io.String.Input,
+                    "methods",
+                    default="",
+                    multiline=True,
+                    tooltip="A line per batch of pictures, in the order of the inputs. Empty: no headings.",
+                ),
+                inp(
+                    io.String.Input,
+                    "costs",
+                    default="",
+                    multiline=True,
+                    tooltip=(
+                        "What stands below the pictures, e.g. passes with seconds: a line per method, or a line per "
+                        "cell, row by row. Empty: nothing."
+                    ),
+                ),
+                inp(
+                    io.Int.Input,
+                    "picture_size",
+                    default=256,
+                    min=0,
+                    max=4096,
+                    tooltip="Pixels of the longer side of a picture in the grid. 0: as large as the largest is.",
+                ),
+                *_more_images(),
+            ],
+            outputs=[io.Image.Output("grid", display_name="grid", tooltip="The grid as one picture.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, images_1, prompts, methods, costs, picture_size, images_2=None, images_3=None, images_4=None,
+        images_5=None, images_6=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        """Draw, with errors that carry the node's name."""
+        batches = [images_1, images_2, images_3, images_4, images_5, images_6]
+        with reported_by(GRID):
+            pictures = [as_pictures(batch) for batch in batches if batch is not None]
+            grid = compared(pictures, prompts=prompts, methods=methods, costs=costs, side=picture_size)
+        return io.NodeOutput(as_images(grid))

@@ -5,25 +5,23 @@ Shapes: H W picture size, 3 colour channels.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+
+from .places import ROOT
 
 INNER = 192
 """Pixels of a shown picture: three for each of the 64 that the demo model paints."""
 SHOWN = 2
 """Pictures per method, of those made."""
-GAP, MARGIN, FRAME = 8, 24, 4
-SIDE = INNER + 2 * FRAME
-BETWEEN = 28
-"""Space between the two methods, between two columns of prompts."""
-HEAD, CAPTION = 76, 34
 ONE_COLUMN_UP_TO = 4
 """More prompts than these stand in two columns, so that the whole fits a screen."""
-INK, FAINT, PAPER = (24, 24, 28), (110, 110, 118), (255, 255, 255)
 RIGHT, WRONG = (46, 160, 67), (214, 57, 57)
+LEGEND = "green frame: shows all of its prompt; red: does not"
 
 
 @dataclass
@@ -36,53 +34,24 @@ class Row:
 
 def draw_sheet(rows: list[Row], labels: list[str], target: Path) -> Path:
     """Write the sheet as a PNG; return where."""
+    # last on the path: the repository has a package called nodes, as ComfyUI has a module
+    sys.path.append(str(ROOT))
+    from teefusion_core.grid import Row as GridRow
+    from teefusion_core.grid import draw_grid, side_by_side
+
     num_columns = 1 if len(rows) <= ONE_COLUMN_UP_TO else 2
     num_lines = -(-len(rows) // num_columns)
-    block = SHOWN * SIDE + (SHOWN - 1) * GAP
-    width = len(labels) * block + (len(labels) - 1) * BETWEEN
-    height = CAPTION + SIDE + GAP
-    size = (2 * MARGIN + num_columns * width + (num_columns - 1) * 2 * BETWEEN, HEAD + num_lines * height + MARGIN)
-    sheet = Image.new("RGB", size, PAPER)
-    for column in range(num_columns):
-        left = MARGIN + column * (width + 2 * BETWEEN)
-        _draw_head(sheet, left, block, labels)
-        for line, row in enumerate(rows[column * num_lines : (column + 1) * num_lines]):
-            _draw_row(sheet, left, HEAD + line * height, block, row)
+    drawn = [GridRow(row.text, [_cell(cell) for cell in row.cells]) for row in rows]
+    parts = [drawn[first : first + num_lines] for first in range(0, len(drawn), num_lines)]
+    sheet = side_by_side([draw_grid(labels, part, side=INNER, legend=LEGEND) for part in parts])
     target.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(target)
     return target
 
 
-def _draw_head(sheet: Image.Image, left: int, block: int, labels: list[str]) -> None:
-    draw = ImageDraw.Draw(sheet)
-    for index, label in enumerate(labels):
-        draw.text((left + index * (block + BETWEEN), MARGIN), label, INK, _font(21))
-    legend = "green frame: shows all of its prompt; red: does not"
-    draw.text((left, MARGIN + 28), legend, FAINT, _font(14))
+def _cell(cell: list[tuple[np.ndarray, bool]]):
+    from teefusion_core.grid import Cell
 
-
-def _draw_row(sheet: Image.Image, left: int, top: int, block: int, row: Row) -> None:
-    draw = ImageDraw.Draw(sheet)
-    draw.text((left, top + 8), _fitted(draw, row.text, 2 * block + BETWEEN), INK, _font(17))
-    for method, cell in enumerate(row.cells):
-        for index, (image_HW3, right) in enumerate(cell[:SHOWN]):
-            x = left + method * (block + BETWEEN) + index * (SIDE + GAP)
-            y = top + CAPTION
-            draw.rectangle((x, y, x + SIDE - 1, y + SIDE - 1), RIGHT if right else WRONG)
-            # nearest: the viewer sees the pixels that were made
-            sheet.paste(
-                Image.fromarray(image_HW3).resize((INNER, INNER), Image.Resampling.NEAREST), (x + FRAME, y + FRAME)
-            )
-
-
-def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    font = _font(17)
-    if draw.textlength(text, font) <= width:
-        return text
-    while text and draw.textlength(text + "...", font) > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    shown = cell[:SHOWN]
+    frames = [RIGHT if right else WRONG for _, right in shown]
+    return Cell([Image.fromarray(image_HW3) for image_HW3, _ in shown], frames=frames)

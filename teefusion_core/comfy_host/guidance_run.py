@@ -114,30 +114,26 @@ def _judged(model, positive, negative, run: Recording, sigmas_S: Tensor, mask, s
     yardstick = comfy.samplers.CFGGuider(model)
     yardstick.set_conds(positive, negative)
     counted, rows = _counted(yardstick)
-    found: list[tuple[Tensor, Tensor]] = []
-    where = list(zip(run.states[:-1], sigmas_S[:-1], strict=True))
-    weight = 1.0 if mask is None else comfy.utils.reshape_mask(mask, run.states[0].shape)
+    predicted, moved, steps = [], [], len(run.predicted)
+    mask_BCHW = torch.ones(()) if mask is None else comfy.utils.reshape_mask(mask, run.states[0].shape)
 
     def look(denoiser, x, sigmas, extra_args=None, **_):
         inside, options = denoiser.inner_model, (extra_args or {}).get("model_options", {})
-        conds, bar = [inside.conds[name] for name in ("positive", "negative")], comfy.utils.ProgressBar(len(where))
-        for number, (state, sigma) in enumerate(where):
+        conds, bar = [inside.conds[name] for name in ("positive", "negative")], comfy.utils.ProgressBar(steps)
+        share, levels, states = mask_BCHW.to(x), sigmas_S.to(x), [state.to(x) for state in run.states]
+        for number, (state, level) in enumerate(zip(states[:-1], levels[:-1], strict=True)):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            state, level = state.to(x), sigma.to(x)
             both = comfy.samplers.calc_cond_batch(inside.inner_model, conds, state, level.expand(len(state)), options)
-            cond, uncond = (velocity_of(denoised, state, level) for denoised in both)
-            moved = secant(state, run.states[number + 1].to(x), level, sigmas_S[number + 1].to(x))
-            share = weight if mask is None else weight.to(x)
-            judged = (effective_guidance(v * share, cond * share, uncond * share)
-                      for v in (run.predicted[number].to(x), moved))  # fmt: skip
-            found.append(tuple(one.cpu() for one in judged))
+            cond, uncond = (share * velocity_of(denoised, state, level) for denoised in both)
+            way = secant(state, states[number + 1], level, levels[number + 1])
+            predicted.append(effective_guidance(share * run.predicted[number].to(x), cond, uncond).cpu())
+            moved.append(effective_guidance(share * way, cond, uncond).cpu())
             bar.update_absolute(number + 1)
         return x
 
-    noise = torch.zeros_like(run.samples)
-    counted.sample(noise, noise, comfy.samplers.KSAMPLER(look), sigmas_S, disable_pbar=True, seed=seed)
-    predicted_SB, moved_SB = (torch.stack(part) for part in zip(*found, strict=True))
-    return predicted_SB, moved_SB, rows[0]
+    nothing = torch.zeros_like(run.samples)
+    counted.sample(nothing, nothing, comfy.samplers.KSAMPLER(look), sigmas_S, disable_pbar=True, seed=seed)
+    return torch.stack(predicted), torch.stack(moved), rows[0]
 
 
 def _pixels(vae, samples: Tensor) -> Tensor:

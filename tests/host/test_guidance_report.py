@@ -195,9 +195,11 @@ def test_noise_predicting_models_are_judged_too(pack, top, host):
     assert float((report.moved_SB - 4).abs().max()) < 5e-3
 
 
-def test_the_node_gives_latent_plot_text(pack, cfg, host, top, world):
+def test_the_node_gives_latent_plot_texts(pack, cfg, host, top, world):
     sampler = host.comfy.samplers.sampler_object("euler")
     arguments = world.model, cfg(2.0), sampler, top.sigmas(world, 2), top.empty(world), world.positive, world.negative
-    latent, plot, text = pack.nodes["GuidanceReport"].execute(*arguments, SEED, world.vae).args
+    latent, plot, text, cost = pack.nodes["GuidanceReport"].execute(*arguments, SEED, world.vae).args
     assert latent["samples"].shape == (1, 16, 8, 8) and plot.shape == (1, 512, 768, 3)
-    assert 0 <= float(plot.min()) < float(plot.max()) <= 1 and "2 steps, 4 passes" in text
+    assert (
+        0 <= float(plot.min()) < float(plot.max()) <= 1 and text.startswith(cost + "\n") and "2 steps, 4 passes" in cost
+    )

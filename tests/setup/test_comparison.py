@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from runner.comparison import Method, as_made, check_models, fill, guidance_of, table
-from runner.sheet import SHOWN, SIDE, Row, draw_sheet
+from runner.sheet import INNER, SHOWN, Row, draw_sheet
 from runner.stop import Stop
 
 PROMPT = {
@@ -59,7 +59,7 @@ def test_the_sheet_shows_each_method_with_its_verdict(tmp_path):
     rows = [Row(f"prompt {i} " + "long " * i * 20, [[(white, True)] * 4, [(white, False)] * 4]) for i in range(5)]
     path = draw_sheet(rows, ["one", "two"], tmp_path / "deep" / "sheet.png")
     pixels = np.asarray(Image.open(path)).reshape(-1, 3)
-    frame = SIDE**2 - (SIDE - 8) ** 2
+    frame = (INNER + 8) ** 2 - INNER**2
     for color in ((46, 160, 67), (214, 57, 57)):
         assert (pixels == color).all(1).sum() == 5 * SHOWN * frame
 

@@ -1,0 +1,103 @@
+"""A grid of pictures: everything stands where its prompt, its method say."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from teefusion_core.comparison import compared
+from teefusion_core.drawing import PAPER
+from teefusion_core.errors import InvalidConfig
+from teefusion_core.grid import Cell, Row, draw_grid
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255), (90, 0, 0), (0, 90, 0)]
+
+
+def flat(*colours, size=(16, 16)):
+    return [Image.new("RGB", size, colour) for colour in colours]
+
+
+def box_of(image, colour):
+    """left, top, right, bottom of the pixels of a colour."""
+    y, x = np.nonzero((np.asarray(image) == colour).all(2))
+    return x.min(), y.min(), x.max() + 1, y.max() + 1
+
+
+def draw(batches, prompts="", methods="", costs="", side=32):
+    return compared(batches, prompts=prompts, methods=methods, costs=costs, side=side)
+
+
+def ink_between(image, top, bottom):
+    return (np.asarray(image)[top:bottom] != PAPER).any()
+
+
+class TestPlaces:
+    def test_prompts_are_rows_methods_are_columns(self):
+        image = draw([flat(*COLOURS[:4]), flat(*COLOURS[4:])], "one\ntwo", "a\nb")
+        boxes = [box_of(image, colour) for colour in COLOURS]
+        assert all((x1 - x0, y1 - y0) == (32, 32) for x0, y0, x1, y1 in boxes)
+        rows = [[boxes[i] for i in numbers] for numbers in ((0, 1, 4, 5), (2, 3, 6, 7))]
+        for row in rows:
+            assert len({box[1] for box in row}) == 1 and [box[0] for box in row] == sorted(box[0] for box in row)
+        assert rows[0][0][1] < rows[1][0][1] and [b[0] for b in rows[0]] == [b[0] for b in rows[1]]
+
+    def test_titles_stand_above_notes_below(self):
+        image = draw([flat(COLOURS[0])], "a prompt", "a method", "40 passes")
+        _, top, _, bottom = box_of(image, COLOURS[0])
+        bare = draw([flat(COLOURS[0])])
+        assert ink_between(image, 0, top) and ink_between(image, bottom, image.height)
+        _, top, _, bottom = box_of(bare, COLOURS[0])
+        assert not ink_between(bare, 0, top) and not ink_between(bare, bottom, bare.height)
+
+    def test_costs_per_cell_differ_from_costs_per_method(self):
+        batches = [flat(*COLOURS[:2]), flat(*COLOURS[2:4])]
+        both = draw(batches, "one\ntwo", costs="10\n20")
+        each = draw(batches, "one\ntwo", costs="10\n20\n10\n20")
+        other = draw(batches, "one\ntwo", costs="10\n20\n30\n40")
+        assert both.tobytes() == each.tobytes() != other.tobytes()
+
+    def test_long_texts_stay_inside(self):
+        image = draw([flat(COLOURS[0])], "word " * 99, "m" * 200, "c" * 200, side=64)
+        assert image.width == draw([flat(COLOURS[0])], side=64).width
+        assert not (np.asarray(image)[:, -20:] != PAPER).any()
+
+
+class TestPictures:
+    def test_other_shapes_keep_their_own(self):
+        image = draw([flat(COLOURS[0], size=(20, 10)) + flat(COLOURS[1], size=(10, 20))], side=40)
+        wide, tall = box_of(image, COLOURS[0]), box_of(image, COLOURS[1])
+        assert (wide[2] - wide[0], wide[3] - wide[1]) == (40, 20)
+        assert (tall[2] - tall[0], tall[3] - tall[1]) == (20, 40)
+
+    def test_as_large_as_they_are(self):
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8))
+        image = np.asarray(draw([[noise]], side=0))
+        middle = image[24:48, 24:48]
+        assert np.array_equal(middle, np.asarray(noise))
+
+    def test_enlarged_pixels_are_those_that_were_made(self):
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8))
+        image = np.asarray(draw([[noise]], side=24))
+        assert np.array_equal(image[25:49:3, 25:49:3], np.asarray(noise))
+
+    def test_frames_have_their_colours(self):
+        cell = Cell(flat((9, 9, 9)), frames=[(1, 2, 3)])
+        image = np.asarray(draw_grid(["a"], [Row("t", [cell])], side=32)).reshape(-1, 3)
+        assert (image == (1, 2, 3)).all(1).sum() == 40**2 - 32**2
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ({"prompts": "one\ntwo\nthree"}, "images_1 holds 2 pictures for 3 prompts"),
+        ({"methods": "one"}, "methods has 1 lines for 2 batches"),
+        ({"costs": "1\n2\n3"}, "costs has 3 lines for 2 methods with 1 prompts; write one per method, or 2"),
+    ],
+)
+def test_numbers_that_do_not_fit(texts, said):
+    with pytest.raises(InvalidConfig, match=said):
+        draw([flat(*COLOURS[:2]), flat(*COLOURS[2:4])], **texts)
+
+
+def test_an_empty_batch():
+    with pytest.raises(InvalidConfig, match="images_2 holds 0 pictures"):
+        draw([flat(COLOURS[0]), []])
