@@ -6,6 +6,7 @@ from PIL import Image
 
 from .errors import InvalidConfig
 from .grid import Cell, Row, draw_grid
+from .prompt_lines import by_prompt, lines_of
 
 
 def compared(
@@ -22,14 +23,9 @@ def compared(
     Raises:
         InvalidConfig: numbers of pictures or lines that do not fit.
     """
-    titles, headings, notes = (_lines(text) for text in (prompts, methods, costs))
+    titles, headings, notes = (lines_of(text) for text in (prompts, methods, costs))
     num_rows, num_columns = max(1, len(titles)), len(batches)
-    for number, batch in enumerate(batches, 1):
-        if not batch or len(batch) % num_rows:
-            raise InvalidConfig(
-                f"images_{number} holds {len(batch)} pictures for {num_rows} prompts; give each prompt as many, those "
-                "of the first prompt first, or correct the lines of prompts"
-            )
+    parts = [by_prompt(batch, num_rows, f"images_{number}") for number, batch in enumerate(batches, 1)]
     if headings and len(headings) != num_columns:
         raise InvalidConfig(f"methods has {len(headings)} lines for {num_columns} batches of pictures; write one each")
     if notes and len(notes) not in (num_columns, num_columns * num_rows):
@@ -41,17 +37,7 @@ def compared(
     rows = []
     for row in range(num_rows):
         below = notes[row * num_columns :] if len(notes) > num_columns else notes
-        parts = (_part(batch, row, num_rows) for batch in batches)
-        cells = [Cell(part, note) for part, note in zip(parts, below[:num_columns], strict=True)]
+        cells = [Cell(part[row], note) for part, note in zip(parts, below[:num_columns], strict=True)]
         rows.append(Row(titles[row] if titles else "", cells))
     largest = max(max(picture.size) for batch in batches for picture in batch)
     return draw_grid(headings, rows, side=side or largest)
-
-
-def _part(batch: Sequence[Image.Image], row: int, num_rows: int) -> Sequence[Image.Image]:
-    each = len(batch) // num_rows
-    return batch[row * each : (row + 1) * each]
-
-
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -12,6 +12,7 @@ from .reflection_guider import CFG, CHATS, ReflectionGuider, Scales
 from .reflection_sampler import ALL_STEPS, INVERSIONS, ReflectionSampler
 from .run import run_reflection, schedule, schedulers
 from .run_file import teacher_of, training_of
+from .scoring import OFF, WANTED, convert, score_file, score_files, score_pictures
 from .student import base_fingerprint, file_stamp, load_student, student_file, student_files, update_files
 from .teacher import Teacher
 from .tiny import load_tiny
@@ -24,6 +25,7 @@ __all__ = [
     "CHATS",
     "Distillation",
     "INVERSIONS",
+    "OFF",
     "Prompts",
     "STUDENT_KEY",
     "ReflectionGuider",
@@ -31,11 +33,13 @@ __all__ = [
     "Scales",
     "Teacher",
     "Training",
+    "WANTED",
     "apply_fusion",
     "as_images",
     "as_pictures",
     "base_fingerprint",
     "blend_prompts",
+    "convert",
     "file_stamp",
     "graph_data",
     "load_student",
@@ -44,6 +48,9 @@ __all__ = [
     "run_reflection",
     "schedule",
     "schedulers",
+    "score_file",
+    "score_files",
+    "score_pictures",
     "teacher_of",
     "sharpen",
     "student_file",

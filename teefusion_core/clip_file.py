@@ -1,0 +1,195 @@
+"""A CLIP of two towers from a file in the layout of transformers or of open_clip.
+
+Shapes: D width of a tower, P projection, N positions.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import CheckpointMismatch
+from .weights_file import below
+
+HEAD_WIDTH_TEXT = 64
+QUICK, EXACT = "quick_gelu", "gelu"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What the shapes of a published CLIP do not tell."""
+
+    name: str
+    heads: int
+    """Of the vision tower; a head of the text tower is 64 wide in all of them."""
+    activation: str
+
+
+BACKBONES = {
+    (768, 32): Backbone("ViT-B/32 OpenAI", 12, QUICK),
+    (768, 16): Backbone("ViT-B/16 OpenAI", 12, QUICK),
+    (1024, 14): Backbone("ViT-L/14 OpenAI", 16, QUICK),
+    (1280, 14): Backbone("ViT-H/14 LAION", 16, EXACT),
+    (1408, 14): Backbone("ViT-g/14 LAION", 16, EXACT),
+    (1664, 14): Backbone("ViT-bigG/14 LAION", 16, EXACT),
+}
+"""(width of the vision tower, pixels of a patch) -> what it is; others come with their config.json."""
+
+OPEN_CLIP_PLACES = {
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.ln_pre.": "vision_model.pre_layrnorm.",
+    "visual.ln_post.": "vision_model.post_layernorm.",
+    "visual.transformer.resblocks.": "vision_model.encoder.layers.",
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "transformer.resblocks.": "text_model.encoder.layers.",
+    "ln_final.": "text_model.final_layer_norm.",
+    "logit_scale": "logit_scale",
+}
+"""Begin of a name in open_clip -> in transformers."""
+OPEN_CLIP_LAYERS = {
+    ".attn.out_proj.": ".self_attn.out_proj.",
+    ".ln_1.": ".layer_norm1.",
+    ".ln_2.": ".layer_norm2.",
+    ".mlp.c_fc.": ".mlp.fc1.",
+    ".mlp.c_proj.": ".mlp.fc2.",
+}
+PROJECTIONS = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
+ATTENTION = re.compile(r"(.*)\.attn\.in_proj_(weight|bias)")
+WANTED = "a CLIP with both towers, as transformers or open_clip write it"
+
+
+def clip_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, str]:
+    """Build the CLIP that a file holds, in float32.
+
+    Args:
+        tensors: of the file.
+        path: of the file; a config.json of transformers may lie beside it as NAME.json.
+    Returns:
+        (transformers' CLIPModel for inference, the name of its architecture).
+    Raises:
+        CheckpointMismatch: no CLIP, one tower of it, or an architecture that is not known.
+    """
+    weights = below(tensors, "vision_model.embeddings.class_embedding")
+    if weights is None:
+        of_open_clip = below(tensors, "visual.class_embedding")
+        if of_open_clip is None:
+            raise CheckpointMismatch(f"{path.name} holds no CLIP vision tower; choose {WANTED}")
+        weights = from_open_clip(of_open_clip)
+    weights = {name: value.float() for name, value in weights.items() if not name.endswith("position_ids")}
+    config, name = _config(weights, path)
+    from transformers import CLIPModel
+
+    with torch.device("meta"):
+        model = CLIPModel(config)
+    return filled(model, weights, path), name
+
+
+def filled(model: Any, weights: Mapping[str, Tensor], path: Path, wanted: str = WANTED) -> Any:
+    """Put weights into a model of the meta device; ready for inference.
+
+    Raises:
+        CheckpointMismatch: missing weights, or some of other shapes.
+    """
+    missing = [name for name in model.state_dict() if name not in weights]
+    if missing:
+        raise CheckpointMismatch(f"{path.name} lacks {missing[0]} and {len(missing) - 1} more; choose {wanted}")
+    positions = {name: value for name, value in model.named_buffers() if value.is_meta}
+    try:
+        model.load_state_dict({name: weights[name] for name in model.state_dict()}, assign=True)
+    except RuntimeError as error:
+        raise CheckpointMismatch(f"{path.name} has weights of other shapes than its architecture: {error}") from error
+    for name, value in positions.items():  # not in files: 0, 1, 2 ...
+        place, _, own = name.rpartition(".")
+        model.get_submodule(place).register_buffer(own, torch.arange(value.shape[-1])[None], persistent=False)
+    return model.eval().requires_grad_(False)
+
+
+def from_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of an open_clip CLIP as transformers has them; projections are transposed."""
+    found: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if name in PROJECTIONS:
+            found[PROJECTIONS[name]] = value.T.contiguous()
+            continue
+        start = next((start for start in OPEN_CLIP_PLACES if name.startswith(start)), None)
+        if start is None:
+            continue
+        renamed = OPEN_CLIP_PLACES[start] + name.removeprefix(start)
+        for old, new in OPEN_CLIP_LAYERS.items():
+            renamed = renamed.replace(old, new)
+        if joined := ATTENTION.fullmatch(renamed):
+            layer, kind = joined.groups()
+            for part, piece in zip("qkv", value.chunk(3), strict=True):
+                found[f"{layer}.self_attn.{part}_proj.{kind}"] = piece
+        else:
+            found[renamed] = value
+    return found
+
+
+def _config(weights: Mapping[str, Tensor], path: Path) -> tuple[Any, str]:
+    from transformers import CLIPConfig
+
+    beside = path.with_suffix(".json")
+    if beside.is_file():
+        try:
+            return CLIPConfig.from_dict(json.loads(beside.read_text(encoding="utf-8"))), path.stem
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointMismatch(f"{beside.name} is no config.json of a CLIP ({error}); copy it again") from error
+    try:
+        patches = weights["vision_model.embeddings.patch_embedding.weight"]
+        text, projection = weights["text_model.embeddings.token_embedding.weight"], weights["text_projection.weight"]
+        key = (patches.shape[0], patches.shape[-1])
+        backbone = BACKBONES.get(key)
+        if backbone is None:
+            known = ", ".join(row.name for row in BACKBONES.values())
+            raise CheckpointMismatch(
+                f"{path.name} is a CLIP of width {key[0]} with patches of {key[1]} pixels, which is none of {known}; "
+                f"put its config.json beside it as {beside.name}"
+            )
+        return _shaped(weights, backbone, text.shape, projection.shape[0]), backbone.name
+    except KeyError as error:
+        raise CheckpointMismatch(f"{path.name} lacks {error.args[0]}; choose {WANTED}") from error
+
+
+def _shaped(weights: Mapping[str, Tensor], backbone: Backbone, text: torch.Size, projection: int) -> Any:
+    """Read off the shapes what they tell."""
+    from transformers import CLIPConfig
+
+    patches = weights["vision_model.embeddings.patch_embedding.weight"]
+    positions = weights["vision_model.embeddings.position_embedding.weight"].shape[0]
+    vision = _tower(weights, "vision_model", backbone) | {
+        "num_attention_heads": backbone.heads,
+        "patch_size": patches.shape[-1],
+        "image_size": patches.shape[-1] * round((positions - 1) ** 0.5),
+    }
+    words = _tower(weights, "text_model", backbone) | {
+        "num_attention_heads": text[1] // HEAD_WIDTH_TEXT,
+        "vocab_size": text[0],
+        "max_position_embeddings": weights["text_model.embeddings.position_embedding.weight"].shape[0],
+        "bos_token_id": text[0] - 2,
+        "eos_token_id": text[0] - 1,
+    }
+    both = {"projection_dim": projection}
+    return CLIPConfig(text_config=words | both, vision_config=vision | both, projection_dim=projection)
+
+
+def _tower(weights: Mapping[str, Tensor], tower: str, backbone: Backbone) -> dict[str, Any]:
+    layer = re.compile(rf"{tower}\.encoder\.layers\.(\d+)\.mlp\.fc1\.weight")
+    layers = {int(found[1]): weights[name] for name in weights if (found := layer.fullmatch(name))}
+    if 0 not in layers:
+        raise KeyError(f"{tower}.encoder.layers.0.mlp.fc1.weight")
+    inner, width = layers[0].shape
+    return {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": len(layers),
+        "hidden_act": backbone.activation,
+    }
