@@ -3,7 +3,7 @@
 from comfy_api.latest import ComfyExtension
 
 from .apply import TeEFusionConditioning
-from .evaluation import CompareGrid, GuidanceReport
+from .evaluation import CompareGrid, GuidanceReport, ScoreImages
 from .loaders import TeEFusionStudentLoader, TinySD3Loader
 from .sampling import ReflectionGuiderNode, ReflectionSamplerNode, W2SDTeacherSampler, ZSampling
 from .text import DICESharpen, TextEmbeddingBlend
@@ -22,6 +22,7 @@ NODES = [
     DistillTrainer,
     GuidanceReport,
     CompareGrid,
+    ScoreImages,
 ]
 
 

@@ -2,12 +2,21 @@
 
 from comfy_api.latest import io
 
-from ..teefusion_core.comfy_host import as_images, as_pictures, report_guidance
+from ..teefusion_core.comfy_host import (
+    OFF,
+    as_images,
+    as_pictures,
+    report_guidance,
+    score_file,
+    score_files,
+    score_pictures,
+)
 from ..teefusion_core.comparison import compared
 from ..teefusion_core.errors import reported_by
+from ..teefusion_core.prompt_lines import prompt_of_each
 from ._schema import CATEGORY, inp, schema
 
-REPORT, GRID = "Guidance Report", "Compare Grid"
+REPORT, GRID, SCORE = "Guidance Report", "Compare Grid", "Score Images"
 MOST_METHODS = 6
 
 
@@ -165,3 +174,57 @@ class CompareGrid(io.ComfyNode):
             pictures = [as_pictures(batch) for batch in batches if batch is not None]
             grid = compared(pictures, prompts=prompts, methods=methods, costs=costs, side=picture_size)
         return io.NodeOutput(as_images(grid))
+
+
+def _judge(id: str, tooltip: str):
+    return inp(io.Combo.Input, id, options=score_files(), default=OFF, tooltip=tooltip)
+
+
+class ScoreImages(io.ComfyNode):
+    """Score pictures with the metrics of the field, by weights that the user has."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            node_id="ScoreImages",
+            display_name=SCORE,
+            category=CATEGORY,
+            description=(
+                "CLIPScore, PickScore, HPSv2.1, LAION aesthetic, ImageReward of pictures with their prompts, as a "
+                "table. The weights are safetensors in a clip_vision folder; nothing is downloaded."
+            ),
+            search_aliases=["clip score", "pickscore", "hps", "aesthetic score", "image reward", "metrics", "evaluate"],
+            inputs=[
+                inp(io.Image.Input, "images", tooltip="What is judged: pictures of the first prompt first."),
+                inp(
+                    io.String.Input,
+                    "prompts",
+                    default="",
+                    multiline=True,
+                    tooltip="A line for all pictures, or as many lines as there are groups of as many pictures.",
+                ),
+                _judge("clip", "CLIPScore: a CLIP of two towers, e.g. ViT-L/14 of OpenAI. Scores of two CLIPs differ."),
+                _judge("pickscore", "PickScore: the weights of PickScore_v1."),
+                _judge("hps", "HPSv2.1: its weights, converted; scores are cosines, tables often show 100 times that."),
+                _judge("aesthetic", "LAION aesthetic: a head, converted; what it sees comes from clip, ViT-L/14."),
+                _judge("image_reward", "ImageReward: its weights, converted, the words of BERT beside them."),
+            ],
+            outputs=[
+                io.String.Output("table", display_name="table", tooltip="A row per picture, then means."),
+                io.String.Output("scores", display_name="scores", tooltip="The same as JSON, with every digit."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, prompts, clip, pickscore, hps, aesthetic, image_reward) -> io.NodeOutput:
+        """Score, with errors that carry the node's name."""
+        chosen = {"clip": clip, "pickscore": pickscore, "hps": hps, "aesthetic": aesthetic}
+        chosen["image_reward"] = image_reward
+        with reported_by(SCORE):
+            files = {judge: score_file(judge, name) for judge, name in chosen.items() if name != OFF}
+            pictures = as_pictures(images)
+            each = prompt_of_each(prompts, len(pictures), "images")
+            numbers = [str(number) for number in range(1, len(pictures) + 1)]
+            table = score_pictures(pictures, each, files, numbers)
+        return io.NodeOutput(table.text(), table.json())

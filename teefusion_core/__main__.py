@@ -1,4 +1,4 @@
-"""Train students from the command line.
+"""Train students, judge pictures from the command line.
 
 Runs under torchrun or accelerate launch as well; ComfyUI is found through COMFYUI_PATH.
 """
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from . import prompt_command, score_command
 from .errors import InvalidConfig, TeEFusionError
 from .processes import together
 from .student_file import write_student
@@ -36,9 +37,11 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("train", help="train the student that a file describes; goes on where it stopped")
     command.add_argument("config", type=Path, help="a .toml or .json file; docs/train.md has all of its names")
+    score_command.add_commands(commands)
+    prompt_command.add_commands(commands)
     arguments = parser.parse_args()
     try:
-        _train(arguments.config)
+        _run(arguments)
     except TeEFusionError as error:
         _stop(str(error))
     except KeyboardInterrupt:
@@ -48,6 +51,16 @@ def main() -> None:
             raise
         said = re.sub(r"^\[[^]]*\] ", "", str(error)).partition(". ")[0]  # without its place in the source of gloo
         _stop(f"another process is gone ({said}); the same command goes on from the last checkpoint")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.command == "train":
+        _train(arguments.config)
+    elif arguments.command in ("prompts", "arrange"):
+        {"prompts": prompt_command.prompts, "arrange": prompt_command.arrange}[arguments.command](arguments)
+    else:
+        _use_comfy()
+        {"score": score_command.score, "convert": score_command.convert}[arguments.command](arguments)
 
 
 def _stop(message: str) -> None:

@@ -32,20 +32,45 @@ class Captioned:
         Raises:
             InvalidConfig: no picture, a broken one, or too large a one.
         """
-        try:
-            with Image.open(self.path) as opened:
-                if opened.width * opened.height > MOST_PIXELS:
-                    raise InvalidConfig(
-                        f"{self.path.name} is {opened.width} x {opened.height}, more than {MOST_PIXELS // 10**6} "
-                        "megapixels; make it smaller, or take it out of the folder"
-                    )
-                upright = ImageOps.exif_transpose(opened).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InvalidConfig(
-                f"{self.path.name} is no whole picture ({error}); mend it or take it out of the folder"
-            ) from error
+        upright = opened(self.path)
         fitted = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
         return torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255)[None]
+
+
+def opened(path: Path) -> Image.Image:
+    """Return a picture as colours, upright.
+
+    Raises:
+        InvalidConfig: no picture, a broken one, or too large a one.
+    """
+    try:
+        with Image.open(path) as file:
+            if file.width * file.height > MOST_PIXELS:
+                raise InvalidConfig(
+                    f"{path.name} is {file.width} x {file.height}, more than {MOST_PIXELS // 10**6} "
+                    "megapixels; make it smaller, or take it out of the folder"
+                )
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, InvalidConfig):
+            raise
+        raise InvalidConfig(
+            f"{path.name} is no whole picture ({error}); mend it or take it out of the folder"
+        ) from error
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Find the pictures of a folder, in the order of their names.
+
+    Raises:
+        InvalidConfig: no such folder, or no picture.
+    """
+    if not folder.is_dir():
+        raise InvalidConfig(f"{folder} is no folder; give one with pictures")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise InvalidConfig(f"{folder} has no pictures ({', '.join(SUFFIXES)}); put some there")
+    return found
 
 
 def captioned(folder: Path) -> list[Captioned]:

@@ -30,3 +30,16 @@ def by_prompt(items: Sequence[Item], num_prompts: int, what: str) -> list[Sequen
             "first prompt first, or correct the lines of prompts"
         )
     return [items[number * each : (number + 1) * each] for number in range(num_prompts)]
+
+
+def prompt_of_each(text: str, num_pictures: int, what: str) -> list[str]:
+    """Return the prompt of every picture: one line serves all, several share the pictures evenly, in order.
+
+    Raises:
+        InvalidConfig: no prompt, or numbers that do not go up.
+    """
+    prompts = lines_of(text)
+    if not prompts:
+        raise InvalidConfig("prompts is empty; write the prompt that the pictures were made with")
+    groups = by_prompt(range(num_pictures), len(prompts), what)
+    return [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]

@@ -1,0 +1,204 @@
+"""Score Images with tiny judges in a folder of the host, then the same from the command line."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden_weights import DATA
+from judge_weights import PROMPTS, WORDS, head_weights, image_reward_weights, open_clip_weights, pictures
+from safetensors.torch import load_file, save_file
+
+from ..unit.pickles import trap
+
+REPO = Path(__file__).resolve().parent.parent.parent
+REFERENCES = json.loads((DATA / "judges.json").read_text(encoding="ascii"))
+TOWER = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_act": "gelu", "projection_dim": 96}
+CONFIG = {
+    "projection_dim": 96,
+    "text_config": TOWER | {"hidden_size": 128, "intermediate_size": 512, "eos_token_id": 49407},
+    "vision_config": TOWER | {"hidden_size": 160, "intermediate_size": 640, "patch_size": 14},
+}
+OFF = {"clip": "off", "pickscore": "off", "hps": "off", "aesthetic": "off", "image_reward": "off"}
+ALL = {"clip": "clip", "pickscore": "clip", "hps": "clip", "aesthetic": "head", "image_reward": "reward"}
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder of weights, of every judge."""
+    made = tmp_path_factory.mktemp("clip_vision")
+    save_file(open_clip_weights(), made / "clip.safetensors")
+    (made / "clip.json").write_text(json.dumps(CONFIG))
+    save_file(head_weights(), made / "head.safetensors")
+    save_file(image_reward_weights(), made / "reward.safetensors")
+    (made / "reward.txt").write_text("\n".join(WORDS.split()))
+    return made
+
+
+@pytest.fixture
+def score(host, pack, folder, monkeypatch):
+    """Return a function that runs the node on the two pictures one by one, as they differ in size."""
+    import folder_paths
+
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "clip_vision", ([str(folder)], {".safetensors", ".pt"}))
+    folder_paths.filename_list_cache.clear()
+    execute = pack.nodes["ScoreImages"].execute
+
+    def run(judges, prompts=PROMPTS, images=None):
+        shown = [torch.tensor(_array(picture))[None] for picture in pictures()] if images is None else images
+        out = [execute(image, prompt, **OFF | judges).args for image, prompt in zip(shown, prompts, strict=True)]
+        return out
+
+    yield run
+    folder_paths.filename_list_cache.clear()
+
+
+def _array(picture):
+    return np.asarray(picture, dtype=np.float32) / 255
+
+
+def found(outputs):
+    """Return metric -> scores of the pictures, from the JSON."""
+    read = [json.loads(scores)["scores"] for _, scores in outputs]
+    return {name: [one[name][0] for one in read] for name in read[0]}
+
+
+def test_all_judges_at_once_are_those_of_their_libraries(score):
+    outputs = score({judge: f"{name}.safetensors" for judge, name in ALL.items()})
+    scores = found(outputs)
+    assert list(scores) == ["CLIPScore (clip)", "LAION aesthetic", "PickScore", "HPSv2.1", "ImageReward"]
+    for name in ("HPSv2.1", "LAION aesthetic", "ImageReward"):
+        assert scores[name] == pytest.approx(REFERENCES[name], abs=TOLERANCE), name
+    cosines = [value / 100 for value in scores["CLIPScore (clip)"]]
+    assert scores["PickScore"] == pytest.approx([math.exp(4.5) * one for one in cosines], rel=1e-4)
+    table = outputs[0][0].splitlines()
+    assert table[0].startswith("| picture | prompt | CLIPScore (clip) |") and table[-1].startswith("| mean |")
+    assert re.search(rf"\| {scores['HPSv2.1'][0]:.4f} \|", table[2])
+
+
+def test_tokens_are_those_of_open_clip(host, pack):
+    tokens = sys.modules[f"{pack.module.__name__}.teefusion_core.comfy_host.scoring"].clip_tokens(PROMPTS)
+    for ours, theirs in zip(tokens.tolist(), REFERENCES["tokens"], strict=True):
+        end = theirs.index(49407) + 1
+        assert ours[:end] == theirs[:end] and set(ours[end:]) == {49407}
+
+
+def test_prompts_share_the_pictures(score):
+    images = [torch.rand(4, 32, 32, 3, generator=torch.Generator().manual_seed(1))]
+    ((_, read),) = score({"hps": "clip.safetensors"}, ["a circle\na square"], images)
+    assert json.loads(read)["prompts"] == ["a circle"] * 2 + ["a square"] * 2
+
+
+class TestErrors:
+    def test_no_judge_names_files_and_folder(self, score, pack):
+        with pytest.raises(pack.errors.InvalidConfig, match="Score Images: no judge.* clip_vision .*PickScore_v1"):
+            score({})
+
+    def test_a_missing_file_names_file_and_folder(self, score, pack, folder):
+        said = f"gone.safetensors is in none of the clip_vision folders .{folder}.; pickscore wants .*PickScore_v1"
+        with pytest.raises(pack.errors.CheckpointMismatch, match=said):
+            score({"pickscore": "gone.safetensors"})
+
+    def test_a_name_that_leads_outside(self, score, pack):
+        with pytest.raises(pack.errors.CheckpointMismatch, match="is in none of the clip_vision folders"):
+            score({"pickscore": "../clip.safetensors"})
+
+    def test_a_pickle_is_refused_unread(self, score, pack, folder, tmp_path):
+        (folder / "judge.pt").write_bytes(trap(tmp_path / "sprung"))
+        try:
+            with pytest.raises(pack.errors.CheckpointMismatch, match="judge.pt is a pickle.*teefusion_core convert"):
+                score({"hps": "judge.pt"})
+        finally:
+            (folder / "judge.pt").unlink()
+        assert not (tmp_path / "sprung").exists()
+
+    @pytest.mark.parametrize(
+        ("judge", "name", "said"),
+        [
+            ("clip", "head", "head.safetensors holds no CLIP vision tower"),
+            ("image_reward", "clip", "clip.safetensors is no ImageReward"),
+            ("hps", "reward", "reward.safetensors holds no CLIP vision tower"),
+        ],
+    )
+    def test_a_wrong_file(self, score, pack, judge, name, said):
+        with pytest.raises(pack.errors.CheckpointMismatch, match=said):
+            score({judge: f"{name}.safetensors"})
+
+    def test_a_head_needs_its_clip(self, score, pack):
+        with pytest.raises(pack.errors.InvalidConfig, match="choose ViT-L/14 of OpenAI as clip too"):
+            score({"aesthetic": "head.safetensors"})
+
+    def test_a_clip_as_a_head(self, score, pack):
+        with pytest.raises(pack.errors.CheckpointMismatch, match="clip.safetensors is no LAION aesthetic head"):
+            score({"clip": "clip.safetensors", "aesthetic": "clip.safetensors"})
+
+    def test_words_that_are_missing(self, score, pack, folder):
+        (folder / "reward.txt").rename(folder / "away.txt")
+        try:
+            with pytest.raises(pack.errors.CheckpointMismatch, match="bert-base-uncased beside it as reward.txt"):
+                score({"image_reward": "reward.safetensors"})
+        finally:
+            (folder / "away.txt").rename(folder / "reward.txt")
+
+    def test_no_prompt(self, score, pack):
+        with pytest.raises(pack.errors.InvalidConfig, match="prompts is empty"):
+            score({"hps": "clip.safetensors"}, ["", ""])
+
+    def test_cancel(self, score, host, monkeypatch):
+        def pressed():
+            raise host.comfy.model_management.InterruptProcessingException
+
+        monkeypatch.setattr(host.comfy.model_management, "throw_exception_if_processing_interrupted", pressed)
+        with pytest.raises(host.comfy.model_management.InterruptProcessingException):
+            score({"hps": "clip.safetensors"})
+
+
+class TestTheCommand:
+    @pytest.fixture
+    def command(self, host):
+        def run(*arguments):
+            return subprocess.run(
+                [sys.executable, "-m", "teefusion_core", *map(str, arguments)],
+                cwd=REPO, capture_output=True, text=True,
+                env={**os.environ, "COMFYUI_PATH": str(host.path), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+                timeout=500,
+            )  # fmt: skip
+
+        return run
+
+    def test_a_folder_is_scored(self, command, folder, tmp_path):
+        for number, (picture, prompt) in enumerate(zip(pictures(), PROMPTS, strict=True)):
+            picture.save(tmp_path / f"{number}.png")
+            (tmp_path / f"{number}.txt").write_text(prompt)
+        out = tmp_path / "deep" / "scores.json"
+        done = command("score", tmp_path, "--hps", folder / "clip.safetensors", "--out", out)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(out.read_text())["scores"]["HPSv2.1"] == pytest.approx(REFERENCES["HPSv2.1"], abs=TOLERANCE)
+        assert "| 0.png | a red circle, left of a small blue square! |" in done.stdout
+
+    def test_what_is_wrong_is_one_sentence(self, command, tmp_path):
+        done = command("score", tmp_path, "--hps", "gone.safetensors")
+        assert done.returncode == 1 and re.fullmatch(r"TeEFusion: .* has no pictures .*\n", done.stderr)
+
+    def test_a_pickle_of_tensors_is_converted(self, command, tmp_path):
+        weights = {name: value for name, value in head_weights().items()}
+        torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "head.pth")
+        done = command("convert", tmp_path / "head.pth", tmp_path / "head.safetensors")
+        assert done.returncode == 0, done.stderr
+        written = load_file(tmp_path / "head.safetensors")
+        assert written.keys() == weights.keys() and all(torch.equal(written[name], weights[name]) for name in weights)
+        again = command("convert", tmp_path / "head.pth", tmp_path / "head.safetensors")
+        assert again.returncode == 1 and "is to be a new .safetensors file" in again.stderr
+
+    def test_a_pickle_of_something_else_is_not_run(self, command, tmp_path):
+        (tmp_path / "judge.pt").write_bytes(trap(tmp_path / "sprung"))
+        done = command("convert", tmp_path / "judge.pt", tmp_path / "judge.safetensors")
+        assert done.returncode == 1 and "cannot be read without running what is in it" in done.stderr
+        assert not (tmp_path / "sprung").exists() and not (tmp_path / "judge.safetensors").exists()

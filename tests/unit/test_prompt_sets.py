@@ -1,0 +1,187 @@
+"""Readers of published prompt sets, writers for their graders, by small files of the same form."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from teefusion_core.errors import InvalidConfig
+from teefusion_core.grader_folders import write_dpg, write_geneval
+from teefusion_core.prompt_sets import READERS, BenchmarkPrompt, read_prompts
+
+REPO = Path(__file__).resolve().parent.parent.parent
+BENCH = {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"}
+TWO = {
+    "tag": "position",
+    "include": [{"class": "dog", "count": 1}, {"class": "cup", "count": 1, "position": ["left of", 0]}],
+    "prompt": "a photo of a cup left of a dog",
+}
+
+
+def made(folder, name, text):
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def told(prompts):
+    return [(prompt.name, prompt.text, prompt.group) for prompt in prompts]
+
+
+class TestReaders:
+    def test_hpsv2_as_it_is_published(self, tmp_path):
+        made(tmp_path, "anime.json", json.dumps(["a girl", "a fox "]))
+        made(tmp_path, "photo.json", json.dumps(["a bus"]))
+        whole = [("00000", "a girl", "anime"), ("00001", "a fox", "anime"), ("00000", "a bus", "photo")]
+        assert told(read_prompts("hpsv2", tmp_path)) == whole
+        assert told(read_prompts("hpsv2", tmp_path / "photo.json")) == whole[2:]
+        both = made(tmp_path, "both.json", json.dumps({"anime": ["a girl", "a fox"], "photo": ["a bus"]}))
+        assert told(read_prompts("hpsv2", both)) == whole
+
+    def test_hpsv2_with_more_about_each(self, tmp_path):
+        entries = [{"prompt": "a girl", "metadata": {}}, {"prompt": "a fox", "gen_image_path": ""}]
+        found = read_prompts("hpsv2", made(tmp_path, "hpsv2.json", json.dumps(entries)))
+        assert [prompt.text for prompt in found] == ["a girl", "a fox"]
+
+    def test_dpg(self, tmp_path):
+        made(tmp_path, "partiprompts12.txt", "A long prompt\nof two lines.\n")
+        made(tmp_path, "COCOval2014.txt", "Another.")
+        made(tmp_path, "readme.md", "no prompt")
+        expected = [("COCOval2014", "Another.", ""), ("partiprompts12", "A long prompt of two lines.", "")]
+        assert told(read_prompts("dpg", tmp_path)) == expected
+
+    def test_geneval(self, tmp_path):
+        path = made(tmp_path, "evaluation_metadata.jsonl", f"{json.dumps(BENCH)}\n{json.dumps(TWO)}\n\n")
+        found = read_prompts("geneval", path)
+        assert told(found) == [
+            ("00000", BENCH["prompt"], "single_object"), ("00001", TWO["prompt"], "position")
+        ]  # fmt: skip
+        assert [prompt.record for prompt in found] == [BENCH, TWO]
+
+    def test_parti_leaves_quotation_marks(self, tmp_path):
+        text = 'Prompt\tCategory\tChallenge\tNote\nbond\tAbstract\tBasic\tmany\n"Fly" on a wall\tArts\tComplex\t\n'
+        found = read_prompts("parti", made(tmp_path, "PartiPrompts.tsv", text))
+        assert told(found) == [("00000", "bond", "Abstract"), ("00001", '"Fly" on a wall', "Arts")]
+
+    def test_drawbench(self, tmp_path):
+        text = '\ufeffPrompts,Category\nA red car.,Colors\n"A cat, a dog.",Counting\n\n'
+        found = read_prompts("drawbench", made(tmp_path, "drawbench.csv", text))
+        assert told(found) == [("00000", "A red car.", "Colors"), ("00001", "A cat, a dog.", "Counting")]
+
+
+class TestMalformed:
+    @pytest.mark.parametrize(
+        ("kind", "text", "said"),
+        [
+            ("hpsv2", "[1]", "set.txt, entry 1 has no prompt"),
+            ("hpsv2", '{"anime": "a girl"}', "anime is no list of prompts"),
+            ("hpsv2", '["a girl"', "set.txt is no valid JSON"),
+            ("hpsv2", "[]", "holds no prompts"),
+            ("geneval", '{"prompt": "a bench"}', "line 1 lacks tag, include or prompt"),
+            ("geneval", json.dumps(BENCH) + "\n{", "line 2 is no valid JSON"),
+            ("geneval", json.dumps({**BENCH, "prompt": " "}), "line 1 has no prompt"),
+            ("parti", "Prompts\tCategory\nbond\tAbstract", "no column Prompt in its first line"),
+            ("parti", "Prompt\tCategory\nbond", "row 2 has 1 columns, too few"),
+            ("drawbench", "Prompts,Category\n,Colors", "row 2 has no prompt"),
+            ("drawbench", "", "no column Prompts in its first line"),
+            ("dpg", "a prompt", "is no folder"),
+        ],
+    )
+    def test_the_place_is_named(self, tmp_path, kind, text, said):
+        with pytest.raises(InvalidConfig, match=re.escape(said)):
+            read_prompts(kind, made(tmp_path, "set.txt", text))
+
+    def test_an_empty_prompt_of_dpg(self, tmp_path):
+        made(tmp_path, "7.txt", "\n")
+        with pytest.raises(InvalidConfig, match=r"7.txt has no prompt"):
+            read_prompts("dpg", tmp_path)
+
+    @pytest.mark.parametrize("kind", READERS)
+    def test_nothing_there(self, tmp_path, kind):
+        with pytest.raises(InvalidConfig, match="there is no"):
+            read_prompts(kind, tmp_path / "gone")
+
+    def test_bytes_that_are_no_text(self, tmp_path):
+        (tmp_path / "set.txt").write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(InvalidConfig, match="cannot be read as text"):
+            read_prompts("parti", tmp_path / "set.txt")
+
+    def test_another_set(self, tmp_path):
+        with pytest.raises(InvalidConfig, match="the set is 'coco'; choose one of hpsv2, dpg"):
+            read_prompts("coco", tmp_path)
+
+
+def flat(*values, size=(8, 8)):
+    return [Image.new("RGB", size, (value, 0, 0)) for value in values]
+
+
+def shown(path):
+    with Image.open(path) as file:
+        return file.copy()
+
+
+class TestGraders:
+    def test_dpg_finds_each_quarter(self, tmp_path):
+        """As the grader cuts: left to right, then the row below."""
+        write_dpg(tmp_path / "out", BenchmarkPrompt("stanford3", "x"), flat(10, 20, 30, 40))
+        whole = shown(tmp_path / "out" / "stanford3.png")
+        cuts = [(0, 0, 8, 8), (8, 0, 16, 8), (0, 8, 8, 16), (8, 8, 16, 16)]
+        assert whole.size == (16, 16)
+        assert [int(np.asarray(whole.crop(cut))[..., 0].mean()) for cut in cuts] == [10, 20, 30, 40]
+
+    def test_dpg_with_one(self, tmp_path):
+        write_dpg(tmp_path, BenchmarkPrompt("a", "x"), flat(10))
+        assert shown(tmp_path / "a.png").size == (8, 8)
+
+    @pytest.mark.parametrize(
+        ("pictures", "said"),
+        [
+            (flat(1, 2), "1 or 4 pictures"),
+            (flat(1, size=(8, 4)), "not square"),
+            (flat(1, 2, 3) + flat(4, size=(4, 4)), "one size"),
+        ],
+        ids=["two", "wide", "unlike"],
+    )
+    def test_what_dpg_does_not_take(self, tmp_path, pictures, said):
+        with pytest.raises(InvalidConfig, match=said):
+            write_dpg(tmp_path, BenchmarkPrompt("a", "x"), pictures)
+
+    def test_geneval_reads_it_as_its_grader_does(self, tmp_path):
+        write_geneval(tmp_path, BenchmarkPrompt("00007", TWO["prompt"], "position", TWO), flat(1, 2, 3, 4))
+        [folder] = [path for path in tmp_path.iterdir() if path.is_dir() and path.name.isdigit()]
+        with open(folder / "metadata.jsonl", encoding="utf-8") as file:
+            assert json.load(file) == TWO
+        samples = sorted(path.name for path in (folder / "samples").iterdir())
+        assert len(samples) == 4 and all(re.match(r"\d+\.png", name) for name in samples)
+        assert shown(folder / "samples" / samples[2]).getpixel((0, 0)) == (3, 0, 0)
+
+    def test_geneval_needs_its_metadata(self, tmp_path):
+        with pytest.raises(InvalidConfig, match="is no prompt of GenEval"):
+            write_geneval(tmp_path, BenchmarkPrompt("00000", "x"), flat(1))
+
+
+class TestCommands:
+    def run(self, *arguments):
+        command = [sys.executable, "-m", "teefusion_core", *map(str, arguments)]
+        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
+
+    def test_prompts_of_a_group(self, tmp_path):
+        path = made(tmp_path, "drawbench.csv", "Prompts,Category\nA red car.,Colors\nTwo cats.,Counting\n")
+        assert self.run("prompts", "drawbench", path, "--group", "Counting").stdout == "Two cats.\n"
+        wrong = self.run("prompts", "drawbench", path, "--group", "Text")
+        assert wrong.returncode == 1 and "choose one of Colors, Counting" in wrong.stderr
+
+    def test_pictures_are_arranged(self, tmp_path):
+        path, folder = made(tmp_path, "set.jsonl", f"{json.dumps(BENCH)}\n{json.dumps(TWO)}"), tmp_path / "pictures"
+        folder.mkdir()
+        for number, picture in enumerate(flat(1, 2, 3, 4)):
+            picture.save(folder / f"{number}.png")
+        done = self.run("arrange", "geneval", path, folder, tmp_path / "out")
+        assert done.returncode == 0, done.stderr
+        assert shown(tmp_path / "out" / "00001" / "samples" / "00000.png").getpixel((0, 0)) == (3, 0, 0)
+        (folder / "4.png").write_bytes(b"no picture")
+        assert "holds 5 pictures for 2 prompts" in self.run("arrange", "geneval", path, folder, tmp_path / "out").stderr
