@@ -17,7 +17,6 @@ from ..teefusion_core.prompt_lines import prompt_of_each
 from ._schema import CATEGORY, inp, schema
 
 REPORT, GRID, SCORE = "Guidance Report", "Compare Grid", "Score Images"
-MOST_METHODS = 6
 
 
 class GuidanceReport(io.ComfyNode):
@@ -98,11 +97,20 @@ class GuidanceReport(io.ComfyNode):
         return io.NodeOutput(out, as_images(report.plot()), report.text(), report.cost())
 
 
+MORE_IMAGES = ("images_b", "images_c", "images_d", "images_e", "images_f")
+
+
 def _more_images() -> list:
     """Inputs of the methods after the first."""
-    tooltip = "Pictures of another method, as many for the same prompts, in the same order."
-    names = [f"images_{number}" for number in range(2, MOST_METHODS + 1)]
-    return [inp(io.Image.Input, name, optional=True, tooltip=tooltip) for name in names]
+    return [
+        inp(
+            io.Image.Input,
+            name,
+            optional=True,
+            tooltip="Pictures of another method, as many for the same prompts, in the same order.",
+        )
+        for name in MORE_IMAGES
+    ]
 
 
 class CompareGrid(io.ComfyNode):
@@ -123,7 +131,7 @@ class CompareGrid(io.ComfyNode):
             inputs=[
                 inp(
                     io.Image.Input,
-                    "images_1",
+                    "images_a",
                     tooltip="Pictures of the first method: those of the first prompt first, as many for each prompt.",
                 ),
                 inp(
@@ -146,8 +154,8 @@ class CompareGrid(io.ComfyNode):
                     default="",
                     multiline=True,
                     tooltip=(
-                        "What stands below the pictures, e.g. passes with seconds: a line per method, or a line per "
-                        "cell, row by row. Empty: nothing."
+                        "What stands below the pictures, such as what they cost. A line per method, or a line per "
+                        "cell, row by row. A semicolon ends a line too. Empty: nothing."
                     ),
                 ),
                 inp(
@@ -165,11 +173,11 @@ class CompareGrid(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images_1, prompts, methods, costs, picture_size, images_2=None, images_3=None, images_4=None,
-        images_5=None, images_6=None,
+        cls, images_a, prompts, methods, costs, picture_size, images_b=None, images_c=None, images_d=None,
+        images_e=None, images_f=None,
     ) -> io.NodeOutput:  # fmt: skip
         """Draw, with errors that carry the node's name."""
-        batches = [images_1, images_2, images_3, images_4, images_5, images_6]
+        batches = [images_a, images_b, images_c, images_d, images_e, images_f]
         with reported_by(GRID):
             pictures = [as_pictures(batch) for batch in batches if batch is not None]
             grid = compared(pictures, prompts=prompts, methods=methods, costs=costs, side=picture_size)

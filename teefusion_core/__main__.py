@@ -60,7 +60,12 @@ def _run(arguments: argparse.Namespace) -> None:
         {"prompts": prompt_command.prompts, "arrange": prompt_command.arrange}[arguments.command](arguments)
     else:
         _use_comfy()
-        {"score": score_command.score, "convert": score_command.convert}[arguments.command](arguments)
+        from . import comfy_host
+
+        if arguments.command == "score":
+            score_command.score(arguments, comfy_host.score_file, comfy_host.score_pictures)
+        else:
+            score_command.convert(arguments, comfy_host.convert)
 
 
 def _stop(message: str) -> None:

@@ -1,6 +1,7 @@
 """Batches of pictures, one per method, sorted into a labelled grid."""
 
 from collections.abc import Sequence
+from string import ascii_lowercase
 
 from PIL import Image
 
@@ -18,14 +19,18 @@ def compared(
         batches: pictures of each method, those of the first prompt first, as many for every prompt.
         prompts: a line per row; empty for one row without a title.
         methods: a line per batch, or empty.
-        costs: text below the pictures: a line per method, or one per cell, row by row; or empty.
+        costs: text below the pictures: a line per method, or one per cell, row by row; or empty. A
+            semicolon ends a line too.
         side: pixels of the longer side of a picture; 0 for that of the largest.
     Raises:
         InvalidConfig: numbers of pictures or lines that do not fit.
     """
-    titles, headings, notes = (lines_of(text) for text in (prompts, methods, costs))
+    # one line of text is what nodes that join texts can make
+    titles, headings, notes = (lines_of(text) for text in (prompts, methods, costs.replace(";", "\n")))
     num_rows, num_columns = max(1, len(titles)), len(batches)
-    parts = [by_prompt(batch, num_rows, f"images_{number}") for number, batch in enumerate(batches, 1)]
+    parts = [
+        by_prompt(batch, num_rows, f"images_{letter}") for letter, batch in zip(ascii_lowercase, batches, strict=False)
+    ]
     if headings and len(headings) != num_columns:
         raise InvalidConfig(f"methods has {len(headings)} lines for {num_columns} batches of pictures; write one each")
     if notes and len(notes) not in (num_columns, num_columns * num_rows):

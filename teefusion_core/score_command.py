@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from .errors import InvalidConfig
 from .picture_folder import captioned, opened, pictures_in
 from .prompt_lines import prompt_of_each
+from .score_table import ScoreTable
 
 JUDGES = ("clip", "pickscore", "hps", "aesthetic", "image_reward")
 
@@ -25,35 +27,33 @@ def add_commands(commands) -> None:
     change.add_argument("target", type=Path)
 
 
-def score(arguments: argparse.Namespace) -> None:
+def score(arguments: argparse.Namespace, find: Callable[[str, str], Path], judged: Callable[..., ScoreTable]) -> None:
     """Print the table of a folder.
 
+    Args:
+        arguments: of the command.
+        find: (judge, name) -> its weights in the host's folders.
+        judged: (pictures, prompts, files, names) -> table, by the host.
     Raises:
         InvalidConfig: no pictures, no prompts, or no judge.
         CheckpointMismatch: weights that are none of this judge.
     """
-    from .comfy_host import score_file, score_pictures
-
     paths, prompts = _pictures(arguments.folder, arguments.prompts)
     given = {judge: getattr(arguments, judge) for judge in JUDGES}
-    files = {
-        judge: Path(name) if Path(name).is_file() else score_file(judge, name) for judge, name in given.items() if name
-    }
-    table = score_pictures([opened(path) for path in paths], prompts, files, [path.name for path in paths])
+    files = {judge: Path(name) if Path(name).is_file() else find(judge, name) for judge, name in given.items() if name}
+    table = judged([opened(path) for path in paths], prompts, files, [path.name for path in paths])
     print(table.text(), flush=True)
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(table.json() + "\n", encoding="utf-8")
 
 
-def convert(arguments: argparse.Namespace) -> None:
-    """Write safetensors, say how many.
+def convert(arguments: argparse.Namespace, write: Callable[[Path, Path], int]) -> None:
+    """Write safetensors by the host's reader of files that nobody trusts, say how many tensors.
 
     Raises:
         CheckpointMismatch: a file that is more than tensors, or a target that is there.
     """
-    from .comfy_host import convert as write
-
     print(f"{write(arguments.source, arguments.target)} tensors written to {arguments.target}", flush=True)
 
 

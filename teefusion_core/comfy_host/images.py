@@ -1,4 +1,4 @@
-"""Pictures between the host's IMAGE and pillow.
+"""Pictures as the host has them, as pillow has them.
 
 Shapes: B batch, H W pixels, 3 colour channels.
 """

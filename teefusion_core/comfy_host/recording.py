@@ -1,4 +1,4 @@
-"""A GUIDER with a SAMPLER, run once with what it visited and predicted kept.
+"""A GUIDER with a SAMPLER, run once, with all that it visited.
 
 Shapes: B batch, C H W latent, S steps.
 """

@@ -156,9 +156,11 @@ class _Run:
 @contextmanager
 def _on_device(network) -> Iterator[None]:
     """Have the host load a network, making room for it; it is gone afterwards."""
-    management = comfy.model_management
+    management, held = comfy.model_management, torch.nn.Module()
+    # the host writes attributes, such as device, which networks of transformers have as properties
+    held.add_module("network", network)
     patcher = comfy.model_patcher.ModelPatcher(
-        network, load_device=management.get_torch_device(), offload_device=management.text_encoder_offload_device()
+        held, load_device=management.get_torch_device(), offload_device=management.text_encoder_offload_device()
     )
     management.load_models_gpu([patcher])
     try:

@@ -29,7 +29,7 @@ SHARED = {
     "Latent",
     "Model",
 }
-SHARED |= {"NodeOutput", "Sampler", "Schema", "String", "Vae"}
+SHARED |= {"Image", "NodeOutput", "Sampler", "Sigmas", "Schema", "String", "Vae"}
 TEMPLATES = {"example_workflows", "example", "examples", "workflow", "workflows"}
 CHANGING = {"append", "extend", "insert", "update", "setdefault", "add", "remove", "pop", "clear", "register"}
 # may only become fewer: used as a library, without a command line, ComfyUI takes a GPU for granted
@@ -53,6 +53,10 @@ FROZEN = {
     " teacher_steps scheduler trainable target time walks walk_rows uses negative_share term_share"
     " gradient_checkpointing save_every preview_every run_seed accept_changes clip negative_prompts positive null"
     " latents vae whole_model method | LORA_MODEL LOSS_MAP steps file",
+    "GuidanceReport": "model guider sampler sigmas latent_image positive negative noise_seed vae"
+    " | LATENT plot report cost",
+    "CompareGrid": "images_a prompts methods costs picture_size images_b images_c images_d images_e images_f | grid",
+    "ScoreImages": "images prompts clip pickscore hps aesthetic image_reward | table scores",
 }
 each_code = pytest.mark.parametrize("name", code())
 each_node_file = pytest.mark.parametrize("name", NODE_FILES)

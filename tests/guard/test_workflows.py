@@ -11,8 +11,8 @@ REPO = Path(__file__).resolve().parent.parent.parent
 FILES = {path.stem: path for path in sorted((REPO / "workflows").glob("*.json"))}
 TEACHER_STUDENT, PUBLISHED = "01_teacher_vs_student", "02_teefusion_sd3_medium"
 W2SD, Z_SAMPLING, LORA_GAP = "03_w2sd_vs_cfg", "04_z_sampling", "05_w2sd_sd35_lora_gap"
-TRAINER = "06_distill_trainer"
-DEMOS = (TEACHER_STUDENT, W2SD, Z_SAMPLING)
+TRAINER, REPORT = "06_distill_trainer", "08_guidance_report"
+DEMOS = (TEACHER_STUDENT, W2SD, Z_SAMPLING, REPORT)
 each_workflow = pytest.mark.parametrize("name", FILES)
 each_demo = pytest.mark.parametrize("name", DEMOS)
 each_student = pytest.mark.parametrize("name", (TEACHER_STUDENT, PUBLISHED))
@@ -39,6 +39,7 @@ TRAINER_SOCKETS = [
 ]
 OPTIONAL = {(kind, name) for kind, names in {"DistillTrainer": TRAINER_SOCKETS}.items() for name, _ in names}
 OPTIONAL |= {(kind, name) for kind in ("W2SDTeacherSampler", "ReflectionGuider") for name, _ in WEAK_SOCKETS}
+OPTIONAL |= {("GuidanceReport", "vae"), *(("CompareGrid", f"images_{letter}") for letter in "bcdef")}
 OPERATOR_WIDGETS = [int, int, {"exact", "upper", "official"}]
 # type -> (inputs, outputs, widgets), of ComfyUI 0.3.75 and of this pack; a widget is a type, a choice, or a pattern
 NODES = {
@@ -46,6 +47,7 @@ NODES = {
     "EmptySD3LatentImage": ([], ["LATENT"], [int, int, int]),
     "ImageScale": ([("image", "IMAGE")], ["IMAGE"], [{"nearest-exact"}, int, int, {"disabled"}]),
     "BasicScheduler": ([("model", "MODEL")], ["SIGMAS"], [SCHEDULERS, int, NUMBER]),
+    "BasicGuider": ([("model", "MODEL"), ("conditioning", "CONDITIONING")], ["GUIDER"], []),
     "CFGGuider": ([("model", "MODEL"), *KSAMPLER_SOCKETS[1:3]], ["GUIDER"], [NUMBER]),
     "KSamplerSelect": ([], ["SAMPLER"], [SAMPLERS]),
     "LossGraphNode": ([("loss", "LOSS_MAP")], [], [str]),
@@ -67,6 +69,7 @@ NODES = {
         [],
     ),
     "SaveImage": ([("images", "IMAGE")], [], [str]),
+    "StringConcatenate": ([("string_a", "STRING"), ("string_b", "STRING")], ["STRING"], [str, str, {";"}]),
     "TripleCLIPLoader": ([], ["CLIP"], [FILE, FILE, FILE]),
     "UNETLoader": ([], ["MODEL"], [FILE, {"default"}]),
     "VAEDecode": ([("samples", "LATENT"), ("vae", "VAE")], ["IMAGE"], []),
@@ -102,8 +105,26 @@ NODES = {
             *[bool, int, int, int, str, str, bool, {"teefusion"}],
         ],
     ),
+    "GuidanceReport": (
+        [
+            ("model", "MODEL"),
+            ("guider", "GUIDER"),
+            ("sampler", "SAMPLER"),
+            ("sigmas", "SIGMAS"),
+            *[KSAMPLER_SOCKETS[3], *KSAMPLER_SOCKETS[1:3]],
+            ("vae", "VAE"),
+        ],
+        ["LATENT", "IMAGE", "STRING", "STRING"],
+        [int, {"fixed"}],
+    ),
+    "CompareGrid": (
+        [*((f"images_{letter}", "IMAGE") for letter in "abcdef"), ("costs", "STRING")],
+        ["IMAGE"],
+        [str, str, str, int],
+    ),
 }
 SHOWING_PREVIEWS = {"KSampler", "SamplerCustomAdvanced", "W2SDTeacherSampler", "ZSampling", "DistillTrainer"}
+SHOWING_PREVIEWS |= {"GuidanceReport"}
 FOLDERS = {
     "CheckpointLoaderSimple": "checkpoints",
     "UNETLoader": "diffusion_models",
@@ -168,7 +189,7 @@ def contains(outer, inner):
 
 
 def test_the_promised_workflows_are_there():
-    assert {TEACHER_STUDENT, PUBLISHED, W2SD, Z_SAMPLING, LORA_GAP, TRAINER} <= FILES.keys()
+    assert {TEACHER_STUDENT, PUBLISHED, W2SD, Z_SAMPLING, LORA_GAP, TRAINER, REPORT} <= FILES.keys()
 
 
 @each_workflow
@@ -400,3 +421,19 @@ def test_the_lora_gap_is_one_base_with_the_settings_of_the_paper():
     notes = notes_of(workflow)
     assert f"**{passes(50, 1, 1, 5.5)} passes**" in notes and f"28: {passes(28, 1, 1, 5.5)} passes" in notes
     assert "Stability AI Community License" in notes
+
+
+def test_the_report_judges_teacher_and_student_under_equal_conditions():
+    workflow = load(REPORT)
+    nodes = by_title(workflow)
+    teacher, student = nodes["Teacher report"], nodes["Student report"]
+    assert teacher["widgets_values"] == student["widgets_values"]
+    for socket in ("model", "sampler", "sigmas", "latent_image", "positive", "negative", "vae"):
+        assert source_of(workflow, teacher, socket) == source_of(workflow, student, socket), socket
+    assert source_of(workflow, student, "model") == "Base model" and nodes["Base model"]["widgets_values"] == ["base"]
+    fusion = nodes["TeEFusion Conditioning"]
+    assert fusion["widgets_values"][0] == nodes["Teacher guidance"]["widgets_values"][0] - 1
+    assert source_of(workflow, nodes["Student guidance"], "conditioning") == fusion["title"]
+    assert source_of(workflow, nodes["Teacher guidance"], "positive") == "Prompt"
+    prompt, methods, _, _ = nodes["Compare Grid"]["widgets_values"]
+    assert [prompt] == nodes["Prompt"]["widgets_values"] and len(methods.splitlines()) == 2

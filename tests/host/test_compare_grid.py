@@ -24,11 +24,11 @@ def test_alpha_is_left_out(grid):
 
 def test_inputs_that_are_not_connected_take_no_column(grid):
     images = torch.zeros(2, 16, 16, 3)
-    two = grid(images, "a\nb", "x\ny", "", 32, images_2=images).args[0]
-    assert torch.equal(two, grid(images, "a\nb", "x\ny", "", 32, images_5=images).args[0])
+    two = grid(images, "a\nb", "x\ny", "", 32, images_b=images).args[0]
+    assert torch.equal(two, grid(images, "a\nb", "x\ny", "", 32, images_e=images).args[0])
     assert two.shape[2] > grid(images, "a\nb", "x", "", 32).args[0].shape[2]
 
 
 def test_errors_carry_the_name_of_the_node(grid, pack):
-    with pytest.raises(pack.errors.InvalidConfig, match="Compare Grid: images_1 holds 2 pictures for 3 prompts"):
+    with pytest.raises(pack.errors.InvalidConfig, match="Compare Grid: images_a holds 2 pictures for 3 prompts"):
         grid(torch.zeros(2, 8, 8, 3), "a\nb\nc", "", "", 32)

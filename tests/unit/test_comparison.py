@@ -53,6 +53,7 @@ class TestPlaces:
         both = draw(batches, "one\ntwo", costs="10\n20")
         each = draw(batches, "one\ntwo", costs="10\n20\n10\n20")
         other = draw(batches, "one\ntwo", costs="10\n20\n30\n40")
+        assert both.tobytes() == draw(batches, "one\ntwo", costs="10 ; 20").tobytes()
         assert both.tobytes() == each.tobytes() != other.tobytes()
 
     def test_long_texts_stay_inside(self):
@@ -88,7 +89,7 @@ class TestPictures:
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        ({"prompts": "one\ntwo\nthree"}, "images_1 holds 2 pictures for 3 prompts"),
+        ({"prompts": "one\ntwo\nthree"}, "images_a holds 2 pictures for 3 prompts"),
         ({"methods": "one"}, "methods has 1 lines for 2 batches"),
         ({"costs": "1\n2\n3"}, "costs has 3 lines for 2 methods with 1 prompts; write one per method, or 2"),
     ],
@@ -99,5 +100,5 @@ def test_numbers_that_do_not_fit(texts, said):
 
 
 def test_an_empty_batch():
-    with pytest.raises(InvalidConfig, match="images_2 holds 0 pictures"):
+    with pytest.raises(InvalidConfig, match="images_b holds 0 pictures"):
         draw([flat(COLOURS[0]), []])
