@@ -15,7 +15,7 @@ from .drawing import INK, OTHER, PALE, PAPER, STRONG, Frame, fitted, font_of
 SIZE, BOX = (768, 512), (64, 92, 744, 440)
 """Pixels of the plot, of the frame in it."""
 TEXT, SMALL = 17, 14
-MOST_MARKS, MOST_LEVELS = 12, 6
+MOST_MARKS, MOST_LEVELS, HEADROOM = 12, 6, 0.1
 UNDEFINED = "undefined: the model predicts the same for positive and negative; connect the encoded empty prompt"
 
 
@@ -102,7 +102,7 @@ class GuidanceReport:
         found = [value for of in (self.moved_SB, self.predicted_SB) for value in of.flatten().tolist()]
         finite = [value for value in found if math.isfinite(value)]
         low, high = min([0.0, *finite]), max([1.0, *finite])
-        return low, high + 0.05 * (high - low)
+        return low, high + HEADROOM * (high - low)
 
 
 def _points(values_S: Tensor) -> list[tuple[float, float]]:

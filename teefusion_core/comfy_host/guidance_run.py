@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import dataclass
 
 import comfy.model_management
 import comfy.model_patcher
@@ -52,7 +53,7 @@ def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, posi
     _check_same_world(model, guider.model_patcher)
     start = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
-    mask, begin = latent.get("noise_mask"), time.perf_counter()
+    mask = latent.get("noise_mask")
     show = latent_preview.prepare_callback(guider.model_patcher, len(sigmas_S) - 1)
     counted, passes = _counted(guider)
     silent = not comfy.utils.PROGRESS_BAR_ENABLED
@@ -61,13 +62,13 @@ def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, posi
         silent=silent,
     )  # fmt: skip
     samples = run.samples.to(comfy.model_management.intermediate_device())
-    seconds, begin = time.perf_counter() - begin, time.perf_counter()
+    begin = time.perf_counter()
     predicted_SB, moved_SB, own = _judged(model, positive, negative, run, sigmas_S, mask, seed)
     pixels = None if vae is None else _pixels(vae, samples)
     report = GuidanceReport(
-        type(guider).__name__, sigmas_S[:-1].tolist(), predicted_SB, moved_SB,
+        _name_of(guider), sigmas_S[:-1].tolist(), predicted_SB, moved_SB,
         # a guider of several networks counts for itself
-        passes=getattr(counted, "passes", passes[0] / len(noise)), seconds=seconds,
+        passes=getattr(counted, "passes", passes.rows / len(noise)), seconds=begin - (passes.begun or begin),
         own_passes=own / len(noise), own_seconds=time.perf_counter() - begin,
         clipped=None if pixels is None else clipped(pixels),
         saturation=None if pixels is None else saturation(pixels),
@@ -76,6 +77,12 @@ def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, posi
     tell(report.strength())
     out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}
     return {**out, "samples": samples}, report
+
+
+def _name_of(guider) -> str:
+    """What the node of a guider is called; the host's own classes have it the other way round."""
+    name = type(guider).__name__
+    return f"{name.removeprefix('Guider_')}Guider" if name.startswith("Guider_") else name
 
 
 def _check_same_world(model, other) -> None:
@@ -91,17 +98,26 @@ def _check_same_world(model, other) -> None:
         )
 
 
+@dataclass
+class _Passes:
+    """Rows that went through the network, when the first of them began: by then the host has loaded the model."""
+
+    rows: int = 0
+    begun: float = 0.0
+
+
 def _counted(guider):
-    """A copy of a guider that counts its rows; neither the guider nor its model is changed."""
-    twin, rows = copy.copy(guider), [0]
+    """A copy of a guider with the count of its passes; neither the guider nor its model is changed."""
+    twin, passes = copy.copy(guider), _Passes()
     twin.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
 
     def count(executor, x, *args, **kwargs):
-        rows[0] += len(x)
+        passes.begun = passes.begun or time.perf_counter()
+        passes.rows += len(x)
         return executor(x, *args, **kwargs)
 
     add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNTER_KEY, count, twin.model_options, is_model_options=True)
-    return twin, rows
+    return twin, passes
 
 
 def _within(show, steps: int):
@@ -113,7 +129,7 @@ def _judged(model, positive, negative, run: Recording, sigmas_S: Tensor, mask, s
     """Effective guidance [S,B] of predictions, of steps, with the rows that it took."""
     yardstick = comfy.samplers.CFGGuider(model)
     yardstick.set_conds(positive, negative)
-    counted, rows = _counted(yardstick)
+    counted, passes = _counted(yardstick)
     predicted, moved, steps = [], [], len(run.predicted)
     mask_BCHW = torch.ones(()) if mask is None else comfy.utils.reshape_mask(mask, run.states[0].shape)
 
@@ -133,7 +149,7 @@ def _judged(model, positive, negative, run: Recording, sigmas_S: Tensor, mask, s
 
     nothing = torch.zeros_like(run.samples)
     counted.sample(nothing, nothing, comfy.samplers.KSAMPLER(look), sigmas_S, disable_pbar=True, seed=seed)
-    return torch.stack(predicted), torch.stack(moved), rows[0]
+    return torch.stack(predicted), torch.stack(moved), passes.rows
 
 
 def _pixels(vae, samples: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class TestTheMeasure:
         model, fused = pack.comfy_host.apply_fusion(student, world.positive, world.negative, 2.0)
         guider = host.custom_sampler.BasicGuider.execute(model, fused).args[0]
         _, report = judge(guider, steps=10)
-        assert report.passes == 10 and 1.8 < float(report.moved_SB.mean()) < 4
+        assert report.name == "BasicGuider" and report.passes == 10 and 1.8 < float(report.moved_SB.mean()) < 4
 
     def test_heun_steps_are_nearly_those_of_its_scale(self, judge, cfg):
         _, report = judge(cfg(3.0), sampler="heun", steps=10)

@@ -187,18 +187,19 @@ class TestTheCommand:
         done = command("score", tmp_path, "--hps", "gone.safetensors")
         assert done.returncode == 1 and re.fullmatch(r"TeEFusion: .* has no pictures .*\n", done.stderr)
 
-    def test_a_pickle_of_tensors_is_converted(self, command, tmp_path):
-        weights = {name: value for name, value in head_weights().items()}
-        torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "head.pth")
-        done = command("convert", tmp_path / "head.pth", tmp_path / "head.safetensors")
-        assert done.returncode == 0, done.stderr
-        written = load_file(tmp_path / "head.safetensors")
-        assert written.keys() == weights.keys() and all(torch.equal(written[name], weights[name]) for name in weights)
-        again = command("convert", tmp_path / "head.pth", tmp_path / "head.safetensors")
-        assert again.returncode == 1 and "is to be a new .safetensors file" in again.stderr
 
-    def test_a_pickle_of_something_else_is_not_run(self, command, tmp_path):
+class TestConversion:
+    def test_a_pickle_of_tensors_is_converted(self, pack, tmp_path):
+        weights, target = head_weights(), tmp_path / "head.safetensors"
+        torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "head.pth")
+        assert pack.comfy_host.convert(tmp_path / "head.pth", target) == len(weights)
+        written = load_file(target)
+        assert written.keys() == weights.keys() and all(torch.equal(written[name], weights[name]) for name in weights)
+        with pytest.raises(pack.errors.CheckpointMismatch, match="is to be a new .safetensors file"):
+            pack.comfy_host.convert(tmp_path / "head.pth", target)
+
+    def test_a_pickle_of_something_else_is_not_run(self, pack, tmp_path):
         (tmp_path / "judge.pt").write_bytes(trap(tmp_path / "sprung"))
-        done = command("convert", tmp_path / "judge.pt", tmp_path / "judge.safetensors")
-        assert done.returncode == 1 and "cannot be read without running what is in it" in done.stderr
+        with pytest.raises(pack.errors.CheckpointMismatch, match="cannot be read without running what is in it"):
+            pack.comfy_host.convert(tmp_path / "judge.pt", tmp_path / "judge.safetensors")
         assert not (tmp_path / "sprung").exists() and not (tmp_path / "judge.safetensors").exists()

@@ -111,6 +111,21 @@ def test_the_shipped_comparison_runs_with_counted_passes(server):
         assert as_made(pictures(server, run, find(filled, column.pictures))).shape == (4, 64, 64, 3)
 
 
+def test_the_shipped_report_judges_teacher_with_student(server):
+    """The workflow as it is: plots, then a grid that carries what the reports say of the cost."""
+    workflow = json.loads((PACK_WORKFLOWS / "08_guidance_report.json").read_text(encoding="utf-8"))
+    prompt = to_prompt(workflow, server.get("/object_info"))
+    run = run_prompt(server, prompt)
+    for who in ("Teacher", "Student"):
+        plot = pictures(server, run, find(prompt, f"{who} plot"))
+        assert plot.shape == (1, 512, 768, 3) and plot.std() > 1
+    grid = pictures(server, run, find(prompt, "Grid"))
+    assert grid.shape[2] > 8 * 128 and (grid < 200).any()
+    counted = server.get(f"/probe/passes/{run.prompt_id}")
+    rows = [counted[find(prompt, f"{who} report")]["rows"] for who in ("Teacher", "Student")]
+    assert rows == [4 * 20 * (2 + 2), 4 * 20 * (1 + 2)], "four pictures, 20 steps, 2 passes of each to measure"
+
+
 def test_the_shipped_training_makes_a_student_that_paints(server):
     """The workflow as it is but for its length; then a graph with the file that it wrote."""
     workflow = json.loads((PACK_WORKFLOWS / "06_distill_trainer.json").read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from teefusion_core.drawing import OTHER, STRONG
-from teefusion_core.guidance_report import BOX, SIZE, GuidanceReport
+from teefusion_core.guidance_report import BOX, HEADROOM, SIZE, GuidanceReport
 
 LEFT, TOP, RIGHT, BOTTOM = BOX
 
@@ -28,7 +28,7 @@ def inside(image, colour):
 def test_the_line_goes_where_the_numbers_go():
     x, y = inside(report([[0.0], [1.0], [2.0], [4.0]], [[5.0]] * 4).plot(), STRONG)
     first, last = y[x < LEFT + 4].mean(), y[x > RIGHT - 4].mean()
-    top = 5 + 0.05 * 5  # of the frame
+    top = 5 + HEADROOM * 5  # of the frame
     assert first == pytest.approx(BOTTOM, abs=4) and last == pytest.approx(BOTTOM - (BOTTOM - TOP) * 4 / top, abs=6)
 
 
