@@ -24,7 +24,7 @@ from ..errors import CheckpointMismatch, InvalidConfig
 from ..flow import secant, velocity_of
 from ..guidance import effective_guidance
 from ..guidance_report import GuidanceReport
-from ..pixels import clipped, saturation
+from ..picture_metrics import clipping, saturation
 from .recording import Recording, record
 from .run import tell
 
@@ -70,8 +70,8 @@ def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, posi
         # a guider of several networks counts for itself
         passes=getattr(counted, "passes", passes.rows / len(noise)), seconds=begin - (passes.begun or begin),
         own_passes=own / len(noise), own_seconds=time.perf_counter() - begin,
-        clipped=None if pixels is None else clipped(pixels),
-        saturation=None if pixels is None else saturation(pixels),
+        clipped=None if pixels is None else float(clipping(pixels).mean()),
+        saturation=None if pixels is None else float(saturation(pixels).mean()),
     )  # fmt: skip
     tell(report.cost())
     tell(report.strength())
@@ -153,5 +153,6 @@ def _judged(model, positive, negative, run: Recording, sigmas_S: Tensor, mask, s
 
 
 def _pixels(vae, samples: Tensor) -> Tensor:
+    """Decode to what a file would hold, [B,H,W,3] in steps of 1/255."""
     images = vae.decode(samples)
-    return images.reshape(-1, *images.shape[-3:])
+    return (images.reshape(-1, *images.shape[-3:])[..., :3].float().clamp(0, 1) * 255).round() / 255
