@@ -1,5 +1,6 @@
-"""What every tier shares: the repository on the path, one thread, fixed seeds, no deadlines."""
+"""What every tier shares: the repository on the path, one thread, fixed seeds, no deadlines, a started ComfyUI."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import settings
 REPO = Path(__file__).resolve().parent.parent
 
 # appended, never first: our `nodes` would hide the host's module of that name
-sys.path += [str(REPO), str(REPO / "tests" / "golden")]
+sys.path += [str(REPO), str(REPO / "scripts"), str(REPO / "tests" / "golden")]
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 settings.load_profile("unhurried")
@@ -20,3 +21,20 @@ settings.load_profile("unhurried")
 def _same_numbers_every_time():
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def comfyui():
+    """Return the folder of ComfyUI."""
+    return Path(os.environ.get("COMFYUI_PATH") or REPO / ".host" / "ComfyUI")
+
+
+@pytest.fixture(scope="session")
+def server(comfyui, tmp_path_factory):
+    """Return a real ComfyUI, started as a user starts it, with a base directory of its own."""
+    from runner.base import make_base
+    from runner.server import running
+
+    folder = tmp_path_factory.mktemp("comfyui")
+    with running(comfyui, make_base(folder / "base", pack=REPO), folder / "comfyui.log") as started:
+        yield started

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .chromium import make_chromium
 from .environment import clean_env
 from .places import ROOT
-from .stop import say
+from .stop import Stop, say
 
-TIERS = ("lint", "unit", "property", "golden", "guard", "tiny", "setup", "host", "distributed", "server")
+TIERS = ("lint", "unit", "property", "golden", "guard", "tiny", "setup", "host", "distributed", "server", "browser")
 TOGETHER = ("unit", "property", "golden", "guard", "tiny", "setup")
 """Tiers without a ComfyUI in the process share one pytest; the others need a process each."""
 LINT = (
@@ -44,9 +45,19 @@ def run_tiers(comfyui: Path, chosen: Sequence[str]) -> int:
     if "lint" in chosen:
         counts.append(_lint(env))
     shared = [tier for tier in TOGETHER if tier in chosen]
+    if "browser" in chosen:
+        _browser()
     alone = [[tier] for tier in TIERS if tier in chosen and tier not in (*TOGETHER, "lint")]
     counts += [_pytest(group, env) for group in [shared, *alone] if group]
     return report(counts)
+
+
+def _browser() -> None:
+    """Install a browser where that is possible; where it is not, its own tier fails with the reason."""
+    try:
+        make_chromium()
+    except Stop as stop:
+        say(f"browser: {stop}")
 
 
 def _lint(env: dict[str, str]) -> Count:

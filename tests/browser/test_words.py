@@ -1,0 +1,73 @@
+"""What the interface says of our nodes: help, tooltips, errors."""
+
+import json
+
+import pytest
+from runner.places import ROOT
+
+WORKFLOW = json.loads((ROOT / "workflows" / "01_teacher_vs_student.json").read_text(encoding="utf-8"))
+TRAINING = json.loads((ROOT / "workflows" / "06_distill_trainer.json").read_text(encoding="utf-8"))
+LANGUAGES = ("en", "zh")
+KEEPS_TEXTS_OF_PACKS = (1, 35)
+"""Interfaces before it lose the texts of every pack when they load a language other than English."""
+
+
+@pytest.fixture(scope="module", params=LANGUAGES)
+def speaking(request, open_page):
+    """Return the language, a page in it."""
+    return request.param, open_page(**{"Comfy.Locale": request.param})
+
+
+def texts(language, ui):
+    """Return the texts of a node that the interface should show in its language."""
+    version = ui.page.evaluate("() => __COMFYUI_FRONTEND_VERSION__")
+    if tuple(map(int, version.split(".")[:2])) < KEEPS_TEXTS_OF_PACKS:
+        language = "en"
+    path = ROOT / "locales" / language / "nodeDefs.json"
+    return json.loads(path.read_text(encoding="utf-8"))["TeEFusionConditioning"]
+
+
+def test_a_tooltip_says_what_a_value_does(speaking):
+    language, ui = speaking
+    with ui.watched():
+        ui.load(WORKFLOW)
+        node = ui.node("TeEFusionConditioning")
+        at_value, at_socket = ui.widget(node, "guidance"), ui.slot(node, "input", "null")
+        expected = texts(language, ui)["inputs"]
+        assert ui.tooltip(at_value) == expected["guidance"]["tooltip"]
+        ui.shot(f"tooltip_{language}")
+        assert ui.tooltip(at_socket) == expected["null"]["tooltip"]
+
+
+def test_help_opens_beside_the_node(speaking):
+    language, ui = speaking
+    page = ROOT / "web" / "docs" / ("TeEFusionConditioning.md" if language == "en" else "TeEFusionConditioning/zh.md")
+    headings = [line.strip("# ") for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    with ui.watched():
+        ui.load(WORKFLOW)
+        ui.select(ui.node("TeEFusionConditioning"))
+        ui.page.locator("[data-testid=info-button]").click()
+        text = ui.page.locator(".node-help-content")
+        text.get_by_role("heading", name=headings[-1]).wait_for()
+        assert text.get_by_role("heading").all_inner_texts() == headings
+        ui.shot(f"help_{language}")
+
+
+def test_a_socket_without_a_wire_is_named(ui):
+    ui.load(TRAINING)
+    ui.page.evaluate("() => app.graph.nodes.find(node => node.type === 'DistillTrainer').disconnectInput(1)")
+    ui.press_run()
+    said = ui.error()
+    ui.shot("error_before_the_run")
+    assert "DistillTrainer" in said and "Required input is missing: guider" in said, said
+    ui.forgive("PromptExecutionError|400.*/prompt")
+
+
+def test_a_run_that_fails_says_what_to_do(ui):
+    ui.load(TRAINING)
+    ui.set_widget("Distill Trainer", "prompts", "")
+    ended = ui.run()
+    assert ended["kind"] == "execution_error", ended
+    said = ui.error()
+    ui.shot("error_in_the_run")
+    assert "Distill Trainer: give prompts, one per line" in said and "Traceback" not in said, said

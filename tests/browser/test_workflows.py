@@ -1,0 +1,94 @@
+"""Every shipped workflow opens; those of the embedded model run to pictures from the page."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from runner.places import PACK, WORKFLOWS
+
+FILES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(WORKFLOWS.glob("*.json"))}
+LOADERS = re.compile(r"Loader")
+SHORT = {  # widget -> value that makes a run a matter of seconds
+    "DistillTrainer": {
+        **{"steps": 3, "walks": 1, "walk_rows": 2, "batch_size": 2, "teacher_steps": 3, "preview_every": 1},
+        "name": "browser_student",
+    },
+    **dict.fromkeys(("KSampler", "W2SDTeacherSampler", "ZSampling", "BasicScheduler"), {"steps": 3}),
+}
+
+
+def runs_here(workflow):
+    """Tell whether nothing has to be downloaded: every loader is that of the embedded model."""
+    loaders = {node["type"] for node in workflow["nodes"] if LOADERS.search(node["type"])}
+    return loaders == {"TinySD3Loader"}
+
+
+PICTURED = {path.stem for path in WORKFLOWS.glob("*.jpg")}
+HERE = [name for name, workflow in FILES.items() if runs_here(workflow)]
+
+
+def saved_values(workflow):
+    return {node["id"]: node["widgets_values"] for node in workflow["nodes"]}
+
+
+def test_the_embedded_model_has_workflows():
+    assert {"01_teacher_vs_student", "03_w2sd_vs_cfg", "04_z_sampling", "06_distill_trainer"} <= set(HERE)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_opens(each_ui, name):
+    each_ui.load(FILES[name])
+    nodes = each_ui.nodes()
+    assert [node["type"] for node in nodes if not node["known"]] == []
+    assert not each_ui.page.locator(".comfy-missing-nodes, [data-testid=missing-node-card]").count()
+    shown = {node["id"]: [value for _, value in node["widgets"]] for node in nodes}
+    for number, values in saved_values(FILES[name]).items():
+        # a button, a preview come after what is saved
+        assert shown[number][: len(values)] == values, number
+    # letters smaller than the interface draws leave empty boxes
+    assert not each_ui.page.evaluate("() => app.canvas.low_quality")
+    each_ui.shot(f"open_{name}_{each_ui.way}")
+    each_ui.shot(f"whole_{name}_{each_ui.way}", whole=True)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_it_runs_to_pictures(ui, server, name):
+    ui.load(FILES[name])
+    for node in FILES[name]["nodes"]:
+        for widget, value in SHORT.get(node["type"], {}).items():
+            ui.set_widget(node["title"], widget, value)
+    ended = ui.run()
+    assert ended["kind"] == "execution_success", ended
+    shown = ui.pictures()
+    expected = {node["title"] for node in FILES[name]["nodes"] if node["type"] in ("SaveImage", "LossGraphNode")}
+    assert expected and expected <= set(shown), shown
+    for address in (address for title in expected for address in shown[title]):
+        picture_HW3 = np.asarray(Image.open(io.BytesIO(server.read(address))).convert("RGB"))
+        assert picture_HW3.shape[0] >= 64 and picture_HW3.std() > 1, address
+    ui.page.wait_for_timeout(500)  # nodes fetch their pictures
+    ui.shot(f"run_{name}", whole=True)
+
+
+def test_templates_offer_them_with_their_pictures(ui):
+    """Under the name of the pack, as a new user finds them; a card opens its workflow."""
+    page = ui.page
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_text(PACK, exact=True).first.click()
+    for name in FILES:
+        card = page.locator(f"[data-testid='template-workflow-{name}']")
+        card.scroll_into_view_if_needed()
+        if name in PICTURED:
+            page.wait_for_function(
+                "name => [...document.querySelectorAll(`[data-testid='template-workflow-${name}'] img`)]"
+                ".some(image => image.naturalWidth > 0 && !image.src.includes('default'))",
+                arg=name,
+            )
+    ui.shot("templates")
+    for name in FILES.keys() - PICTURED:
+        ui.forgive(rf"404.*/{name}\.jpg")
+    page.locator(f"[data-testid='template-workflow-{HERE[0]}']").click()
+    page.wait_for_function("number => app.graph.nodes.length === number", arg=len(FILES[HERE[0]]["nodes"]))
+    ui.shot("templates_opened")
