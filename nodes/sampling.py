@@ -17,7 +17,7 @@ from ..teefusion_core.comfy_host import (
 from ..teefusion_core.errors import reported_by
 from ._schema import CATEGORY, inp, schema
 
-ALIASES = ["reflection", "zigzag", "weak to strong", "w2sd", "teacher sampler", "guidance"]
+ALIASES = ["teefusion", "reflection", "zigzag", "weak to strong", "w2sd", "teacher sampler", "guidance"]
 INVERSION_TOOLTIP = (
     "How the weak step goes back up. exact: the network is told the noise level that the picture has. upper: it is "
     "told the level above, as in the paper. official: as in the authors' code, for comparison only."
@@ -174,7 +174,7 @@ class W2SDTeacherSampler(io.ComfyNode):
 class ZSampling(io.ComfyNode):
     """Sample with one model, contrasted with itself at a lower guidance in every step."""
 
-    DISPLAY_NAME = "Z-Sampling"
+    DISPLAY_NAME = "Z-Sampling (zigzag)"
 
     @classmethod
     def define_schema(cls) -> io.Schema:

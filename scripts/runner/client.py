@@ -24,6 +24,8 @@ Progress = Callable[[str, int, int], None]
 """Called with the title of the node at work, its step, its number of steps."""
 LOOK_SECONDS = 1.0
 SOON_SECONDS = 0.02
+PREVIEW_IMAGE = 1
+"""How the server marks a preview among its binary messages."""
 
 
 @dataclass
@@ -34,6 +36,8 @@ class Run:
     outputs: Json = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Node id -> seconds between its start and the next node's."""
+    preview: bytes | None = None
+    """The last picture that a node showed while it worked, as a file."""
 
 
 def run_prompt(server: Server, prompt: Json, on_progress: Progress | None = None) -> Run:
@@ -82,8 +86,10 @@ async def _follow(server: Server, events, prompt: Json, run: Run, on_progress: P
             continue
         if message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.ERROR):
             raise aiohttp.ClientConnectionError("it was closed")
+        if message.type is aiohttp.WSMsgType.BINARY:
+            run.preview = _picture_in(message.data) or run.preview
         if message.type is not aiohttp.WSMsgType.TEXT:
-            continue  # previews come as bytes
+            continue
         event = json.loads(message.data)
         kind, data = event["type"], event.get("data", {})
         if data.get("prompt_id") != run.prompt_id:
@@ -100,6 +106,11 @@ async def _follow(server: Server, events, prompt: Json, run: Run, on_progress: P
         if kind == "progress" and on_progress is not None:
             shown = prompt.get(data.get("node"), {}).get("_meta", {}).get("title", "")
             on_progress(shown, data["value"], data["max"])
+
+
+def _picture_in(message: bytes) -> bytes | None:
+    """Return the picture of a binary message: its kind, the picture's format, four bytes each, then a file."""
+    return message[8:] if int.from_bytes(message[:4], "big") == PREVIEW_IMAGE else None
 
 
 def _complaints(reply: Json, prompt: Json) -> str:

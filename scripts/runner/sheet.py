@@ -56,14 +56,14 @@ def draw_sheet(rows: list[Row], labels: list[str], target: Path) -> Path:
 def _draw_head(sheet: Image.Image, left: int, block: int, labels: list[str]) -> None:
     draw = ImageDraw.Draw(sheet)
     for index, label in enumerate(labels):
-        draw.text((left + index * (block + BETWEEN), MARGIN), label, INK, _font(21))
+        draw.text((left + index * (block + BETWEEN), MARGIN), label, INK, font(21))
     legend = "green frame: shows all of its prompt; red: does not"
-    draw.text((left, MARGIN + 28), legend, FAINT, _font(14))
+    draw.text((left, MARGIN + 28), legend, FAINT, font(14))
 
 
 def _draw_row(sheet: Image.Image, left: int, top: int, block: int, row: Row) -> None:
     draw = ImageDraw.Draw(sheet)
-    draw.text((left, top + 8), _fitted(draw, row.text, 2 * block + BETWEEN), INK, _font(17))
+    draw.text((left, top + 8), _fitted(draw, row.text, 2 * block + BETWEEN), INK, font(17))
     for method, cell in enumerate(row.cells):
         for index, (image_HW3, right) in enumerate(cell[:SHOWN]):
             x = left + method * (block + BETWEEN) + index * (SIDE + GAP)
@@ -76,13 +76,14 @@ def _draw_row(sheet: Image.Image, left: int, top: int, block: int, row: Row) -> 
 
 
 def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    font = _font(17)
-    if draw.textlength(text, font) <= width:
+    letters = font(17)
+    if draw.textlength(text, letters) <= width:
         return text
-    while text and draw.textlength(text + "...", font) > width:
+    while text and draw.textlength(text + "...", letters) > width:
         text = text[:-1]
     return text.rstrip() + "..."
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own letters, the same on every machine."""
     return ImageFont.load_default(size)

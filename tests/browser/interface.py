@@ -38,6 +38,8 @@ EMPTY = {
 }
 WATCH_RUNS = """() => {
     window.runEnds = []
+    window.previews = 0
+    app.api.addEventListener('b_preview', () => previews += 1)
     for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
         app.api.addEventListener(kind, event => runEnds.push({ kind, ...event.detail }))
 }"""
@@ -209,7 +211,7 @@ class Interface:
 
     def press_run(self) -> None:
         """Press Run."""
-        self.page.evaluate("() => { runEnds.length = 0 }")
+        self.page.evaluate("() => { runEnds.length = previews = 0 }")
         self.page.locator("[data-testid=queue-button] button, button[data-testid=queue-button]").first.click()
 
     def error(self) -> str:
@@ -238,6 +240,7 @@ class Interface:
         if whole:
             self.page.evaluate(
                 """async () => {
+                    app.canvas.deselectAll()
                     await app.extensionManager.setting.set('LiteGraph.Canvas.MinFontSizeForLOD', 0)
                     await app.extensionManager.command.execute('Comfy.Canvas.FitView')
                 }"""

@@ -2,15 +2,14 @@
 
 import io
 import json
-import re
 
 import numpy as np
 import pytest
 from PIL import Image
 from runner.places import PACK, WORKFLOWS
+from runner.thumbnails import runs_here
 
 FILES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(WORKFLOWS.glob("*.json"))}
-LOADERS = re.compile(r"Loader")
 SHORT = {  # widget -> value that makes a run a matter of seconds
     "DistillTrainer": {
         **{"steps": 3, "walks": 1, "walk_rows": 2, "batch_size": 2, "teacher_steps": 3, "preview_every": 1},
@@ -18,14 +17,11 @@ SHORT = {  # widget -> value that makes a run a matter of seconds
     },
     **dict.fromkeys(("KSampler", "W2SDTeacherSampler", "ZSampling", "BasicScheduler"), {"steps": 3}),
 }
-
-
-def runs_here(workflow):
-    """Tell whether nothing has to be downloaded: every loader is that of the embedded model."""
-    loaders = {node["type"] for node in workflow["nodes"] if LOADERS.search(node["type"])}
-    return loaders == {"TinySD3Loader"}
-
-
+TELLS = {  # what a node says under its widgets after a run
+    "W2SDTeacherSampler": "3 steps, 10 forward passes",
+    "ZSampling": "3 steps, 12 forward passes",
+    "DistillTrainer": "written to loras/browser_student",
+}
 PICTURED = {path.stem for path in WORKFLOWS.glob("*.jpg")}
 HERE = [name for name, workflow in FILES.items() if runs_here(workflow)]
 
@@ -68,6 +64,10 @@ def test_it_runs_to_pictures(ui, server, name):
     for address in (address for title in expected for address in shown[title]):
         picture_HW3 = np.asarray(Image.open(io.BytesIO(server.read(address))).convert("RGB"))
         assert picture_HW3.shape[0] >= 64 and picture_HW3.std() > 1, address
+    assert ui.page.evaluate("() => previews") > 0
+    for node in FILES[name]["nodes"]:
+        if node["type"] in TELLS:
+            ui.page.get_by_text(TELLS[node["type"]]).first.wait_for()
     ui.page.wait_for_timeout(500)  # nodes fetch their pictures
     ui.shot(f"run_{name}", whole=True)
 

@@ -6,6 +6,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 REPO = Path(__file__).resolve().parent.parent.parent
 FILES = {path.stem: path for path in sorted((REPO / "workflows").glob("*.json"))}
@@ -112,6 +113,9 @@ FOLDERS = {
 }
 HOLLOW = 7  # how the browser draws, saves an optional socket
 TITLE_BAR = 30
+FONT = 14  # pixels of a widget at full zoom
+LARGEST_THUMBNAIL = 120_000  # bytes
+TINY = "TinySD3Loader"
 PREVIEW = 225  # what a sampler grows by, while it shows the picture at work
 
 
@@ -400,3 +404,20 @@ def test_the_lora_gap_is_one_base_with_the_settings_of_the_paper():
     notes = notes_of(workflow)
     assert f"**{passes(50, 1, 1, 5.5)} passes**" in notes and f"28: {passes(28, 1, 1, 5.5)} passes" in notes
     assert "Stability AI Community License" in notes
+
+
+def test_what_runs_without_weights_shows_what_it_paints():
+    """Made by `scripts/thumbnails.py`; a picture for weights that are not here would be made up."""
+    here = {name for name in FILES if {n["type"] for n in load(name)["nodes"] if "Loader" in n["type"]} == {TINY}}
+    pictured = {path.stem: path for path in (REPO / "workflows").glob("*.jpg")}
+    assert pictured.keys() == here
+    for name, path in pictured.items():
+        with Image.open(path) as picture:
+            assert picture.format == "JPEG" and picture.width == picture.height >= 400, name
+        assert path.stat().st_size <= LARGEST_THUMBNAIL, name
+
+
+@each_workflow
+def test_letters_are_large_enough_to_be_drawn_when_it_opens(name):
+    """Below a font of 8 pixels the browser draws empty boxes."""
+    assert load(name)["extra"]["ds"]["scale"] * FONT >= 8

@@ -1,0 +1,33 @@
+"""Run the shipped workflows of the embedded model, keep what they paint as their thumbnails.
+
+python3 scripts/thumbnails.py                   all that run without weights
+python3 scripts/thumbnails.py 04_z_sampling     only these
+"""
+
+import sys
+
+if sys.version_info < (3, 10):  # before any import that an older Python cannot read
+    sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; run it with a newer python3.")
+
+import argparse
+
+from runner.setup import enter_environment, set_up
+from runner.stop import run
+
+
+def main() -> int:
+    """Set up, go on inside the environment that it made."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workflow", nargs="*", help="names without .json (default: all)")
+    chosen = parser.parse_args().workflow
+    comfyui = set_up()
+    enter_environment()
+
+    from runner.thumbnails import make_thumbnails
+
+    make_thumbnails(comfyui, chosen)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
