@@ -1,9 +1,12 @@
 """One server with one browser for the tier; a page for each way to draw the nodes."""
 
 import contextlib
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import sync_playwright
 from runner.chromium import find_chromium
 
@@ -61,3 +64,16 @@ def each_ui(request) -> Interface:
     page = request.getfixturevalue(f"{request.param}_page")
     with page.watched():
         yield page
+
+
+@pytest.fixture
+def is_red_on_white(server):
+    """Return a function that looks at a shown picture for a red shape on a white ground."""
+
+    def look(address):
+        picture_HW3 = np.asarray(Image.open(io.BytesIO(server.read(address))).convert("RGB")).astype(int)
+        r, g, b = picture_HW3[..., 0], picture_HW3[..., 1], picture_HW3[..., 2]
+        red, white = (r > 150) & (g < 100) & (b < 100), (r > 200) & (g > 200) & (b > 200)
+        return red.mean() > 0.05 and white.mean() > 0.3
+
+    return look

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Error, Page
 from runner.places import PACK
 from runner.server import Server
 
@@ -22,10 +22,10 @@ SETTINGS = {
     "Comfy.VueNodes.Enabled": False,
     "Comfy.Minimap.Visible": False,
     "Comfy.Workflow.Persist": False,
-    "Comfy.Workflow.WarnBlueprintOverwrite": False,
+    "Comfy.VersionCompatibility.DisableWarnings": True,
     "Comfy.Workflow.ShowMissingModelsWarning": False,
 }
-START_MS, WAIT_MS, RUN_MS = 300_000, 60_000, 400_000
+START_MS, WAIT_MS, CLICK_MS, RUN_MS = 300_000, 60_000, 5_000, 400_000
 # what the interface says of itself: files that a new user has not got, the English help page under a second name,
 # addresses outside this machine
 OF_THE_HOST = re.compile(
@@ -43,6 +43,9 @@ WATCH_RUNS = """() => {
     for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
         app.api.addEventListener(kind, event => runEnds.push({ kind, ...event.detail }))
 }"""
+OFFERS = ".comfy-vue-node-search-container [role=option], [data-testid=result-item]"
+FIND_OFFER = """([offers, name]) => [...document.querySelectorAll(offers)]
+    .find(offer => offer.innerText.split('\\n')[0].trim() === name)"""
 ON_PAGE = """([x, y]) => {
     const [left, top] = app.canvas.ds.convertOffsetToCanvas([x, y])
     const canvas = app.canvas.canvas.getBoundingClientRect()
@@ -111,15 +114,30 @@ class Interface:
             }))"""
         )
 
-    def node(self, kind: str) -> int:
-        """Return the id of the newest node of a kind."""
-        return max(node["id"] for node in self.nodes() if node["type"] == kind)
+    def overlapping(self) -> list[list[str]]:
+        """Return pairs of titles of nodes that lie on one another as they are drawn, by more than a hair."""
+        return self.page.evaluate(
+            """() => {
+                const bounds = app.graph.nodes.map(node => {
+                    const drawn = document.querySelector(`[data-node-id="${node.id}"]`)?.getBoundingClientRect()
+                    const [x, y, width, height] = node.boundingRect
+                    return [node.title, drawn ?? new DOMRect(x, y, width, height)]
+                })
+                const apart = (one, other) => one.right < other.left + 2 || one.bottom < other.top + 2
+                return bounds.flatMap(([title, one], index) => bounds.slice(index + 1)
+                    .filter(([_, other]) => !apart(one, other) && !apart(other, one)).map(([name]) => [title, name]))
+            }"""
+        )
+
+    def node(self, kind: str):
+        """Return the id of the newest node of a type, or of a title."""
+        return [node["id"] for node in self.nodes() if kind in (node["type"], node["title"])][-1]
 
     def set_widget(self, title: str, name: str, value) -> None:
-        """Give a widget of every node with this title another value."""
+        """Give a widget of every node with this title another value; boxes put a number before its name."""
         changed = self.page.evaluate(
             """([title, name, value]) => app.graph.nodes.filter(node => node.title === title)
-                .flatMap(node => node.widgets).filter(widget => widget.name === name)
+                .flatMap(node => node.widgets).filter(widget => widget.name.split(': ').pop() === name)
                 .map(widget => { widget.value = value; widget.callback?.(value) }).length""",
             [title, name, value],
         )
@@ -132,19 +150,29 @@ class Interface:
         self.page.mouse.dblclick(*at, delay=5)
         self._search_box().press_sequentially(text)
         for name in wanted:
-            self._offer(name).wait_for()
+            self.page.wait_for_function(FIND_OFFER, arg=[OFFERS, name])
 
     def drop(self, name: str, at: tuple[float, float]) -> None:
         """Find a node by its whole name, put it at an empty place."""
         before = len(self.nodes())
         self.search(name, [name], at)
         hangs_on_pointer = self.page.get_by_role("search").count() > 0  # in newer interfaces, until a click
-        self._offer(name).click()
+        self._choose(name)
         self._search_box().wait_for(state="hidden")
         if hangs_on_pointer:
             self.page.mouse.click(*at)
         self.page.wait_for_function("before => app.graph.nodes.length === before + 1", arg=before)
+        assert self.nodes()[-1]["title"] == name
         self.settle()
+
+    def _choose(self, name: str) -> None:
+        for _ in range(5):
+            offer = self.page.wait_for_function(FIND_OFFER, arg=[OFFERS, name]).as_element()
+            try:
+                return offer.click(timeout=CLICK_MS)
+            except Error:
+                continue  # the list, which follows the typing late, was drawn anew
+        raise AssertionError(f"{name} could not be chosen")
 
     def close_search(self) -> None:
         """Leave the search without a choice."""
@@ -155,12 +183,7 @@ class Interface:
         older = self.page.locator(".comfy-vue-node-search-container input[type=text]")
         return older.or_(self.page.locator("[role=search] input[role=combobox]")).first
 
-    def _offer(self, name: str):
-        offers = self.page.locator(".comfy-vue-node-search-container [role=option], [data-testid=result-item]")
-        # the name is the first line; descriptions that mention another node follow
-        return offers.filter(has_text=re.compile(rf"^\s*{re.escape(name)}(?![\w-])")).first
-
-    def wire(self, origin: int, output: str, target: int, socket: str) -> None:
+    def wire(self, origin, output: str, target, socket: str) -> None:
         """Drag from an output to an input, both by their names."""
         start, end = self.slot(origin, "output", output), self.slot(target, "input", socket)
         self.page.mouse.move(*start)
@@ -173,7 +196,7 @@ class Interface:
             arg=[target, socket],
         )
 
-    def slot(self, node: int, side: str, name: str) -> list[float]:
+    def slot(self, node, side: str, name: str) -> list[float]:
         """Return where a slot of a node is."""
         graph = self.page.evaluate(
             """([id, side, name]) => {
@@ -185,7 +208,7 @@ class Interface:
         )
         return self.page.evaluate(ON_PAGE, graph)
 
-    def widget(self, node: int, name: str) -> list[float]:
+    def widget(self, node, name: str) -> list[float]:
         """Return where the middle of a widget is that the canvas draws."""
         graph = self.page.evaluate(
             """([id, name]) => {
@@ -205,7 +228,7 @@ class Interface:
         shown.wait_for()
         return shown.inner_text()
 
-    def select(self, node: int) -> None:
+    def select(self, node) -> None:
         """Select a node alone."""
         self.page.evaluate("id => app.canvas.selectNodes([app.graph.getNodeById(id)])", node)
 
@@ -216,9 +239,11 @@ class Interface:
 
     def error(self) -> str:
         """Return the text of the error that lies over the canvas."""
-        shown = self.page.locator("[role=dialog]").or_(self.page.get_by_test_id("error-overlay")).first
-        shown.wait_for()
-        return shown.inner_text()
+        folded = self.page.get_by_test_id("error-overlay-see-errors")  # newer interfaces unfold it in a panel
+        self.page.locator("[role=dialog]").or_(folded).first.wait_for()
+        if folded.count():
+            folded.click()
+        return self.page.locator("[role=dialog]").or_(self.page.get_by_test_id("properties-panel")).first.inner_text()
 
     def run(self) -> dict:
         """Press Run; return the event that ended it."""

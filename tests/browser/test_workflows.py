@@ -27,7 +27,7 @@ HERE = [name for name, workflow in FILES.items() if runs_here(workflow)]
 
 
 def saved_values(workflow):
-    return {node["id"]: node["widgets_values"] for node in workflow["nodes"]}
+    return {str(node["id"]): node["widgets_values"] for node in workflow["nodes"]}
 
 
 def test_the_embedded_model_has_workflows():
@@ -40,12 +40,13 @@ def test_it_opens(each_ui, name):
     nodes = each_ui.nodes()
     assert [node["type"] for node in nodes if not node["known"]] == []
     assert not each_ui.page.locator(".comfy-missing-nodes, [data-testid=missing-node-card]").count()
-    shown = {node["id"]: [value for _, value in node["widgets"]] for node in nodes}
+    shown = {str(node["id"]): [value for _, value in node["widgets"]] for node in nodes}
     for number, values in saved_values(FILES[name]).items():
         # a button, a preview come after what is saved
         assert shown[number][: len(values)] == values, number
     # letters smaller than the interface draws leave empty boxes
     assert not each_ui.page.evaluate("() => app.canvas.low_quality")
+    assert each_ui.overlapping() == []
     each_ui.shot(f"open_{name}_{each_ui.way}")
     each_ui.shot(f"whole_{name}_{each_ui.way}", whole=True)
 

@@ -15,7 +15,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
-FOLDERS = {"docs", "locales", "models", "nodes", "teefusion_core", "web", "workflows"}
+FOLDERS = {"docs", "locales", "models", "nodes", "subgraphs", "teefusion_core", "web", "workflows"}
 FILES = {"__init__.py", "pyproject.toml", "README.md", "README.zh-CN.md", "CHANGELOG.md", "LICENSE"}
 KINDS = {"", ".json", ".jpg", ".md", ".png", ".py", ".safetensors", ".toml"}
 LARGEST = 42_000_000  # bytes before compression, all but 1.5 million of them the demo model
