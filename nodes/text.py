@@ -111,7 +111,13 @@ class TextEmbeddingBlend(io.ComfyNode):
                 "Arithmetic of prompts: base plus one prompt minus another, on tokens as well as on the pooled vector. "
                 "The report tells how near the blend is to a prompt that says it all."
             ),
-            search_aliases=["teefusion", "prompt arithmetic", "conditioning subtract", "conditioning add", "embedding cosine"],
+            search_aliases=[
+                "teefusion",
+                "prompt arithmetic",
+                "conditioning subtract",
+                "conditioning add",
+                "embedding cosine",
+            ],
             inputs=[
                 inp(io.Conditioning.Input, "base", tooltip="The prompt to start from. It keeps its area, mask, times."),
                 _weight("add_weight", "How much of add is added. 0: none of it."),
