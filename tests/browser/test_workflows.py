@@ -22,6 +22,7 @@ TELLS = {  # what a node says under its widgets after a run
     "ZSampling": "3 steps, 12 forward passes",
     "DistillTrainer": "written to loras/browser_student",
 }
+PICTURES = ("SaveImage", "PreviewImage", "LossGraphNode")
 PICTURED = {path.stem for path in WORKFLOWS.glob("*.jpg")}
 HERE = [name for name, workflow in FILES.items() if runs_here(workflow)]
 
@@ -60,12 +61,13 @@ def test_it_runs_to_pictures(ui, server, name):
     ended = ui.run()
     assert ended["kind"] == "execution_success", ended
     shown = ui.pictures()
-    expected = {node["title"] for node in FILES[name]["nodes"] if node["type"] in ("SaveImage", "LossGraphNode")}
+    expected = {node["title"] for node in FILES[name]["nodes"] if node["type"] in PICTURES}
     assert expected and expected <= set(shown), shown
     for address in (address for title in expected for address in shown[title]):
         picture_HW3 = np.asarray(Image.open(io.BytesIO(server.read(address))).convert("RGB"))
         assert picture_HW3.shape[0] >= 64 and picture_HW3.std() > 1, address
-    assert ui.page.evaluate("() => previews") > 0
+    if SHORT.keys() & {node["type"] for node in FILES[name]["nodes"]}:
+        assert ui.page.evaluate("() => previews") > 0, "nothing was shown on the way"
     for node in FILES[name]["nodes"]:
         if node["type"] in TELLS:
             ui.page.get_by_text(TELLS[node["type"]]).first.wait_for()
