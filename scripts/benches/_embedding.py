@@ -32,7 +32,7 @@ def embeddings(study: Study, students: dict[str, Path]) -> list[dict[str, Any]]:
         model = study.base if path is None else load(study.base, path)
         scale = info.guidance_timestep_scale
         found.append({"name": name, "scale": scale, **_described(_embedded(model, scale, FINE))})
-        found[-1]["cosines"] = [packed(row, 2) for row in cosines(_embedded(model, scale, COARSE))]
+        found[-1]["cosines"] = [packed(row, 4) for row in cosines(_embedded(model, scale, COARSE))]
     return found
 
 

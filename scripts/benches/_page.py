@@ -35,7 +35,7 @@ th { background: var(--soft); } td { white-space: nowrap; }
 figure { margin: 1rem 0; } figcaption { color: var(--dim); font-size: 13px; max-width: 46rem; }
 .plot { background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: .6rem; display: inline-block;
   max-width: 100%; } .plot svg { max-width: 100%; height: auto; display: block; }
-.strip { width: 512px; max-width: none; display: block; image-rendering: pixelated; }
+.strip { width: 544px; max-width: none; display: block; image-rendering: pixelated; }
 code { font-size: 12px; }
 """
 PLOTS = {
@@ -65,6 +65,7 @@ def page(result: dict[str, Any], strips: dict[str, bytes]) -> str:
         '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
         f"<title>TeEFusion against its rivals</title><style>{STYLE}</style></head><body>",
         *_head(result),
+        _table(_rivals.settings_table(result)),
         *_section("The paper's claims", _claims.__doc__, _claims_table(result)),
         *_section("Table 1: methods by what prompts claim", _rivals.table.__doc__, _table(_rivals.table(result))),
         _plot(drawn, "scores"),
@@ -81,11 +82,13 @@ def page(result: dict[str, Any], strips: dict[str, bytes]) -> str:
         *_section("Figure 5b: training", _rivals.curve_table.__doc__, _table(_rivals.curve_table(result))),
         _table(_rivals.checkpoint_table(result)),
         _plot(drawn, "losses"),
+        *_section("Where the gap comes from", _rivals.diagnosis_table.__doc__, _table(_rivals.diagnosis_table(result))),
         *_section("Velocities", _rivals.velocity_table.__doc__, _table(_rivals.velocity_table(result))),
         _plot(drawn, "velocities"),
         *_section("Figure 6: the embedding of w", "", _plot(drawn, "embedding")),
         *_section("Another sampler", _rivals.sampler_table.__doc__, _table(_rivals.sampler_table(result))),
         *_section("Pictures", "The same prompts from the same noise, students of seed 0.", _pictures_table(strips)),
+        _list(result.get("shown", []) if strips else []),
         *_missing(result),
         "</body></html>",
     ]
@@ -115,7 +118,7 @@ def _section(title: str, text: str | None, *parts: str) -> list[str]:
 
 def _table(rows: Rows, kind: str = "") -> str:
     if len(rows) < 2:
-        return '<p class="dim">No such students were there.</p>'
+        return '<p class="dim">Nothing of this kind was there to measure.</p>'
     head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows[1:])
     return f'<div class="scroll"><table class="{kind}"><tr>{head}</tr>\n{body}</table></div>'
@@ -141,6 +144,11 @@ def _pictures_table(strips: dict[str, bytes]) -> str:
         image = f'<img class="strip" alt="{escape(name)}" src="data:image/png;base64,{data}">'
         rows.append(f"<tr><td>{escape(name)}</td><td>{image}</td></tr>")
     return f'<div class="scroll"><table>{"".join(rows)}</table></div>' if rows else ""
+
+
+def _list(texts: list[str]) -> str:
+    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    return f"<p>Prompts from left to right:</p><ol>{items}</ol>" if items else ""
 
 
 def _missing(result: dict[str, Any]) -> list[str]:

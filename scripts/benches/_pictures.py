@@ -11,7 +11,7 @@ import numpy as np
 
 from ._report import RESULTS
 
-PROMPTS = 8
+PROMPTS, GAP = 8, 2
 SHEET = RESULTS / "tables.png"
 NAMES = "methods"
 
@@ -20,7 +20,9 @@ def keep(strips: dict[str, np.ndarray], sheet: Path = SHEET) -> None:
     """Write strips of uint8 pictures [8,H,W,3] one below the other; their names stand in the file too."""
     from PIL import Image, PngImagePlugin
 
-    rows = [strip.swapaxes(0, 1).reshape(strip.shape[1], -1, 3) for strip in strips.values()]
+    apart = ((0, 0), (0, 0), (GAP, GAP), (0, 0))
+    spaced = (np.pad(strip, apart, constant_values=128) for strip in strips.values())
+    rows = [strip.swapaxes(0, 1).reshape(strip.shape[1], -1, 3) for strip in spaced]
     info = PngImagePlugin.PngInfo()
     info.add_text(NAMES, json.dumps(list(strips)))
     part = sheet.with_suffix(".tmp")

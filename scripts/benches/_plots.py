@@ -68,7 +68,7 @@ def _sweep(pyplot: Any, result: dict[str, Any]) -> Any:
     figure, axes = pyplot.subplots(figsize=(WIDE, 3.4))
     for group in groups(result["rows"]):
         row, tried = group[0], strengths(group)
-        if len(tried) < 2 or row["knob"] != "w":
+        if len(tried) < 2 or row["knob"] != "w" or row["method"] == MATCHED:
             continue
         means = [mean(values(at(group, strength))) for strength in tried]
         [line] = axes.plot(
@@ -118,7 +118,10 @@ def _taught(pyplot: Any, result: dict[str, Any]) -> Any:
 
 
 def _losses(pyplot: Any, result: dict[str, Any]) -> Any:
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(WIDE, 2.8), layout="constrained")
+    panels = 2 if result["checkpoints"] else 1
+    figure, [[left, *right]] = pyplot.subplots(
+        1, panels, figsize=(WIDE * panels / 2, 2.8), layout="constrained", squeeze=False
+    )
     kinds: dict[tuple, list[dict]] = {}
     for curve in result["curves"]:
         kinds.setdefault((curve["method"], curve["teacher"], curve["trainable"], curve["budget"]), []).append(curve)
@@ -132,7 +135,8 @@ def _losses(pyplot: Any, result: dict[str, Any]) -> Any:
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter("{x:g}")
     left.legend(fontsize=6)
-    _on_the_way(right, result)
+    for axes in right:
+        _on_the_way(axes, result)
     return figure
 
 
@@ -149,8 +153,7 @@ def _on_the_way(axes: Any, result: dict[str, Any]) -> None:
             list(steps), [m["low"] for m in means], [m["high"] for m in means], color=line.get_color(), alpha=0.12, lw=0
         )
     axes.set(xlabel="step", ylabel="all right")
-    if kinds:
-        axes.legend(fontsize=6)
+    axes.legend(fontsize=6)
 
 
 def _velocities(pyplot: Any, result: dict[str, Any]) -> Any:
@@ -184,7 +187,7 @@ def _embedded(pyplot: Any, result: dict[str, Any]) -> Any:
         figure.colorbar(places, ax=second, label="w")
         cosines = [unpacked(line) for line in found["cosines"]]
         edges = [LOWEST - COARSE / 2, HIGHEST + COARSE / 2] * 2
-        heat = third.imshow(cosines, origin="lower", extent=edges, vmin=-1, vmax=1, cmap="RdBu_r")
+        heat = third.imshow(cosines, origin="lower", extent=edges, vmax=1)
         third.grid(False)
         third.set(title="cosine", xlabel="w", ylabel="w")
         figure.colorbar(heat, ax=third)

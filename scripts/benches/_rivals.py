@@ -48,6 +48,19 @@ def table(result: dict[str, Any]) -> Rows:
     return lines
 
 
+def settings_table(result: dict[str, Any]) -> Rows:
+    """How much was measured, in how long."""
+    settings, machine = result["settings"], result.get("machine", {})
+    trained = {(row["method"], row["teacher"], row["trainable"], row["budget"], row["seed"]) for row in result["rows"]
+               if row["trainable"]}  # fmt: skip
+    cells = [str(settings["prompts"]), str(settings["steps"]), str(len(settings["guidance"])), str(len(trained))]
+    cores = f"{machine.get('device', '')}, {machine.get('cores', '')} cores, {settings['threads']} threads"
+    return [
+        ["prompts", "steps", "strengths of each method", "students", "minutes", "on"],
+        [*cells, f"{result['minutes']:.0f}", cores],
+    ]
+
+
 def pictures_table(result: dict[str, Any]) -> Rows:
     """Guidance that a method amounts to along its own path, colour, nearness to the teacher, diversity over noises."""
     lines = [["method", "strength", "effective", "saturation", "contrast", "clipped", "PSNR", "SSIM", "diversity"]]
@@ -174,6 +187,37 @@ def velocity_table(result: dict[str, Any]) -> Rows:
         cells = [cell for xs in found for cell in (f"{statistics.fmean(xs):.3f}", f"{min(xs):.3f}")]
         lines.append([named(rows), *cells])
     return lines
+
+
+def diagnosis_table(result: dict[str, Any]) -> Rows:
+    """What keeps a student from its teacher: too little guidance, another direction, a training that was too short.
+
+    Effective guidance is that of each along its own path at w 2; the cosine that of what guidance adds to the base;
+    the loss is that of the last tenth of the steps, with how much came off since two tenths earlier; seeds are the
+    least with the best score of a single student.
+    """
+    lines = [["student", "effective, teacher", "its own", "cosine", "last loss", "still falling", "seeds"]]
+    for group in groups(result["rows"]):
+        main = headline(group)
+        if not main[0]["trainable"]:
+            continue
+        same = {name: main[0][name] for name in ("method", "teacher", "trainable", "budget")}
+        [taught] = groups(result["rows"], method=TEACHER, teacher=main[0]["teacher"])
+        cosines = [x for row in _fitting(result["velocities"], same) for x in unpacked(row["guidance_cosine"])]
+        curves = [unpacked(curve["losses"]) for curve in _fitting(result["curves"], same)]
+        late, last = (statistics.fmean(x for curve in curves for x in curve[part]) if curves else 0.0
+                      for part in (slice(70, 80), slice(90, None)))  # fmt: skip
+        scores = [float(value) for value in values(main).mean(1)]
+        lines.append([
+            named(group), f"{_mean(headline(taught), 'effective'):.2f}", f"{_mean(main, 'effective'):.2f}",
+            f"{statistics.fmean(cosines):.3f}" if cosines else "", f"{last:.3f}" if curves else "",
+            f"{100 * (late - last) / late:.0f} %" if curves else "", f"{min(scores):.3f} to {max(scores):.3f}",
+        ])  # fmt: skip
+    return lines
+
+
+def _fitting(rows: list[dict[str, Any]], names: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in rows if all(row[name] == value for name, value in names.items())]
 
 
 def missing_table(result: dict[str, Any]) -> Rows:

@@ -74,6 +74,7 @@ def measure() -> dict[str, Any]:
         "checkpoints": evidence.checkpoints([arm for arm in found if arm.method == "teefusion"]),
         "embedding": evidence.embedding(),
         "missing": missing,
+        "shown": evidence.bench.texts[: _pictures.PROMPTS],
     }
     _pictures.keep(evidence.shown)
     result["minutes"] = round((time.perf_counter() - start) / 60, 1)

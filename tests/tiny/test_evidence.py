@@ -62,7 +62,7 @@ def result(**changed):
     falling = packed(1 + 3 * math.exp(-point / 10) for point in range(100))
     velocities = [{**row, "cosine": packed([0.99] * 20), "guidance_cosine": packed([0.8] * 20)} for row in rows[-2:]]
     made = {
-        "settings": {"prompts": NUM, "steps": 20},
+        "settings": {"prompts": NUM, "steps": 20, "guidance": GRID, "threads": 1},
         "minutes": 1.0,
         "rows": rows,
         "curves": [{**curve, "seed": seed, "losses": falling} for seed in (0, 1)],
@@ -208,7 +208,7 @@ class TestPage:
     def test_without_students_it_says_so(self):
         rows = [row for row in result()["rows"] if not row["trainable"] and "of" not in row]
         bare = result() | {"rows": rows, "curves": [], "checkpoints": [], "velocities": []}
-        assert "No such students were there" in _page.page(bare | {"claims": _claims.claims(bare)}, {})
+        assert "Nothing of this kind was there" in _page.page(bare | {"claims": _claims.claims(bare)}, {})
 
     def test_text_is_text(self):
         assert "<b>" not in _page._table([["a"], ["<b>"]])
