@@ -31,6 +31,7 @@ from ._arms import (
     student_path,
     students,
     teachers,
+    told,
     untrained,
 )
 from ._embedding import embeddings
@@ -54,6 +55,8 @@ def measure() -> dict[str, Any]:
     start, evidence = time.perf_counter(), Evidence()
     found, missing = students()
     arms = [*teachers(), *_untrained(), *found]
+    embedding, curves = evidence.embedding(), _curves.losses()  # first, for these are quick to fail
+    velocities = [evidence.agreement(arm) for arm in arms if arm.method not in (BASE, TEACHER)]
     for arm in arms:
         evidence.sweep(arm)
     evidence.match()
@@ -69,10 +72,10 @@ def measure() -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
         "rows": evidence.rows,
-        "velocities": [evidence.agreement(arm) for arm in arms if arm.method not in (BASE, TEACHER)],
-        "curves": _curves.losses(),
+        "velocities": velocities,
+        "curves": curves,
         "checkpoints": evidence.checkpoints([arm for arm in found if arm.method == "teefusion"]),
-        "embedding": evidence.embedding(),
+        "embedding": embedding,
         "missing": missing,
         "shown": evidence.bench.texts[: _pictures.PROMPTS],
     }
@@ -177,6 +180,5 @@ class Evidence(Study):
         for wanted in WANTED:
             path = student_path(wanted, SEEDS[0])
             if path.is_file() and wanted.method not in (*EMBEDS, DICE):
-                row = {**vars(wanted), "seed": SEEDS[0]}
-                fit[named([row])] = path
+                fit[named([{**vars(wanted), "budget": told(path).get("steps")}])] = path
         return embeddings(self, fit) if fit else []

@@ -101,3 +101,30 @@ def test_a_sharpener_is_sampled_at_its_alpha(bench, study, painted, plain, tmp_p
     assert arm.knob == "alpha" and painted(arm, 1.0).row["passes"] == 1
     assert np.array_equal(painted(arm, 0.0).images_BHW3, plain.images_BHW3)
     assert not np.array_equal(painted(arm, 2.0).images_BHW3, plain.images_BHW3)
+
+
+def test_the_whole_measurement_on_two_prompts(bench, host, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(REPO / "scripts"))
+    from benches import _arms, _curves, _page, _pictures, _rivals, tables
+
+    only = [wanted for wanted in _arms.WANTED if (wanted.method, wanted.teacher) == ("teefusion", "CFG")][:1]
+    for module in (_arms, _curves, tables):
+        monkeypatch.setattr(module, "WANTED", only)
+        monkeypatch.setattr(module, "SEEDS", (0,))
+        monkeypatch.setattr(module, "student_path", lambda wanted, seed: STUDENT)
+    for name, value in (("GRID", (1.0, 2.0)), ("SHARES", (0.1, 0.25))):
+        monkeypatch.setattr(_arms, name, value)
+    for name in ("NUM_PROMPTS", "FEW", "TWICE"):
+        monkeypatch.setattr(tables, name, 2)
+    monkeypatch.setattr(_pictures, "PROMPTS", 2)
+    monkeypatch.setattr(_pictures, "SHEET", tmp_path / "tables.png")
+    monkeypatch.setattr(_curves, "checkpoints", lambda base, arm: iter(()))
+    monkeypatch.setattr(_pictures.keep, "__defaults__", (tmp_path / "tables.png",))
+    result = tables.measure()
+    assert {row["method"] for row in result["rows"]} == {
+        "no guidance", "teacher", "untrained fusion", "teefusion", "CFG, matched"
+    }  # fmt: skip
+    assert [found["name"] for found in result["embedding"]][0] == "base" and len(result["embedding"]) == 2
+    assert result["claims"] and len(_rivals.table(result)) == 7
+    assert len(_pictures.strips(tmp_path / "tables.png")) == 6
+    assert "<svg" in _page.page(result, {})
