@@ -138,6 +138,8 @@ def _peak(rows: list[dict]) -> list[Claim]:
     for group in _students(rows):
         ends = strengths(group)[0], strengths(group)[-1]
         inner = [row for row in group if ends[0] < row["strength"] < ends[1]]
+        if not inner:
+            continue
         peak_KN, chosen = own_best(inner)
         results = []
         for end in ends:
