@@ -2,7 +2,7 @@
 
 How it hangs together: the conditioning carries plain tensors (null, w); `extra_conds`, which the host
 calls once per run with the weights loaded, LoRA included, turns them into the term; an APPLY_MODEL wrapper
-adds the term to the output of the pooled embedder for the length of one forward. The term lives in the
+adds the term to the output of the pooled embedder for the length of one forward (`seam`). The term lives in the
 run's own copy of the conditioning, hence there is no cache to go stale. A prompt without guidance in the
 same run gets zeros, so that the host can batch it with the fused one.
 
@@ -22,6 +22,7 @@ from ..architectures import Architecture, architecture_of
 from ..errors import InvalidConfig, ShapeMismatch, reported_by
 from ..fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep
 from ..methods import METHODS, TEEFUSION, Ingredients
+from ..seam import plus
 
 STUDENT_KEY = "teefusion_student"  # attachment of a model loaded from a student file: its metadata, a dict
 EMBEDDER_KEY = "teefusion_embedder"  # attachment of a model whose student has layers of its own, or None
@@ -121,16 +122,12 @@ def _patched(model_patcher, architecture: Architecture):
         term_BD = kwargs.pop(TERM_KEY, None)
         if term_BD is None:
             return executor(*args, **kwargs)
-        seam = architecture.pooled_module(executor.class_obj.diffusion_model)
-        handle = seam.register_forward_hook(lambda module, inputs, out_BD: _add_rows(out_BD, term_BD))
-        try:
+        with plus(executor.class_obj.diffusion_model, architecture.pooled_embed, term_BD):
             return executor(*args, **kwargs)
-        finally:
-            handle.remove()
 
     patched.add_object_patch("extra_conds", extra_conds)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER_KEY, apply_model)
-    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, _note_cfg)
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, _note_run)
     return patched
 
 
@@ -143,6 +140,7 @@ def _term_of_prompt(base, architecture: Architecture, method: str, embedder, *, 
     # float32 until after the subtraction: two close prompts would lose their difference in half precision
     pooled_BP, null_BP = (prompt[key].to(device, torch.float32) for key in ("pooled_output", NULL_KEY))
     timestep_B = prompt[TIMESTEP_KEY].to(device)
+    _check_hooks(base, architecture)
     time_embed, pooled_embed = architecture.embedders(base.diffusion_model, dtype)
     embedder = None if embedder is None else embedder.to(device)
     term_BD = METHODS[method](
@@ -156,22 +154,32 @@ def _term_of_prompt(base, architecture: Architecture, method: str, embedder, *, 
     return term_BD
 
 
-def _add_rows(out_BD: Tensor, term_BD: Tensor) -> Tensor:
-    """Add the term to the first rows; packs such as NAG append rows of their own, which stay as they are."""
-    rows, term_BD = len(term_BD), term_BD.to(out_BD)
-    if len(out_BD) == rows:
-        return out_BD + term_BD
-    return torch.cat((out_BD[:rows] + term_BD, out_BD[rows:]))
+def _check_hooks(base, architecture: Architecture) -> None:
+    """Refuse LoRAs of prompts that change the embedders: the host merges them later than the term is computed."""
+    hooked = getattr(base.current_patcher, "hook_patches", {}).values()
+    names = sorted({str(name).removeprefix("diffusion_model.") for patches in hooked for name in patches})
+    if found := [name for name in names if architecture.embeds(name)]:
+        raise InvalidConfig(
+            f"a LoRA hook of a prompt changes {found[0]}, of which the guidance is made for the whole run; load this "
+            "LoRA on the model with a LoRA loader instead"
+        )
 
 
-def _note_cfg(executor, *args, **kwargs):
-    """Say once per run that the sampler's cfg should be 1."""
-    cfg = getattr(executor.class_obj, "cfg", 1.0)
+def _note_run(executor, *args, **kwargs):
+    """Say once per run what makes it slower than it need be, or unguided."""
+    guider = executor.class_obj
+    cfg = getattr(guider, "cfg", 1.0)
     if isinstance(cfg, (int, float)) and not math.isclose(cfg, 1.0):
         log.warning(
             "%s: the sampler's cfg is %g; guidance is already part of the prompt, set cfg to 1. "
             "Every step now costs two passes, guided a second time.",
             IN_THE_RUN,
             cfg,
+        )
+    if not any(TIMESTEP_KEY in cond for conds in getattr(guider, "conds", {}).values() for cond in conds):
+        log.warning(
+            "%s: no prompt of this run carries guidance; connect the CONDITIONING of TeEFusion Conditioning as well, "
+            "not its MODEL alone.",
+            IN_THE_RUN,
         )
     return executor(*args, **kwargs)

@@ -10,8 +10,9 @@ Shapes: O output width, I input width, R rank (of all LoRAs of a layer together)
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import comfy.float
@@ -88,9 +89,19 @@ class LoraGap:
     def active(self) -> Iterator[None]:
         """Have the weak setting inside the block."""
         with ExitStack() as stack:
+            if self.changes:
+                stack.enter_context(_as_written())
             for change in self.changes:
                 stack.enter_context(change.active())
             yield
+
+
+def _as_written() -> AbstractContextManager:
+    """Have compiled networks run as they are written: their graphs do not look for updates that come and go.
+
+    Without torch._dynamo nothing has been compiled yet; importing it takes seconds.
+    """
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _differ(strong, weak, key: str) -> bool:
@@ -126,7 +137,9 @@ def _change(network: nn.Module, key: str, original: list, strong: dict, weak: di
             f"the weak model changes {key} by something other than a LoRA while part of the model is kept out of video "
             "memory; start ComfyUI with more of it, or load the weak model from a file of its own"
         )
-    merged = comfy.lora.calculate_weight(weak.get(key, []), convert(weight.float().clone(), inplace=True), key)
+    if not weak.get(key):
+        return Exchange(network, key, weight.clone())  # rounding to 8 bits moves even what fits
+    merged = comfy.lora.calculate_weight(weak[key], convert(weight.float().clone(), inplace=True), key)
     return Exchange(network, key, comfy.float.stochastic_rounding(merged, weight.dtype, seed=string_to_seed(key)))
 
 

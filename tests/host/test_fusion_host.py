@@ -161,6 +161,16 @@ def test_the_note_on_cfg_comes_once_per_run(golden_model, pack, runner, prompts,
     assert runner.rows == [1, 1, 1], "at cfg 1 a step is one pass"
 
 
+def test_a_run_without_any_guidance_says_so(golden_model, pack, runner, prompts, caplog):
+    positive, null, _ = prompts
+    fused, prompt = pack.comfy_host.apply_fusion(golden_model(CASE), positive, null, 5.0)
+    for given, notes in ((positive, 1), (prompt, 0)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            runner(fused, given, inputs(CASE)["x"][:1])
+        assert sum("no prompt of this run carries guidance" in record.message for record in caplog.records) == notes
+
+
 def test_every_row_has_its_own_guidance(golden_model, pack, runner, prompts, host):
     model, data = golden_model(CASE), inputs(CASE)
     positive, null, negative = prompts
@@ -371,7 +381,7 @@ class TestBadInput:
         refuse("UnsupportedArchitecture", "takes no pooled text", model=_tiny(host, adm_in_channels=None))
 
     def test_model_of_another_family(self, refuse, host):
-        refuse("UnsupportedArchitecture", "another family; looked for SD3.5", model=_other_family(host))
+        refuse("UnsupportedArchitecture", "another family: .* SD3.5, .* DICE Sharpen", model=_other_family(host))
 
     def test_a_latent_batch_that_does_not_fit(self, golden_model, pack, runner, prompts):
         positive, null, _ = prompts
