@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import comfy.lora
@@ -17,6 +18,7 @@ from .fuse import EMBEDDER_KEY, STUDENT_KEY
 
 UPDATES, MODELS = "loras", "diffusion_models"
 """The host's folders for students that change a base, for those that are models of their own."""
+LOADED = "TeEFusion student"  # who speaks when another node saves it
 
 
 def base_fingerprint(model_patcher) -> str:
@@ -84,7 +86,15 @@ def load_student(model_patcher, path: Path):
     student = _whole(tensors, path) if info.mode == FULL else _patched(model_patcher, tensors, path)
     student.set_attachments(STUDENT_KEY, asdict(info))
     student.set_attachments(EMBEDDER_KEY, embedder)
+    student.add_object_patch("state_dict_for_saving", partial(_refuse_saving, path.name))
     return student
+
+
+def _refuse_saving(name: str, *args, **kwargs) -> None:
+    raise InvalidConfig(
+        f"{LOADED}: {name} is a student, more than weights; a checkpoint would lose its gain and its range of guidance, "
+        "then sample wrongly. Keep the student file with its base, or train a whole student"
+    )
 
 
 def _embedder(tensors: dict[str, Tensor], info: StudentInfo, path: Path) -> GuidanceEmbedder | None:

@@ -22,6 +22,7 @@ from ..errors import CheckpointMismatch, InvalidConfig
 from .lora_gap import LoraGap
 
 WEAK_KEY = "teefusion_weak"  # additional model of the strong patcher
+CACHE_KEY = "easycache"  # transformer option of the host's EasyCache with its LazyCache
 
 
 class Weak:
@@ -35,9 +36,11 @@ class Weak:
             weak: any MODEL of the same latent space and kind of noise, or the strong one itself.
         Raises:
             CheckpointMismatch: the two do not share a latent space or a kind of noise.
-            InvalidConfig: two clones that differ in something which cannot be exchanged during a run.
+            InvalidConfig: two clones that differ in something which cannot be exchanged during a run, or a model
+                that answers with the prediction before.
         """
         check_compatible(strong, weak)
+        _check_uncached(strong, weak)
         self.shared = weak.model is strong.model
         if self.shared:
             _check_exchangeable(strong, weak)
@@ -133,6 +136,15 @@ def check_compatible(strong, weak) -> None:
     if flow[0] != flow[1]:
         raise CheckpointMismatch(
             "one of the two models is a flow model, the other predicts noise; choose two models of one family"
+        )
+
+
+def _check_uncached(*patchers) -> None:
+    """Refuse nodes that skip a prediction because it would be like the one before."""
+    if any(CACHE_KEY in patcher.model_options.get("transformer_options", {}) for patcher in patchers):
+        raise InvalidConfig(
+            "EasyCache or LazyCache is on a model that is reflected: it answers with the prediction before, which here "
+            "is that of another leg, so that strong would equal weak; take it off"
         )
 
 
