@@ -261,21 +261,13 @@ def linear_layers(network: nn.Module) -> list[str]:
     return [path for path, layer in network.named_modules() if path and isinstance(layer, nn.Linear)]
 
 
-def _parts(architecture: Architecture) -> tuple[str, ...]:
-    return architecture.time_mlp, architecture.pooled_embed
-
-
-def _within(path: str, parts: tuple[str, ...]) -> bool:
-    return any(path == part or path.startswith(f"{part}.") for part in parts)
-
-
 def _of_modulation(network: nn.Module, architecture: Architecture) -> list[str]:
-    parts, mark = _parts(architecture), architecture.modulation
-    return [path for path in linear_layers(network) if _within(path, parts) or mark in path]
+    mark = architecture.modulation
+    return [path for path in linear_layers(network) if architecture.embeds(path) or mark in path]
 
 
 def _of_embedders(network: nn.Module, architecture: Architecture) -> list[str]:
-    return [name for name, _ in network.named_parameters() if _within(name, _parts(architecture))]
+    return [name for name, _ in network.named_parameters() if architecture.embeds(name)]
 
 
 Maker = Callable[[nn.Module, Architecture, int, int], Update]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import comfy.model_management
 import comfy.sampler_helpers
@@ -23,6 +23,7 @@ from ..errors import ShapeMismatch
 from ..flow import Velocity, velocity_of
 from ..guidance import cfg_scale_of
 from ..methods import EMBEDS, GuidanceEmbedder
+from ..out_of_place import out_of_place
 from ..trainable import TRAINABLE, Update
 from ..trajectories import Example, Walk, levels, replay_loss, target_of
 from ..walks import generator_of
@@ -105,12 +106,13 @@ class Distillation:
     def attached(self) -> Iterator[None]:
         """Hang the student on the model for the length of a training."""
         network = self.base.diffusion_model
-        with self.update.attached():
+        with ExitStack() as stack:
+            stack.enter_context(self.update.attached())
+            if architecture_of(network).adds_in_place:
+                stack.enter_context(out_of_place(network))
             if self.settings.gradient_checkpointing:
-                with checkpointed(network):
-                    yield
-            else:
-                yield
+                stack.enter_context(checkpointed(network))
+            yield
 
     def walk(self, number: int) -> Walk:
         """One walk of the teacher, always the same for the same number."""
@@ -223,8 +225,8 @@ class Distillation:
         """Constant of the term with the layers of its own, which are trained along with the update."""
         settings = self.settings
         if settings.method in EMBEDS:
-            _, width = architecture.widths(network)
-            self.update.embedder = GuidanceEmbedder(architecture.sinusoid_width, width, settings.seed).to(self.device)
+            waves, (_, width) = architecture.sinusoid_width(network), architecture.widths(network)
+            self.update.embedder = GuidanceEmbedder(waves, width, settings.seed).to(self.device)
             return 1.0, self.update.embedder
         return architecture.gain if settings.term_share == 0 else self._calibrated_gain(), None
 

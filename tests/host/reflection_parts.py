@@ -31,8 +31,10 @@ def randn(seed, *shape):
 
 
 def randomise(network, seed, gain=1.0):
-    """Fill every parameter, so that no layer answers zero."""
+    """Fill every parameter, so that no layer answers zero; what is no parameter is zero instead of left as found."""
     generator = torch.Generator().manual_seed(seed)
+    for buffer in network.buffers():
+        buffer.zero_()
     with torch.no_grad():
         for parameter in network.parameters():
             values = torch.randn(parameter.shape, generator=generator)

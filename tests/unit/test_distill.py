@@ -13,7 +13,7 @@ from teefusion_core.fusion import EXACT, OFFICIAL_BF16
 WIDTH, POOLED, WAVES = 6, 5, 8
 TINY = Architecture(
     name="tiny", landmarks=("time",), time_mlp="time", pooled_embed="text", modulation="mix",
-    sinusoid_width=WAVES, guidance_timestep_scale=1000.0, gain=0.1, source="test",
+    guidance_timestep_scale=1000.0, gain=0.1, source="test",
 )  # fmt: skip
 
 

@@ -15,7 +15,6 @@ ROW = Architecture(
     time_mlp="time",
     pooled_embed="text",
     modulation="scale",
-    sinusoid_width=6,
     guidance_timestep_scale=1.0,
     gain=1.0,
     source="here",

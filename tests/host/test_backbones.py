@@ -1,0 +1,190 @@
+"""Families of models, as rows of a table: the formula, the trainer, the loader on the host's own small networks.
+
+`scripts/bench.py backbones` runs this file, then writes its cells as a table.
+"""
+
+import pytest
+import torch
+
+from teefusion_core.architectures import architecture_of
+from teefusion_core.distill_settings import DistillSettings
+from teefusion_core.student_file import write_student
+from teefusion_core.train_settings import TrainSettings
+from teefusion_core.trajectories import Example
+
+from .backbones_parts import BACKBONES, WITHOUT, built, prompt
+from .reflection_parts import randn, relative, weights_of
+
+W, GAIN, STEPS, SEED = 3.0, 0.2, 3, 4
+EQUAL, OTHER = 1e-4, 1e-3
+
+each = pytest.mark.parametrize("backbone", BACKBONES, ids=lambda backbone: backbone.name)
+
+
+@pytest.fixture(scope="module")
+def model_of(host):
+    """Return a function that builds a backbone's MODEL (kept)."""
+    kept = {}
+
+    def get(backbone):
+        if backbone.name not in kept:
+            kept[backbone.name] = built(host, backbone)
+        return kept[backbone.name]
+
+    return get
+
+
+@pytest.fixture
+def tell(backbone, record_property):
+    return lambda column, outcome: record_property("cell", "|".join((backbone.name, column, outcome)))
+
+
+def sampled(host, backbone, model, positive, negative, cfg=1.0):
+    noise = randn(SEED, 1, *backbone.latent)
+    options = {"denoise": 1.0, "seed": SEED, "disable_pbar": True}
+    arguments = (STEPS, cfg, "euler", "normal", positive, negative, torch.zeros_like(noise))
+    out = host.comfy.sample.sample(model, noise, *arguments, **options)
+    assert torch.isfinite(out).all()
+    return out
+
+
+def literal_twin(host, backbone, model, null, w, gain):
+    """The MODEL with G(psi(1000 w)) * F(c - null) written into the forward of F, parts named by hand."""
+    from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
+
+    network = model.model.diffusion_model
+    noise = randn(0, 1, *backbone.latent)
+    sizes = {"width": 8 * noise.shape[-1], "height": 8 * noise.shape[-2]}  # of which SDXL is told
+    null_1Y = model.model.encode_adm(pooled_output=null[0][1]["pooled_output"], noise=noise, device="cpu", **sizes)
+    F, G = backbone.text(network), backbone.time(network)
+    whole = F.forward
+
+    def forward(y_BY):
+        psi = timestep_embedding(torch.tensor([1000.0 * w]), backbone.waves)
+        return whole(y_BY) + gain * G(psi) * whole(y_BY - null_1Y.to(y_BY))
+
+    twin = model.clone()
+    path = backbone.path + (".mlp" if F is not network.get_submodule(backbone.path) else "")
+    twin.add_object_patch(f"diffusion_model.{path}.forward", forward)
+    return twin
+
+
+def distillation(host, pack, backbone, model, **options):
+    """A distillation with plain CFG as its teacher."""
+    parts, cfg = pack.comfy_host, host.comfy.samplers.CFGGuider(model)
+    settings = dict(teacher_steps=STEPS, walk_rows=2, walks=1, rank=2, term_share=0.3, w_max=6.0)
+    return parts.Distillation(
+        model,
+        parts.Teacher(cfg, host.comfy.samplers.sampler_object("euler")),
+        parts.Prompts([prompt(backbone, 1), prompt(backbone, 3)], "prompt"),
+        parts.Prompts([prompt(backbone, 2)], "null"),
+        DistillSettings(**settings | options),
+        latent_CHW=backbone.latent,
+    )
+
+
+@each
+def test_the_formula(backbone, host, pack, model_of, tell):
+    model = model_of(backbone)
+    assert architecture_of(model.model.diffusion_model).name == backbone.family
+    positive, null, before = prompt(backbone, 1), prompt(backbone, 2), weights_of(model)
+    fused = pack.comfy_host.apply_fusion(model, positive, null, W, gain=GAIN, w_precision="exact")
+    with torch.inference_mode():
+        plain = sampled(host, backbone, model, positive, null)
+        got = sampled(host, backbone, *fused, null)
+        twin = sampled(host, backbone, literal_twin(host, backbone, model, null, W, GAIN), positive, null)
+        again = sampled(host, backbone, model, positive, null)
+    assert relative(got, twin) < EQUAL and relative(got, plain) > OTHER
+    assert torch.equal(again, plain)
+    assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+    tell("family", backbone.family)
+    tell("conditioning", f"equals the formula (difference {relative(got, twin):.0e})")
+
+
+@each
+def test_guided_a_second_time_its_negative_rows_stay_as_they_are(backbone, host, pack, model_of):
+    model, cfg = model_of(backbone), 2.5
+    positive, null = prompt(backbone, 1), prompt(backbone, 2)
+    fused, guided = pack.comfy_host.apply_fusion(model, positive, null, W, gain=GAIN)
+
+    def once(which, prompts, cfg, negative):
+        guider = host.comfy.samplers.CFGGuider(which)
+        guider.set_conds(prompts, negative)
+        guider.set_cfg(cfg)
+        seen = []
+
+        def step(network, x, sigmas, extra_args=None, callback=None, disable=None):
+            seen.append(network(x, sigmas[0] * x.new_ones(len(x)), **(extra_args or {})))
+            return x
+
+        noise, sampler = randn(SEED, 1, *backbone.latent), host.comfy.samplers.KSAMPLER(step)
+        sigmas = pack.comfy_host.schedule(which, "normal", STEPS, 1.0)
+        guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=SEED)
+        return seen[0]
+
+    with torch.inference_mode():
+        cond, uncond = once(fused, guided, 1.0, null), once(model, null, 1.0, null)
+        assert relative(once(fused, guided, cfg, null), uncond + cfg * (cond - uncond)) < EQUAL
+
+
+@each
+def test_two_steps_of_training_make_a_student_that_loads(backbone, host, pack, model_of, tell, tmp_path):
+    parts, model = pack.comfy_host, model_of(backbone)
+    positive, null, before = prompt(backbone, 1), prompt(backbone, 2), weights_of(model)
+    with torch.inference_mode(False), torch.enable_grad():
+        distil = distillation(host, pack, backbone, model)
+        loop = TrainSettings(steps=2, batch=2, lr=0.02, warmup=0, ema=0.0)
+        student = parts.Training(distil, loop, root=tmp_path, name="run", teacher="CFG").run()
+    assert student.finished and len(student.losses) == 2 and all(0 < loss < 1e6 for loss in student.losses)
+    assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+    write_student(tmp_path / "student.safetensors", student.tensors, student.info)
+    with torch.inference_mode():
+        loaded = parts.load_student(model, tmp_path / "student.safetensors")
+        got = sampled(host, backbone, *parts.apply_fusion(loaded, positive, null, W), null)
+        merged = literal_twin(host, backbone, loaded, null, W, student.info.gain)
+        assert relative(got, sampled(host, backbone, merged, positive, null)) < EQUAL
+        fused = parts.apply_fusion(model, positive, null, W, gain=student.info.gain, w_precision="exact")
+        assert relative(got, sampled(host, backbone, *fused, null)) > OTHER, "the update is heard"
+    with pytest.raises(pack.errors.CheckpointMismatch, match="was trained from the base"):
+        parts.load_student(built(host, backbone, seed=9), tmp_path / "student.safetensors")
+    tell("trainer", f"2 steps, {len(student.tensors)} tensors")
+    tell("loader", "its file on its base")
+
+
+@each
+def test_gradients_are_right_with_activations_kept_or_made_again(backbone, host, pack, model_of):
+    """Against a finite difference: the host's blocks may write over what a backward pass needs."""
+    model, step, gradients = model_of(backbone), 2e-2, []
+    x, rows = randn(5, 2, *backbone.latent), torch.zeros(2, dtype=torch.long)
+    half, w = torch.full((2,), 0.5), torch.full((2,), W)
+    example = Example(x, half, w, rows, rows, randn(6, *x.shape), randn(7, *x.shape), half)
+    with torch.inference_mode(False), torch.enable_grad():
+        for checkpointing in (False, True):
+            distil = distillation(host, pack, backbone, model, gradient_checkpointing=checkpointing)
+            weights = list(distil.update.parameters())
+            start = torch.cat([0.1 * randn(number, *weight.shape).flatten() for number, weight in enumerate(weights)])
+
+            def at(place, distil=distil, weights=weights):
+                torch.nn.utils.vector_to_parameters(place, weights)
+                return distil.loss(example)
+
+            plain = distil.velocity([0, 0])(x, half)
+            with distil.attached():
+                assert torch.equal(distil.velocity([0, 0])(x, half), plain), "an update of zero changes nothing"
+                gradient = torch.cat([g.flatten() for g in torch.autograd.grad(at(start), weights)])
+                along = gradient / gradient.norm()
+                slope = (at(start + step * along) - at(start - step * along)) / (2 * step)
+            assert float(slope) == pytest.approx(float(gradient.norm()), rel=0.02)
+            gradients.append(gradient)
+    assert relative(*gradients) < EQUAL
+
+
+@pytest.mark.parametrize("backbone", WITHOUT, ids=lambda backbone: backbone.name)
+def test_without_pooled_text_it_says_what_is_missing(backbone, host, pack, tell):
+    model = built(host, backbone)
+    with pytest.raises(pack.errors.UnsupportedArchitecture, match=backbone.missing) as caught:
+        pack.nodes["TeEFusionConditioning"].execute(model, prompt(backbone, 1), prompt(backbone, 2), W)
+    message = str(caught.value)
+    assert message.startswith("TeEFusion Conditioning: ") and "DICE Sharpen" in message
+    tell("family", "refused")
+    tell("conditioning", backbone.missing + "; DICE Sharpen is offered")
