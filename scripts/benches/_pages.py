@@ -11,7 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import _claims, _rivals, alignment, demo, overhead, reflection, reflection_cost, students, trainer
+from . import (
+    _claims,
+    _rivals,
+    alignment,
+    backbones,
+    composition,
+    demo,
+    import_time,
+    overhead,
+    reflection,
+    reflection_cost,
+    soak,
+    students,
+    trainer,
+)
 
 Rows = list[list[str]]
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
@@ -36,11 +50,16 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "rivals_velocities": ("tables", _rivals.velocity_table),
     "rivals_samplers": ("tables", _rivals.sampler_table),
     "rivals_missing": ("tables", _rivals.missing_table),
+    "composition": ("composition", composition.table),
+    "composition_reasons": ("composition", composition.reason_table),
+    "backbones": ("backbones", backbones.table),
+    "soak": ("soak", soak.table),
+    "import_time": ("import_time", import_time.table),
     "trainer": ("trainer", trainer.table),
     "trainer_stock": ("trainer", trainer.stock_table),
     "trainer_memory": ("trainer", trainer.memory_table),
 }
-PAGES = ("README.md", "README.zh-CN.md", "docs/train.md", "docs/evidence.md")
+PAGES = ("README.md", "README.zh-CN.md", "docs/train.md", "docs/evidence.md", "docs/composition.md")
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 

@@ -92,8 +92,8 @@ def load_student(model_patcher, path: Path):
 
 def _refuse_saving(name: str, *args, **kwargs) -> None:
     raise InvalidConfig(
-        f"{LOADED}: {name} is a student, more than weights; a checkpoint would lose its gain and its range of guidance, "
-        "then sample wrongly. Keep the student file with its base, or train a whole student"
+        f"{LOADED}: {name} is a student, more than weights; a checkpoint would lose its gain and its range of "
+        "guidance, then sample wrongly. Keep the student file with its base, or train a whole student"
     )
 
 

@@ -10,7 +10,8 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent.parent
 README, CHINESE = ((REPO / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
-each_page = pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/train.md", "docs/evidence.md"])
+PAGES = ["README.md", "README.zh-CN.md", "docs/train.md", "docs/evidence.md", "docs/composition.md"]
+each_page = pytest.mark.parametrize("name", PAGES)
 each_readme = pytest.mark.parametrize("readme", [README, CHINESE], ids=["English", "Chinese"])
 RESULTS = REPO / "bench" / "results"
 

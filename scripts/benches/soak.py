@@ -1,0 +1,109 @@
+"""What is left of many runs: memory, speed, pictures of one server that is asked again and again."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from runner.base import make_base
+from runner.client import pictures, run_prompt
+from runner.places import PACK, ROOT
+from runner.server import Server, running
+from runner.stop import say
+
+from ._soak_graphs import PICTURE, furnish, graphs, stock
+
+RUNS, WARM, WINDOW = 300, 80, 40
+"""Queued in all, of which so many come before anything is compared; medians are taken over a window."""
+TARGET = 0.01
+SLOW, SLOW_EVERY = "Distill Trainer", 15
+NOBODY = "no_pack_of_this_name"
+
+
+class _Series:
+    """Runs of one server, with what each left behind."""
+
+    def __init__(self, server: Server):
+        self.server = server
+        self.rss: list[float] = []
+        self.seconds: dict[str, list[float]] = {}
+        self.pictures: dict[str, list[np.ndarray]] = {}
+
+    def run(self, number: int) -> None:
+        """Queue the next way in turn."""
+        ways = graphs(number)
+        quick = [name for name in ways if name != SLOW]
+        name = SLOW if number % SLOW_EVERY == 0 else quick[number % len(quick)]
+        start = time.monotonic()
+        done = run_prompt(self.server, ways[name])
+        self.seconds.setdefault(name, []).append(time.monotonic() - start)
+        self.pictures.setdefault(name, []).append(pictures(self.server, done, PICTURE))
+        self.rss.append(_resident(self.server.process.pid))
+
+    def row(self, name: str) -> dict[str, Any]:
+        """One way: how long it took at first, at last; whether its pictures are one."""
+        seconds, shown = self.seconds[name], self.pictures[name]
+        warm = seconds[len(seconds) * WARM // RUNS :]
+        third = max(len(warm) // 3, 1)
+        return {
+            "runs": len(seconds),
+            "seconds": [round(statistics.median(part), 3) for part in (warm[:third], warm[-third:])],
+            "identical": all(np.array_equal(picture, shown[0]) for picture in shown),
+        }
+
+
+def _resident(pid: int) -> float:
+    """Megabytes of a process that are in memory."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def _stock_picture(server: Server) -> np.ndarray:
+    return pictures(server, run_prompt(server, stock()), PICTURE)
+
+
+def measure() -> dict[str, Any]:
+    """Return what RUNS runs left, beside a server that never had the pack."""
+    comfyui = Path(os.environ["COMFYUI_PATH"])
+    with tempfile.TemporaryDirectory() as folder:
+        bases = [make_base(Path(folder) / name, probe=False) for name in ("with", "without")]
+        for base in bases:
+            furnish(base, ROOT / "models")
+        with running(comfyui, bases[0], Path(folder) / "with.log", packs=(PACK,)) as server:
+            series = _Series(server)
+            for number in range(RUNS):
+                series.run(number)
+                if number % 20 == 19:
+                    say(f"{number + 1} runs, {series.rss[-1]:.0f} MB")
+            after = _stock_picture(server)
+        with running(comfyui, bases[1], Path(folder) / "without.log", packs=(NOBODY,)) as server:
+            never = _stock_picture(server)
+    first, last = (statistics.median(part) for part in (series.rss[WARM : WARM + WINDOW], series.rss[-WINDOW:]))
+    return {
+        "settings": {"runs": RUNS, "warm_up": WARM, "window": WINDOW},
+        "megabytes": [round(size, 1) for size in (first, last)],
+        "every_20th": [round(size, 1) for size in series.rss[19::20]],
+        "growth": round(last / first - 1, 4),
+        "target": TARGET,
+        "ways": {name: series.row(name) for name in series.seconds},
+        "stock_identical": bool(np.array_equal(after, never)),
+        "stock_spread": round(float(after.std()), 2),
+    }
+
+
+def table(result: dict[str, Any]) -> list[list[str]]:
+    """Return heading with one line for each way, then the server's."""
+    lines = [["way", "runs", "s at first", "s at last", "pictures"]]
+    for name, row in result["ways"].items():
+        seconds = [f"{value:.2f}" for value in row["seconds"]]
+        lines.append([name, str(row["runs"]), *seconds, "identical" if row["identical"] else "differ"])
+    same = "identical to a server without the pack" if result["stock_identical"] else "differ"
+    sizes = [f"{size:.0f} MB" for size in result["megabytes"]]
+    lines.append(["memory of the server", str(result["settings"]["runs"]), *sizes, f"growth {result['growth']:+.1%}"])
+    lines.append(["a stock workflow after them", "1", "", "", same])
+    return lines
