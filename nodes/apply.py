@@ -30,7 +30,10 @@ class TeEFusionConditioning(io.ComfyNode):
                 inp(
                     io.Model.Input,
                     "model",
-                    tooltip="A TeEFusion student of the SD3, SD3.5, Flux, SDXL or HunyuanVideo family. Your model is left untouched.",
+                    tooltip=(
+                        "A TeEFusion student of the SD3, SD3.5, Flux, SDXL or HunyuanVideo family. Your model is left "
+                        "untouched."
+                    ),
                 ),
                 inp(
                     io.Conditioning.Input,
