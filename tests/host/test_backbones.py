@@ -170,7 +170,7 @@ def test_gradients_are_right_with_activations_kept_or_made_again(backbone, host,
 
             plain = distil.velocity([0, 0])(x, half)
             with distil.attached():
-                assert torch.equal(distil.velocity([0, 0])(x, half), plain), "an update of zero changes nothing"
+                assert relative(distil.velocity([0, 0])(x, half), plain) < EQUAL, "an update of zero changes nothing"
                 gradient = torch.cat([g.flatten() for g in torch.autograd.grad(at(start), weights)])
                 along = gradient / gradient.norm()
                 slope = (at(start + step * along) - at(start - step * along)) / (2 * step)
