@@ -184,10 +184,7 @@ def _compiled(top, model):
     from comfy_extras.nodes_torch_compile import TorchCompileModel
 
     compiled = TorchCompileModel.execute(model, "eager").args[0]
-    if "compiled" not in top.kept:
-        top.kept["compiled"] = TorchCompileModel.execute(top.world().model, "eager").args[0]
-        for cfg in (1.0, CFG):
-            top.euler(top.world(), model=top.kept["compiled"], cfg=cfg, steps=1)
+    top.euler(top.world(), model=compiled, cfg=1.0, steps=1)
     return compiled
 
 

@@ -38,8 +38,10 @@ def unchanged(setup):
 
 @pytest.mark.parametrize("name", [column.name for column in COLUMNS])
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_cell(row, name, columns, top, before, record_property):
+def test_cell(row, name, columns, top, before, record_property, monkeypatch):
     column = columns[name]
+    if row.name == "TorchCompileModel":  # updates are added, as to the layers of a real model, not exchanged
+        monkeypatch.setattr(top.module("comfy_host.lora_gap"), "SMALL", 0)
 
     def change(setup):
         return row.change(top, setup)
