@@ -210,7 +210,7 @@ class TestThroughTheNodes:
     @pytest.mark.parametrize("changed", [{"rounds": 0}, {"reflect_steps": 3}, {"inversion": "x"}, {"scheduler": "x"}])
     def test_samplers(self, top, world, arguments, changed):
         nodes, error = top.pack.nodes, top.pack.errors.InvalidConfig
-        with pytest.raises(error, match=r"^Z-Sampling: "):
+        with pytest.raises(error, match=r"^Z-Sampling \(zigzag\): "):
             nodes["ZSampling"].execute(world.model, cfg=3.0, inversion_cfg=0.0, **arguments | changed)
         scales = {"strong_cfg": 3.0, "weak_cfg": 1.0, "final_cfg": 3.0}
         with pytest.raises(error, match=r"^W2SD Teacher Sampler: "):

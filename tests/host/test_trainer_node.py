@@ -108,6 +108,7 @@ def test_a_run_ends_in_a_student_that_the_other_nodes_take(pack, host, top, worl
 def test_by_dice_it_makes_a_sharpener_that_dice_sharpen_takes(pack, top, world, train, output, shown):
     import folder_paths
 
+    top.unload()  # what an earlier run has patched
     before = weights_of(world.model)
     lora, losses, steps, path = train(method="dice", w_min=2.0, w_max=2.0, learning_rate=3e-3)
     assert lora == {} and steps == 6 == len(losses["loss"])
