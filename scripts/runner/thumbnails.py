@@ -67,6 +67,8 @@ def draw_columns(columns: dict[str, np.ndarray]) -> Image.Image:
         columns: label -> uint8 pictures [B, H, W, 3]; those of a lone node fill the square without a label.
     """
     head, num = HEAD, len(columns)
+    if num > 1 and all(len(images_BHW3) == 1 for images_BHW3 in columns.values()):
+        return _stacked([images_BHW3[0] for images_BHW3 in columns.values()])
     if num == 1:
         (images_BHW3,) = columns.values()
         head, num = 0, math.ceil(math.sqrt(len(images_BHW3)))
@@ -78,6 +80,14 @@ def draw_columns(columns: dict[str, np.ndarray]) -> Image.Image:
         draw.text((middle, head / 2), label, INK, ImageFont.load_default(30 if num < 3 else 22), anchor="mm")
         for row, image_HW3 in enumerate(images_BHW3[:num]):
             _paste(square, image_HW3, (column * width, head + row * height, width, height))
+    return square
+
+
+def _stacked(images_HW3: list[np.ndarray]) -> Image.Image:
+    """Return a square of lone pictures one below another, which say themselves what they are."""
+    square, height = Image.new("RGB", (SIDE, SIDE), PAPER), SIDE // len(images_HW3)
+    for row, image_HW3 in enumerate(images_HW3):
+        _paste(square, image_HW3, (0, row * height, SIDE, height))
     return square
 
 
