@@ -42,7 +42,7 @@ from ._rivals import table
 from ._scores import groups, headline, named, values
 from ._study import STEPS, Study
 
-NUM_PROMPTS, FEW, TWICE = 160, 32, 64
+NUM_PROMPTS, FEW, TWICE = 128, 32, 64
 """Prompts; those whose velocities are looked at; those that are painted from a second noise."""
 SECOND_NOISE = 2025
 OTHER_SAMPLER = "dpmpp_2m"
