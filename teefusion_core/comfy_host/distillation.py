@@ -163,7 +163,7 @@ class Distillation:
             texts.append((self.nulls, nulls))
         rows: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for row in range(len(prompts)):
-            rows[tuple(which.entries[numbers[row]][0].shape[1] for which, numbers in texts)].append(row)
+            rows[tuple(which.tokens(numbers[row]) for which, numbers in texts)].append(row)
         return list(rows.values())
 
     def _predict(self, x_BCHW: Tensor, sigma_B: Tensor, positive: list) -> Tensor:

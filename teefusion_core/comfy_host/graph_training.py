@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..distill_settings import DistillSettings
 from ..errors import InvalidConfig
+from ..prompt_lines import lines_of
 from ..train_settings import TrainSettings
 from .distillation import Distillation, latent_shape
-from .prompts import Prompts, encoded, lines_of
+from .prompts import Prompts, encoded
 from .run import tell
 from .student import MODELS, UPDATES
 from .teacher import Teacher

@@ -16,11 +16,6 @@ from ..errors import InvalidConfig
 POOLED = "pooled_output"
 
 
-def lines_of(text: str) -> list[str]:
-    """Prompts of a text that has one per line."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
 def encoded(clip, texts: Sequence[str]) -> list[list]:
     """CONDITIONING of each text, as CLIPTextEncode makes it."""
     return [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]

@@ -22,9 +22,10 @@ from ..errors import InvalidConfig
 from ..parallel import DDP
 from ..picture_folder import captioned
 from ..processes import Processes
+from ..prompt_lines import lines_of
 from ..train_settings import TrainSettings
 from .distillation import Distillation, latent_shape
-from .prompts import Prompts, encoded, lines_of
+from .prompts import Prompts, encoded
 from .reflection_guider import ReflectionGuider, Scales
 from .reflection_sampler import ReflectionSampler
 from .teacher import Teacher
