@@ -11,8 +11,8 @@ from ..teefusion_core.comfy_host import (
     score_files,
     score_pictures,
 )
-from ..teefusion_core.comparison import compared
 from ..teefusion_core.errors import reported_by
+from ..teefusion_core.judging.comparison import compared
 from ..teefusion_core.prompt_lines import prompt_of_each
 from ._schema import CATEGORY, inp, schema
 

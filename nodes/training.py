@@ -3,12 +3,12 @@
 from comfy_api.latest import io
 
 from ..teefusion_core.comfy_host import graph_data, schedulers, train_in_graph
-from ..teefusion_core.distill_settings import DistillSettings
 from ..teefusion_core.errors import reported_by
 from ..teefusion_core.methods import TAUGHT, TEEFUSION
-from ..teefusion_core.train_settings import TrainSettings
-from ..teefusion_core.trainable import TRAINABLE
-from ..teefusion_core.trajectories import TARGETS, TIMES
+from ..teefusion_core.training.distill_settings import DistillSettings
+from ..teefusion_core.training.train_settings import TrainSettings
+from ..teefusion_core.training.trainable import TRAINABLE
+from ..teefusion_core.training.trajectories import TARGETS, TIMES
 from ._schema import CATEGORY, inp, schema
 
 DISPLAY_NAME = "Distill Trainer"

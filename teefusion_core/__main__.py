@@ -19,10 +19,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from . import prompt_command, score_command
 from .errors import InvalidConfig, TeEFusionError
-from .processes import together
-from .train import StepReport
+from .judging import prompt_command, score_command
+from .training.processes import together
+from .training.train import StepReport
 
 OWN_COMFY = Path(__file__).resolve().parent.parent / ".host" / "ComfyUI"
 SECONDS_BETWEEN_LINES = 5.0

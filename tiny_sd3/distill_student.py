@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from teefusion_core.train import StepReport
+from teefusion_core.training.train import StepReport
 
 from .captions import caption
 from .host import RUNS, use_comfy

@@ -41,7 +41,7 @@ def early_share(curves: list[dict[str, Any]]) -> dict[str, Any]:
 
     The bootstrap draws students, then points around start, quarter, end, since a single point is noisy.
     """
-    from teefusion_core.bootstrap import interval, resamples, verdict
+    from teefusion_core.judging.bootstrap import interval, resamples, verdict
 
     curves_KP = torch.tensor([unpacked(curve["losses"]) for curve in curves], dtype=torch.float64)
     middle = int(QUARTER * POINTS)
@@ -99,8 +99,8 @@ def _names(arm: Arm) -> tuple[str, str, str]:
 def _tensors(base: Any, recipe: Any, folder: Path) -> dict[str, torch.Tensor]:
     """The moving average of a checkpoint as a student file has it."""
     from teefusion_core.architectures import architecture_of
-    from teefusion_core.trainable import TRAINABLE
-    from teefusion_core.tree_file import read_tree
+    from teefusion_core.training.trainable import TRAINABLE
+    from teefusion_core.training.tree_file import read_tree
 
     network = base.model.diffusion_model
     update = TRAINABLE[recipe.trainable](network, architecture_of(network), recipe.rank, recipe.seed)

@@ -93,7 +93,7 @@ def judged(study: Study, images_BHW3: np.ndarray) -> dict[str, str]:
 
 def told(images_BHW3: np.ndarray) -> dict[str, float]:
     """Saturation, contrast, clipping: means over pictures."""
-    from teefusion_core.picture_metrics import clipping, contrast, saturation
+    from teefusion_core.judging.picture_metrics import clipping, contrast, saturation
 
     x = torch.from_numpy(images_BHW3 / 255)
     return {
@@ -105,7 +105,7 @@ def told(images_BHW3: np.ndarray) -> dict[str, float]:
 
 def likeness(images_BHW3: np.ndarray, others_BHW3: np.ndarray) -> dict[str, float]:
     """PSNR with SSIM, means over pictures; equal pictures count as 60 dB."""
-    from teefusion_core.picture_metrics import psnr, ssim
+    from teefusion_core.judging.picture_metrics import psnr, ssim
 
     a, b = (torch.from_numpy(images / 255) for images in (images_BHW3, others_BHW3))
     return {"psnr": round(float(psnr(a, b).clamp(max=60).mean()), 2), "ssim": round(float(ssim(a, b).mean()), 4)}
@@ -113,6 +113,6 @@ def likeness(images_BHW3: np.ndarray, others_BHW3: np.ndarray) -> dict[str, floa
 
 def apart(images_BHW3: np.ndarray, others_BHW3: np.ndarray) -> float:
     """Diversity over two noises, mean over prompts."""
-    from teefusion_core.picture_metrics import diversity
+    from teefusion_core.judging.picture_metrics import diversity
 
     return round(float(diversity(torch.from_numpy(np.stack((images_BHW3, others_BHW3)) / 255)).mean()), 4)

@@ -81,14 +81,14 @@ def own_best(group: Group) -> tuple[Tensor, list[float]]:
 
 @cache
 def _prompts(num: int) -> Tensor:
-    from teefusion_core.bootstrap import resamples
+    from teefusion_core.judging.bootstrap import resamples
 
     return resamples(num, draws=DRAWS, seed=0)
 
 
 def drawn(values_KN: Tensor) -> Tensor:
     """Mean in every draw [D]: the same prompts, the same seeds of training for all groups."""
-    from teefusion_core.bootstrap import resampled_means, resamples
+    from teefusion_core.judging.bootstrap import resampled_means, resamples
 
     num_students, num_prompts = values_KN.shape
     students_DK = resamples(num_students, draws=DRAWS, seed=1)
@@ -103,7 +103,7 @@ def estimate(statistic: Callable[..., Any], *parts: Tensor, threshold: float = 0
         parts: values [K,N].
         threshold: what it must exceed for the claim to hold.
     """
-    from teefusion_core.bootstrap import interval, verdict
+    from teefusion_core.judging.bootstrap import interval, verdict
 
     low, high = interval(statistic(*(drawn(part) for part in parts)))
     value = float(statistic(*(part.nanmean() for part in parts)))

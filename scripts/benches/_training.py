@@ -29,8 +29,8 @@ class Parts:
             Teacher,
             load_tiny,
         )
-        from teefusion_core.distill_settings import DistillSettings
-        from teefusion_core.train_settings import TrainSettings
+        from teefusion_core.training.distill_settings import DistillSettings
+        from teefusion_core.training.train_settings import TrainSettings
         from tiny_sd3.distill_student import captions
         from tiny_sd3.measure import encode
 
@@ -56,13 +56,13 @@ class Parts:
 
     def walks(self, folder: Path, *, kept: int, uses: float) -> Any:
         """Examples from walks in a folder."""
-        from teefusion_core.walks import Walks
+        from teefusion_core.training.walks import Walks
 
         return Walks(self.distil.walk, folder, examples=STEPS * self.rows, kept=kept, uses=uses)
 
     def trained(self, data: Any) -> list[Any]:
         """Run as many steps as one walk has examples for; return their reports."""
-        from teefusion_core.train import train
+        from teefusion_core.training.train import train
 
         reports: list[Any] = []
         with self.distil.attached():

@@ -92,7 +92,7 @@ class Study:
 
     def row(self, arm: Arm) -> tuple[dict[str, Any], np.ndarray]:
         """Figures of one arm, with what is right prompt by prompt."""
-        from teefusion_core.picture_metrics import clipping, saturation
+        from teefusion_core.judging.picture_metrics import clipping, saturation
         from tiny_sd3.measure import BATCH, pictures
         from tiny_sd3.verifier import judge, score
 

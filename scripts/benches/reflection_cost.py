@@ -118,7 +118,7 @@ def _gap_row(case: Case, batch: int) -> dict[str, Any]:
 def _with_lora(model: Any) -> Any:
     import comfy.lora
 
-    from teefusion_core.trainable import Lora
+    from teefusion_core.training.trainable import Lora
 
     lora, generator = Lora(model.model.diffusion_model, RANK), torch.Generator().manual_seed(0)
     for up_OR in lora.up.values():

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures import Architecture, architecture_of, family_of
-from ..checkpointing import checkpointed
-from ..distill import Fusion, calibrated_gain
-from ..distill_settings import DistillSettings
 from ..errors import ShapeMismatch
 from ..flow import Velocity, velocity_of
 from ..guidance import cfg_scale_of
 from ..methods import DICE, EMBEDS, GuidanceEmbedder
-from ..out_of_place import out_of_place
-from ..sharpening import ALPHA, Sharpening
-from ..trainable import TRAINABLE, Update
-from ..trajectories import Example, Walk, levels, replay_loss, target_of
-from ..walks import generator_of
+from ..training.checkpointing import checkpointed
+from ..training.distill import Fusion, calibrated_gain
+from ..training.distill_settings import DistillSettings
+from ..training.out_of_place import out_of_place
+from ..training.sharpening import ALPHA, Sharpening
+from ..training.trainable import TRAINABLE, Update
+from ..training.trajectories import Example, Walk, levels, replay_loss, target_of
+from ..training.walks import generator_of
 from .prompts import Prompts
 from .run import schedule
 from .teacher import Teacher

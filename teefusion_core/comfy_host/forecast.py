@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import comfy.model_management
 import torch
 
-from ..checkpointing import checkpointed
 from ..errors import InvalidConfig
 from ..guidance import cfg_scale_of
-from ..memory import Forecast, foretold
-from ..train_settings import TrainSettings
-from ..trajectories import Example
+from ..training.checkpointing import checkpointed
+from ..training.memory import Forecast, foretold
+from ..training.train_settings import TrainSettings
+from ..training.trajectories import Example
 from .distillation import Distillation
 
 GIB = 2**30

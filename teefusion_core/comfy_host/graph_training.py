@@ -9,10 +9,10 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ..distill_settings import DistillSettings
 from ..errors import InvalidConfig
 from ..prompt_lines import lines_of
-from ..train_settings import TrainSettings
+from ..training.distill_settings import DistillSettings
+from ..training.train_settings import TrainSettings
 from .distillation import Distillation, latent_shape
 from .prompts import Prompts, encoded
 from .run import tell

@@ -24,7 +24,7 @@ from ..errors import CheckpointMismatch, InvalidConfig
 from ..flow import secant, velocity_of
 from ..guidance import effective_guidance
 from ..guidance_report import GuidanceReport
-from ..picture_metrics import clipping, saturation
+from ..judging.picture_metrics import clipping, saturation
 from .recording import Recording, record
 from .run import tell
 

@@ -17,13 +17,13 @@ import comfy.sd
 import comfy.utils
 import torch
 
-from ..distill_settings import DistillSettings
 from ..errors import InvalidConfig
-from ..parallel import DDP
 from ..picture_folder import captioned
-from ..processes import Processes
 from ..prompt_lines import lines_of
-from ..train_settings import TrainSettings
+from ..training.distill_settings import DistillSettings
+from ..training.parallel import DDP
+from ..training.processes import Processes
+from ..training.train_settings import TrainSettings
 from .distillation import Distillation, latent_shape
 from .prompts import Prompts, encoded
 from .reflection_guider import ReflectionGuider, Scales

@@ -19,13 +19,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..clip_file import BACKBONES, clip_of
-from ..clip_scores import CLIP_SCORE, HPS, PICK_SCORE, RULES, TOKENS, AestheticHead, aesthetic_scores, clip_scores
 from ..errors import CheckpointMismatch, InvalidConfig
-from ..image_reward import TOKENS as REWARD_TOKENS
-from ..image_reward import ImageReward
-from ..score_table import ScoreTable
-from ..weights_file import SUFFIX, read_weights
+from ..judging.clip_file import BACKBONES, clip_of
+from ..judging.clip_scores import (
+    CLIP_SCORE,
+    HPS,
+    PICK_SCORE,
+    RULES,
+    TOKENS,
+    AestheticHead,
+    aesthetic_scores,
+    clip_scores,
+)
+from ..judging.image_reward import TOKENS as REWARD_TOKENS
+from ..judging.image_reward import ImageReward
+from ..judging.score_table import ScoreTable
+from ..judging.weights_file import SUFFIX, read_weights
 
 FOLDER, OFF = "clip_vision", "off"
 AT_ONCE = 8

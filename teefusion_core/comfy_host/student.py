@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import CheckpointMismatch, InvalidConfig
 from ..methods import EMBEDDER, EMBEDS, METHODS, GuidanceEmbedder
 from ..student_file import StudentInfo, check_base, fingerprint, read_student
-from ..trainable import FULL, PREFIX
+from ..training.trainable import FULL, PREFIX
 from .fuse import EMBEDDER_KEY, STUDENT_KEY
 
 UPDATES, MODELS = "loras", "diffusion_models"

@@ -12,15 +12,15 @@ from torch import Tensor
 from .. import __version__
 from ..errors import InvalidConfig
 from ..methods import EMBEDDER
-from ..processes import Processes
-from ..run_folder import RunFolder
 from ..sharpener_file import SharpenerInfo
-from ..sharpening import ALPHA, ALPHA_MAX, ALPHA_MIN, Sharpening
 from ..student_file import StudentInfo, write_described
-from ..train import StepReport, train
-from ..train_settings import TrainSettings
-from ..trainable import FULL, exchanged
-from ..walks import Walks
+from ..training.processes import Processes
+from ..training.run_folder import RunFolder
+from ..training.sharpening import ALPHA, ALPHA_MAX, ALPHA_MIN, Sharpening
+from ..training.train import StepReport, train
+from ..training.train_settings import TrainSettings
+from ..training.trainable import FULL, exchanged
+from ..training.walks import Walks
 from .distillation import Distillation
 from .forecast import Need, check_memory
 from .student import base_fingerprint

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..glance import at_a_glance
-from ..sharpening import ALPHA, ALPHA_MIN
-from ..train import StepReport
-from ..trainable import exchanged
+from ..training.glance import at_a_glance
+from ..training.sharpening import ALPHA, ALPHA_MIN
+from ..training.train import StepReport
+from ..training.trainable import exchanged
 from .fuse import EMBEDDER_KEY, STUDENT_KEY, apply_fusion
 from .run import tell
 from .training import Training

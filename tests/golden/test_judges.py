@@ -15,10 +15,18 @@ from judge_weights import (
     pictures,
 )
 
-from teefusion_core.clip_file import clip_of, from_open_clip
-from teefusion_core.clip_scores import CLIP_SCORE, HPS, PICK_SCORE, RULES, AestheticHead, aesthetic_scores, clip_scores
-from teefusion_core.image_reward import ImageReward
-from teefusion_core.judge_pixels import middle, whole
+from teefusion_core.judging.clip_file import clip_of, from_open_clip
+from teefusion_core.judging.clip_scores import (
+    CLIP_SCORE,
+    HPS,
+    PICK_SCORE,
+    RULES,
+    AestheticHead,
+    aesthetic_scores,
+    clip_scores,
+)
+from teefusion_core.judging.image_reward import ImageReward
+from teefusion_core.judging.judge_pixels import middle, whole
 
 REFERENCES = json.loads((DATA / "judges.json").read_text(encoding="ascii"))
 CONFIG = {

@@ -15,7 +15,7 @@ import pytest
 import torch
 from golden_weights import state_dict
 
-from teefusion_core.distill_settings import DistillSettings
+from teefusion_core.training.distill_settings import DistillSettings
 
 from .distillation_parts import LATENT, NEGATIVE, ROWS, STEPS, TEXTS
 from .reflection_parts import bench

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from teefusion_core.architectures import architecture_of
-from teefusion_core.distill_settings import DistillSettings
 from teefusion_core.student_file import write_student
-from teefusion_core.train_settings import TrainSettings
-from teefusion_core.trajectories import Example
+from teefusion_core.training.distill_settings import DistillSettings
+from teefusion_core.training.train_settings import TrainSettings
+from teefusion_core.training.trajectories import Example
 
 from .backbones_parts import BACKBONES, WITHOUT, built, prompt
 from .reflection_parts import randn, relative, weights_of

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from teefusion_core.distill_settings import DistillSettings
+from teefusion_core.training.distill_settings import DistillSettings
 
 REPO = Path(__file__).resolve().parent.parent.parent
 CONFIG = {

@@ -7,8 +7,8 @@ import torch
 
 from teefusion_core.methods import METHODS
 from teefusion_core.student_file import write_student
-from teefusion_core.train_settings import TrainSettings
-from teefusion_core.trainable import TRAINABLE
+from teefusion_core.training.train_settings import TrainSettings
+from teefusion_core.training.trainable import TRAINABLE
 
 from .distillation_parts import LATENT, NEGATIVE, ROWS, STEPS, TEXTS
 from .reflection_parts import OTHER, PROMPT, randn, relative, weights_of
@@ -143,7 +143,7 @@ class TestStudent:
         assert all(torch.equal(world_weights[name], value) for name, value in before.items())
 
     def gradients(self, distillation, walk):
-        from teefusion_core.trajectories import Example
+        from teefusion_core.training.trajectories import Example
 
         example = Example(
             x_BCHW=walk.x_SBCHW[1], sigma_B=walk.sigma_S[1].expand(ROWS), w_B=walk.w.expand(ROWS),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from teefusion_core.train_settings import TrainSettings
+from teefusion_core.training.train_settings import TrainSettings
 
 from ..unit.allocator import allocated
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from teefusion_core.train_settings import TrainSettings
+from teefusion_core.training.train_settings import TrainSettings
 
 from .distillation_parts import LATENT, NEGATIVE, ROWS, TEXTS
 from .reflection_parts import PROMPT, randn, relative, weights_of
@@ -58,7 +58,7 @@ def shaken(distillation, seed=3):
 
 
 def example_of(walk, rows=slice(None)):
-    from teefusion_core.trajectories import Example
+    from teefusion_core.training.trajectories import Example
 
     picked = dict(x=walk.x_SBCHW, target=walk.target_SBCHW, guidance=walk.guidance_SBCHW)
     prompts = walk.prompt_SB[1, rows]
@@ -192,7 +192,7 @@ def test_texts_of_other_lengths_get_batches_of_their_own(pack, distil, encoded):
 @pytest.mark.parametrize("kind", ["eps", "v"])
 def test_models_without_a_place_for_the_term_are_fine(host, pack, top, kind, tmp_path):
     """A UNet, as of SD1.5 or SDXL, is refused to every other method."""
-    from teefusion_core.distill_settings import DistillSettings
+    from teefusion_core.training.distill_settings import DistillSettings
 
     world, parts = top.world(kind), pack.comfy_host
     pooled = {"pooled_output": randn(1, 1, 8)}

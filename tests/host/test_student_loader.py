@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from teefusion_core.student_file import write_student
-from teefusion_core.train_settings import TrainSettings
+from teefusion_core.training.train_settings import TrainSettings
 
 from .reflection_parts import PROMPT, relative
 

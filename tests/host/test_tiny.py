@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from teefusion_core.trainable import Lora, linear_layers
+from teefusion_core.training.trainable import Lora, linear_layers
 from tiny_sd3.scenes import sample_picture
 from tiny_sd3.verifier import judge
 

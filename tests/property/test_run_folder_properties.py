@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teefusion_core.run_folder import RunFolder
-from teefusion_core.tree_file import read_tree, write_tree
+from teefusion_core.training.run_folder import RunFolder
+from teefusion_core.training.tree_file import read_tree, write_tree
 
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool])
 shapes = st.lists(st.integers(0, 3), max_size=3)

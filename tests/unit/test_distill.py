@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from teefusion_core.architectures import Architecture
-from teefusion_core.distill import Fusion, calibrated_gain
 from teefusion_core.fusion import EXACT, OFFICIAL_BF16
+from teefusion_core.training.distill import Fusion, calibrated_gain
 
 WIDTH, POOLED, WAVES = 6, 5, 8
 TINY = Architecture(

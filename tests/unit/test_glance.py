@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from teefusion_core.glance import CURVE, SIZE, SMOOTH, at_a_glance, loss_curve
+from teefusion_core.training.glance import CURVE, SIZE, SMOOTH, at_a_glance, loss_curve
 
 
 def places(image, colour):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from teefusion_core.memory import Forecast, Ledger, foretold
+from teefusion_core.training.memory import Forecast, Ledger, foretold
 
 from .allocator import allocated
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from teefusion_core.errors import ShapeMismatch
-from teefusion_core.picture_metrics import clipping, contrast, diversity, psnr, saturation, ssim
+from teefusion_core.judging.picture_metrics import clipping, contrast, diversity, psnr, saturation, ssim
 
 BLACK, WHITE, RED = (torch.tensor(color).expand(1, 16, 16, 3) for color in ([0.0] * 3, [1.0] * 3, [1.0, 0.0, 0.0]))
 

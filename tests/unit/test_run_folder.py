@@ -12,9 +12,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from teefusion_core import run_folder, tree_file
 from teefusion_core.errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig
-from teefusion_core.run_folder import RunFolder
+from teefusion_core.training import run_folder, tree_file
+from teefusion_core.training.run_folder import RunFolder
 
 BASE, SETTINGS = "0123456789abcdef", {"lr": 1e-3, "steps": 30}
 

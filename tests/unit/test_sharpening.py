@@ -7,9 +7,9 @@ from torch import nn
 from teefusion_core.errors import CheckpointMismatch, InvalidConfig
 from teefusion_core.sharpener import sharpened
 from teefusion_core.sharpener_file import SharpenerInfo, read_sharpener
-from teefusion_core.sharpening import ALPHA, ALPHA_MAX, ALPHA_MIN, Sharpening
 from teefusion_core.student_file import write_described
-from teefusion_core.trainable import exchanged
+from teefusion_core.training.sharpening import ALPHA, ALPHA_MAX, ALPHA_MIN, Sharpening
+from teefusion_core.training.trainable import exchanged
 
 WIDTHS = {"SD1.5": 768, "SDXL": 2048, "SD3": 4096}
 WIDTH = 16

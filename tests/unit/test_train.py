@@ -21,11 +21,11 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
-from teefusion_core import run_folder
 from teefusion_core.errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig, TrainingDiverged
-from teefusion_core.run_folder import RunFolder
-from teefusion_core.train import TrainSettings, train
-from teefusion_core.trainable import Lora
+from teefusion_core.training import run_folder
+from teefusion_core.training.run_folder import RunFolder
+from teefusion_core.training.train import TrainSettings, train
+from teefusion_core.training.trainable import Lora
 
 REPO = Path(__file__).resolve().parent.parent.parent
 KILLS = 20

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from teefusion_core.errors import InvalidConfig
-from teefusion_core.train_settings import SCHEDULES, TrainSettings
+from teefusion_core.training.train_settings import SCHEDULES, TrainSettings
 
 LEGAL = dict(steps=100, lr=1e-3, batch=4)
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from teefusion_core.architectures import Architecture
 from teefusion_core.errors import CheckpointMismatch, InvalidConfig
-from teefusion_core.trainable import TRAINABLE, Lora, Whole, exchanged, linear_layers
+from teefusion_core.training.trainable import TRAINABLE, Lora, Whole, exchanged, linear_layers
 
 PREFIX = "diffusion_model."
 ROW = Architecture(

@@ -7,7 +7,7 @@ from teefusion_core.errors import InvalidConfig
 from teefusion_core.flow import denoised_of, euler, sample, shifted
 from teefusion_core.guidance import guided
 from teefusion_core.reflection import exact, reflected
-from teefusion_core.trajectories import (
+from teefusion_core.training.trajectories import (
     BETWEEN,
     CLEAN,
     EVEN,

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from teefusion_core.errors import InvalidConfig, ProcessFailed
-from teefusion_core.processes import Processes
-from teefusion_core.trajectories import Walk
-from teefusion_core.walks import Walks, generator_of
+from teefusion_core.training.processes import Processes
+from teefusion_core.training.trajectories import Walk
+from teefusion_core.training.walks import Walks, generator_of
 
 STEPS, ROWS = 3, 4
 

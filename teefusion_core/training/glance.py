@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .drawing import INK, PALE, STRONG, Frame, font_of
+from ..drawing import INK, PALE, STRONG, Frame, font_of
 
 SIZE, MARGIN, LINE = 256, 28, 16
 CURVE, SMOOTH = PALE, STRONG

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from .errors import CheckpointMismatch, InvalidConfig, TrainingDiverged
+from ..errors import CheckpointMismatch, InvalidConfig, TrainingDiverged
+from ..shapes import odd_one
 from .parallel import Objective, gathered, make_whole, share_like, whole
 from .processes import Processes
 from .randomness import kept_random_state, random_state, seed_random, set_random_state
 from .run_folder import RunFolder
-from .shapes import odd_one
 from .train_settings import TrainSettings
 from .tree_file import Tree
 

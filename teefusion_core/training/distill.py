@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .architectures import Architecture
-from .fusion import EXACT, guidance_timestep
-from .methods import METHODS, TEEFUSION, Ingredients
+from ..architectures import Architecture
+from ..fusion import EXACT, guidance_timestep
+from ..methods import METHODS, TEEFUSION, Ingredients
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import InvalidConfig
-from .picture_folder import captioned, opened, pictures_in
-from .prompt_lines import prompt_of_each
+from ..errors import InvalidConfig
+from ..picture_folder import captioned, opened, pictures_in
+from ..prompt_lines import prompt_of_each
 from .score_table import ScoreTable
 
 JUDGES = ("clip", "pickscore", "hps", "aesthetic", "image_reward")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .errors import InvalidConfig
+from ..errors import InvalidConfig
 from .prompt_sets import BenchmarkPrompt
 
 DPG_COUNTS = (1, 4)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
-from .errors import CheckpointMismatch
+from ..errors import CheckpointMismatch
 from .judge_pixels import Prepare, middle, middle_rounded, pixels_of, whole
 from .weights_file import below
 

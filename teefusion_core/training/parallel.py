@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .errors import InvalidConfig
+from ..errors import InvalidConfig
 
 DDP, FSDP = "ddp", "fsdp"
 

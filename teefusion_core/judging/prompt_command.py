@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .errors import InvalidConfig
+from ..errors import InvalidConfig
+from ..picture_folder import opened, pictures_in
+from ..prompt_lines import by_prompt
 from .grader_folders import WRITERS
-from .picture_folder import opened, pictures_in
-from .prompt_lines import by_prompt
 from .prompt_sets import READERS, read_prompts
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import InvalidConfig, ProcessFailed
+from ..errors import InvalidConfig, ProcessFailed
 from .parallel import ALONE, DDP, PARALLEL
 
 

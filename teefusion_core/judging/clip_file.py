@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import CheckpointMismatch
+from ..errors import CheckpointMismatch
 from .weights_file import below
 
 HEAD_WIDTH_TEXT = 64

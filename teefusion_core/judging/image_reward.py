@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import linear
 
+from ..errors import CheckpointMismatch
 from .clip_file import filled
-from .errors import CheckpointMismatch
 from .judge_pixels import middle_rounded, pixels_of
 from .weights_file import below
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .architectures import PUBLISHED_TIMESTEP_SCALE
-from .errors import InvalidConfig
-from .fusion import EXACT, W_PRECISIONS
-from .methods import DICE, TAUGHT, TEEFUSION
+from ..architectures import PUBLISHED_TIMESTEP_SCALE
+from ..errors import InvalidConfig
+from ..fusion import EXACT, W_PRECISIONS
+from ..methods import DICE, TAUGHT, TEEFUSION
 from .trainable import TRAINABLE
 from .trajectories import BETWEEN, SECANT, TARGETS, TIMES
 

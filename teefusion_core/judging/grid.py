@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from .drawing import PAPER, fitted, font_of
+from ..drawing import PAPER, fitted, font_of
 
 INK, FAINT = (24, 24, 28), (110, 110, 118)
 GAP, MARGIN, FRAME, BETWEEN = 8, 24, 4, 28

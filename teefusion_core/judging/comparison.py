@@ -5,9 +5,9 @@ from string import ascii_lowercase
 
 from PIL import Image
 
-from .errors import InvalidConfig
+from ..errors import InvalidConfig
+from ..prompt_lines import by_prompt, lines_of
 from .grid import Cell, Row, draw_grid
-from .prompt_lines import by_prompt, lines_of
 
 
 def compared(

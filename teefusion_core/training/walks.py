@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .errors import InvalidConfig
+from ..errors import InvalidConfig
 from .processes import Processes
 from .trajectories import Example, Walk, step_weights
 from .tree_file import Tree, write_tree

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .errors import InvalidConfig
-from .flow import Velocity, secant
+from ..errors import InvalidConfig
+from ..flow import Velocity, secant
 
 GRID, BETWEEN, EVEN = "grid", "between", "even"
 TIMES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from .errors import ShapeMismatch
+from ..errors import ShapeMismatch
 
 LUMA = (0.2126, 0.7152, 0.0722)
 """Weights of red, green, blue in brightness, ITU-R BT.709."""

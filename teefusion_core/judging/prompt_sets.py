@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import InvalidConfig
+from ..errors import InvalidConfig
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from .sharpener import Sharpener, sharpened
+from ..sharpener import Sharpener, sharpened
 from .trainable import Update, take_over
 
 ALPHA, ALPHA_MIN, ALPHA_MAX = 1.0, 0.0, 2.0

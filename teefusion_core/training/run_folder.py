@@ -24,7 +24,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from .errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig, ProcessFailed
+from ..errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig, ProcessFailed
 from .processes import Processes
 from .tree_file import Tree, flush, read_tree, write_tree
 

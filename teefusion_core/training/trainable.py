@@ -16,10 +16,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .architectures import Architecture
-from .errors import CheckpointMismatch, InvalidConfig
-from .low_rank import LowRank
-from .shapes import odd_one
+from ..architectures import Architecture
+from ..errors import CheckpointMismatch, InvalidConfig
+from ..low_rank import LowRank
+from ..shapes import odd_one
 
 LORA, DIFF, FULL = "lora", "diff", "full"
 PREFIX = "diffusion_model."

@@ -1,0 +1,1 @@
+"""How pictures are judged: prompt sets, metrics, scores, grids."""
