@@ -3,7 +3,6 @@
 Shapes: H W pixels.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,24 +73,17 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def captioned(folder: Path) -> list[Captioned]:
-    """Find the pictures of a folder, in the order of their names.
+    """Find the pictures of a folder with their captions, in the order of their names.
 
     Raises:
         InvalidConfig: no such folder, no picture, or one without a caption.
     """
-    if not folder.is_dir():
-        raise InvalidConfig(f"{folder} is no folder; give one with pictures, each with a .txt of its name beside it")
-    found = list(_found(folder))
-    if not found:
-        raise InvalidConfig(f"{folder} has no pictures ({', '.join(SUFFIXES)}); put some there")
-    return found
+    return [Captioned(path, _caption(path)) for path in pictures_in(folder)]
 
 
-def _found(folder: Path) -> Iterator[Captioned]:
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES:
-            text = path.with_suffix(".txt")
-            caption = text.read_text(encoding="utf-8").strip() if text.is_file() else ""
-            if not caption:
-                raise InvalidConfig(f"{path.name} has no caption; write one into {text.name}, or take it out")
-            yield Captioned(path, caption)
+def _caption(picture: Path) -> str:
+    text = picture.with_suffix(".txt")
+    caption = text.read_text(encoding="utf-8").strip() if text.is_file() else ""
+    if not caption:
+        raise InvalidConfig(f"{picture.name} has no caption; write one into {text.name}, or take it out")
+    return caption

@@ -95,27 +95,6 @@ class Bench:
         return {**score(images, self.claims), "clipped": clipped, "seconds": seconds}
 
 
-def states(model, positive, negative, cfg: float, noise_BCHW: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Every (x, sigma) at which the CFG teacher is evaluated on its way, the schedule being that of `sample`."""
-    import comfy.samplers
-
-    from teefusion_core.flow import euler
-    from teefusion_core.flow import sample as fold
-
-    visited = []
-
-    def walk(denoiser, x, sigmas, extra_args=None, **_):
-        def at(x_BCHW, sigma):
-            visited.append((x_BCHW, sigma))
-            return denoiser(x_BCHW, sigma.expand(len(x_BCHW)), **(extra_args or {}))
-
-        return fold(euler(at), x, sigmas)
-
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), SCHEDULER, STEPS)
-    _run(model, positive, negative, cfg, walk, sigmas, noise_BCHW)
-    return visited
-
-
 def predictions(model, positive, negative, where: list[tuple[Tensor, Tensor]], noise_BCHW: Tensor) -> list[Tensor]:
     """What a model predicts as denoised at given states, at cfg 1."""
     found = []
@@ -135,28 +114,6 @@ def _run(model, positive, negative, cfg, function, sigmas, noise_BCHW) -> None:
     sampler, empty = comfy.samplers.KSAMPLER(function), torch.zeros_like(noise_BCHW)
     arguments = (cfg, sampler, sigmas, positive, negative, empty)
     comfy.sample.sample_custom(model, noise_BCHW, *arguments, seed=0, disable_pbar=True)
-
-
-def effective_row(bench: Bench, base, student, w: float) -> dict:
-    """Effective guidance of teacher with student along the teacher's path at w: mean over sigmas with prompts."""
-    from teefusion_core.comfy_host import apply_fusion
-    from teefusion_core.guidance import cfg_scale_of, effective_guidance
-
-    positive, noise = bench.conditionings[0], bench.noise_NCHW[:BATCH]
-    where = states(base, positive, bench.null, cfg_scale_of(w), noise)
-    cond = predictions(base, positive, bench.null, where, noise)
-    uncond = predictions(base, bench.null, bench.null, where, noise)
-    fused = apply_fusion(student, positive, bench.null, w)
-    of_student = predictions(*fused, bench.null, where, noise)
-    # at one sigma the denoised prediction is affine in the velocity, so the ratio is the same
-    per_sigma = torch.stack([effective_guidance(v, c, u) for v, c, u in zip(of_student, cond, uncond, strict=True)])
-    return {
-        "w": w,
-        "teacher": cfg_scale_of(w),
-        "student": float(per_sigma.mean()),
-        "median": float(per_sigma.median()),
-        "by_sigma": [round(float(row), 3) for row in per_sigma.mean(1)],
-    }
 
 
 def print_row(row: dict) -> None:
@@ -196,11 +153,8 @@ def main() -> None:
         for w in args.w:
             rows.append(bench.row("student", student, 1.0, w))
             print_row(rows[-1])
-    effective = [effective_row(bench, base, student, w) for w in args.w]
-    for row in effective:
-        print("effective guidance", row, flush=True)
     if args.json:
-        args.json.write_text(json.dumps({"alignment": rows, "effective_guidance": effective}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"alignment": rows}, indent=1) + "\n")
     if args.grid:
         from PIL import Image
 

@@ -3,8 +3,7 @@
 Shapes: B batch, P pooled width, D model width.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ..architectures import Architecture
 from ..fusion import EXACT, guidance_timestep
 from ..methods import METHODS, TEEFUSION, Ingredients
+from ..seam import plus
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,9 @@ class Fusion:
             Ingredients(pooled_BP, null_BP, timestep_B, time_embed, pooled_embed, self.gain, self.embedder)
         )
 
-    @contextmanager
-    def added(self, term_BD: Tensor) -> Iterator[None]:
+    def added(self, term_BD: Tensor) -> AbstractContextManager[None]:
         """Add a term to the pooled text inside the block."""
-        seam = self.architecture.pooled_module(self.network)
-        handle = seam.register_forward_hook(lambda module, inputs, out_BD: out_BD + term_BD.to(out_BD))
-        try:
-            yield
-        finally:
-            handle.remove()
+        return plus(self.network, self.architecture.pooled_embed, term_BD)
 
 
 @torch.no_grad()
