@@ -198,7 +198,8 @@ def _optional() -> list:
             optional=True,
             tooltip=(
                 "How guidance enters the student. teefusion: times the prompt, as published; takes negative prompts. "
-                "w alone, distillcfg: for comparison. dice: a sharpener of prompts instead, for DICE Sharpen; "
+                "w alone, distillcfg: for comparison. teefusion split: embeds prompt and negative each whole, where "
+                "F(c - n) means little. dice: a sharpener of prompts instead, for DICE Sharpen; "
                 "give w_min and w_max one number."
             ),
         ),

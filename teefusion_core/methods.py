@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .fusion import guidance_term, sinusoid
 
-TEEFUSION, W_ALONE, DISTILL_CFG, DICE = "teefusion", "w alone", "distillcfg", "dice"
+TEEFUSION, W_ALONE, DISTILL_CFG, SPLIT, DICE = "teefusion", "w alone", "distillcfg", "teefusion split", "dice"
 
 
 class GuidanceEmbedder(nn.Module):
@@ -75,24 +75,41 @@ def _teefusion(i: Ingredients) -> Tensor:
     )
 
 
+def _split(i: Ingredients) -> Tensor:
+    return i.gain * i.time_embed(i.timestep_B) * (i.pooled_embed(i.pooled_BP) - i.pooled_embed(i.null_BP))
+
+
 def _distill_cfg(i: Ingredients) -> Tensor:
     assert i.embedder is not None
     return i.gain * i.embedder(i.timestep_B)
 
 
-METHODS: dict[str, Callable[[Ingredients], Tensor]] = {
-    TEEFUSION: _teefusion,
-    W_ALONE: lambda i: i.gain * i.time_embed(i.timestep_B),
-    DISTILL_CFG: _distill_cfg,
+@dataclass(frozen=True)
+class Method:
+    """A way to make the term.
+
+    Attributes:
+        term: what is added to the text embedding, [B,D] or [1,D].
+        embeds: whether it brings layers of its own.
+    """
+
+    term: Callable[[Ingredients], Tensor]
+    embeds: bool = False
+
+
+METHODS: dict[str, Method] = {
+    TEEFUSION: Method(_teefusion),
+    W_ALONE: Method(lambda i: i.gain * i.time_embed(i.timestep_B)),
+    DISTILL_CFG: Method(_distill_cfg, embeds=True),
+    SPLIT: Method(_split),
 }
-"""Name -> what is added to the text embedding, [B,D] or [1,D].
+"""By name, as student files have it.
 
 teefusion: gain * G(psi(w)) * F(c - null). w alone: gain * G(psi(w)), which the paper takes the text away from to show
-what it is worth. distillcfg: MLP(psi(w)), new layers. The last two know no negative prompt.
+what it is worth. distillcfg: MLP(psi(w)), new layers. Neither of these two knows a negative prompt. teefusion split is
+ours: gain * G(psi(w)) * (F(c) - F(null)), where F meets nothing but texts, as it did when it was trained.
 """
 TAUGHT = (*METHODS, DICE)
 """What a trainer can teach: the terms, or a sharpener of the prompt, which has one strength and needs no term."""
-EMBEDS = {DISTILL_CFG}
-"""Methods that bring layers of their own."""
 EMBEDDER = "guidance_embedder."
-"""In front of the names of these layers in a student file."""
+"""In front of the names of such layers in a student file."""

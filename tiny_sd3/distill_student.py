@@ -29,8 +29,8 @@ TEACHERS = {
 """By name, as `[teacher]` of a training file has them; every last leg is CFG at 1 + w."""
 SHARPENER = "dice"
 LEARNING_RATE = {"lora": 1e-3, "everything": 5e-4, SHARPENER: 1e-3}
-"""By what is trained: of three rates each, tried for 150 steps."""
-METHODS = ("teefusion", "w alone", "distillcfg", SHARPENER)
+"""By what is trained; what others would have done is measured by scripts/bench.py rates."""
+METHODS = ("teefusion", "w alone", "distillcfg", "teefusion split", SHARPENER)
 NEGATIVES = [f"on a {ground} background" for ground in BACKGROUNDS]
 NUM_PROMPTS = 4000
 STUDENTS = RUNS / "students"
@@ -49,6 +49,7 @@ class Recipe:
         negatives: share of walks away from a background; then prompts leave theirs open.
         w_max: the strongest guidance that is trained.
         w: the one guidance of a sharpener's teacher.
+        lr: where another rate than that of LEARNING_RATE is tried.
     """
 
     teacher: str = "CFG"
@@ -62,13 +63,15 @@ class Recipe:
     negatives: float = 0.0
     w_max: float = 4.0
     w: float = 2.0
+    lr: float | None = None
 
     @property
     def name(self) -> str:
         """Of its run with its files."""
         method = "" if self.method in (METHODS[0], SHARPENER) else f"-{self.method.replace(' ', '-')}"
         less = "-negatives" if self.negatives else ""
-        return f"{self.teacher}{method}-{self.learned}{less}-{self.seed}".lower()
+        tried = f"-{self.steps}-steps-at-{self.lr:g}" if self.lr else ""
+        return f"{self.teacher}{method}-{self.learned}{less}-{self.seed}{tried}".lower()
 
     @property
     def learned(self) -> str:
@@ -126,7 +129,7 @@ def described(recipe: Recipe) -> dict[str, dict]:
     train = {
         "steps": recipe.steps,
         "batch": recipe.batch,
-        "lr": LEARNING_RATE[recipe.learned],
+        "lr": recipe.lr or LEARNING_RATE[recipe.learned],
         "warmup": 30,
         "schedule": "linear",
         "save_every": 250,
@@ -215,6 +218,7 @@ def main() -> None:
     parser.add_argument("--w-max", type=float, default=Recipe.w_max, help="the strongest guidance that is trained")
     parser.add_argument("--w", type=float, default=Recipe.w, help="the one guidance of a sharpener's teacher")
     parser.add_argument("--negatives", type=float, default=0.0, help="share of walks away from a background")
+    parser.add_argument("--lr", type=float, help=f"learning rate, where not {LEARNING_RATE}")
     use_comfy()
     print("saved", distilled(Recipe(**vars(parser.parse_args()))), flush=True)
 

@@ -25,7 +25,7 @@ TRAINED_SHARE = 0.25
 """What the students of tiny_sd3 began their training with."""
 HEADLINE = {"w": 2.0, "alpha": 1.0, "share": TRAINED_SHARE}
 SEEDS = (0, 1, 2)
-DICE = "dice"
+DICE, SPLIT = "dice", "teefusion split"
 TEACHER, UNTRAINED, MATCHED, BASE = "teacher", "untrained fusion", "CFG, matched", "no guidance"
 
 Prepared = tuple[Any, list, float]
@@ -47,10 +47,11 @@ class Wanted:
 
 
 WANTED = [Wanted("teefusion", teacher, "lora") for teacher in ("CFG", "Z-Sampling", "W2SD")]
-WANTED += [Wanted(method, "W2SD", "lora") for method in ("w alone", "distillcfg")]
+WANTED += [Wanted(method, "W2SD", "lora") for method in ("w alone", "distillcfg", SPLIT)]
 WANTED += [Wanted(DICE, "W2SD", "sharpener")]
 WANTED += [Wanted("teefusion", teacher, "everything") for teacher in ("CFG", "Z-Sampling", "W2SD")]
-WANTED += [Wanted(method, "W2SD", "everything") for method in ("w alone", "distillcfg")]
+SHIPPED = Wanted("teefusion", "W2SD", "lora")
+"""The student in models/, which was trained for longer than those it could be compared with in the ablation."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def students() -> tuple[list[Arm], list[dict[str, str]]]:
         for seed in SEEDS:
             path = student_path(wanted, seed)
             if path.is_file():
-                found.append(_student(wanted, seed, path))
+                found.append(student_arm(wanted, seed, path, told(path).get("steps")))
             else:
                 missing.append({"student": path.name, "command": _command(wanted, seed)})
     return found, missing
@@ -188,10 +189,19 @@ def told(path: Path) -> dict[str, Any]:
     return json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
 
 
-def _student(wanted: Wanted, seed: int, path: Path) -> Arm:
+def student_arm(wanted: Wanted, seed: int, path: Path, steps: int | None) -> Arm:
+    """A student by its file, trained for so many steps."""
     knob, grid, painter = PAINTERS.get(wanted.method, ("w", GRID, _fused))
-    steps = told(path).get("steps")
     return Arm(wanted.method, wanted.teacher, wanted.trainable, seed, steps, knob, grid, painter(path))
+
+
+def shipped() -> Arm:
+    """The student that comes with the pack."""
+    from teefusion_core.student_file import read_student
+    from tiny_sd3.host import MODELS
+
+    path = MODELS / "tiny_sd3_student.safetensors"
+    return student_arm(SHIPPED, 0, path, read_student(path)[1].step)
 
 
 def _command(wanted: Wanted, seed: int) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import _curves
-from ._arms import DICE, HEADLINE, MATCHED, UNTRAINED
+from ._arms import DICE, HEADLINE, MATCHED, SPLIT, UNTRAINED
 from ._scores import Group, at, estimate, groups, headline, named, own_best, strengths, values
 
 ABOUT = 0.95
@@ -82,9 +82,10 @@ def _ablation(rows: list[dict]) -> list[Claim]:
     found = []
     for full in _students(rows):
         same = {name: full[0][name] for name in ("teacher", "trainable", "budget")}
-        alone, layers = (_only(rows, method=method, **same) for method in ("w alone", "distillcfg"))
+        alone, layers, split = (_only(rows, method=method, **same) for method in ("w alone", "distillcfg", SPLIT))
         dice = _only(rows, method=DICE, teacher=same["teacher"], budget=same["budget"])
-        pairs = [("Table 3", full, alone), ("Table 3", alone, layers), ("Table 3", full, layers), ("added", full, dice)]
+        pairs = [("Table 3", full, alone), ("Table 3", alone, layers), ("Table 3", full, layers), ("added", full, dice),
+                 ("added", split, full), ("added", split, alone)]  # fmt: skip
         if same["teacher"] == "W2SD":
             pairs.append(("added", full, _only(rows, method=UNTRAINED)))
         for paper, better, worse in pairs:
@@ -95,10 +96,11 @@ def _ablation(rows: list[dict]) -> list[Claim]:
 
 
 def _stronger(rows: list[dict]) -> list[Claim]:
-    """Table 4: a stronger teacher makes a stronger student."""
+    """Table 4: a stronger teacher makes a stronger student, trained as long."""
     found = []
-    for trainable in ("lora", "everything"):
-        students = [group for group in _students(rows) if group[0]["trainable"] == trainable]
+    kinds = dict.fromkeys(_kind(group) for group in _students(rows))
+    for trainable, budget in kinds:
+        students = [group for group in _students(rows) if _kind(group) == (trainable, budget)]
         if len(students) < 2:
             continue
         taught = [_only(rows, method="teacher", teacher=group[0]["teacher"]) for group in students]
@@ -121,6 +123,10 @@ def _stronger(rows: list[dict]) -> list[Claim]:
                 text = f"{named(student)} beats {named(plain)}"
                 found.append(_compared("Table 4", text, (student, plain), gap, 0.0))
     return found
+
+
+def _kind(group: Group) -> tuple[str, int]:
+    return group[0]["trainable"], group[0]["budget"]
 
 
 def _slope(*means: Any) -> Any:

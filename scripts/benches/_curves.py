@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from ._arms import SEEDS, WANTED, Arm, student_path, told
-from ._arms import _student as student_arm
+from ._arms import SEEDS, WANTED, Arm, student_arm, student_path, told
 from ._numbers import packed, unpacked
 
 POINTS = 100
@@ -72,14 +71,14 @@ def checkpoints(base: Any, arm: Arm) -> Iterator[tuple[int, Arm]]:
 
     Only a LoRA without layers of its own can be taken out of a checkpoint.
     """
-    from teefusion_core.methods import EMBEDS
+    from teefusion_core.methods import METHODS
     from teefusion_core.student_file import read_student, write_student
     from tiny_sd3.distill_student import STUDENTS, Recipe
 
     recipe = Recipe(arm.teacher, arm.trainable, arm.method, arm.seed or 0)
     recipe = replace(recipe, rank=told(recipe.student).get("rank", recipe.rank))
     info = read_student(recipe.student)[1]
-    if info.method in EMBEDS or arm.trainable != "lora":
+    if METHODS[info.method].embeds or arm.trainable != "lora":
         return
     for folder in sorted((STUDENTS / "runs" / recipe.name).glob("step-*")):
         step = int(folder.name.removeprefix("step-"))
@@ -89,7 +88,7 @@ def checkpoints(base: Any, arm: Arm) -> Iterator[tuple[int, Arm]]:
             path = Path(scratch) / f"{recipe.name}.safetensors"
             write_student(path, _tensors(base, recipe, folder), replace(info, step=step))
             wanted = next(w for w in WANTED if (w.method, w.teacher, w.trainable) == _names(arm))
-            yield step, student_arm(wanted, recipe.seed, path)
+            yield step, student_arm(wanted, recipe.seed, path, told(recipe.student).get("steps"))
 
 
 def _names(arm: Arm) -> tuple[str, str, str]:

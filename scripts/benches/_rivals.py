@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from ._arms import BASE, DICE, HEADLINE, MATCHED, TEACHER, UNTRAINED
+from ._arms import BASE, DICE, HEADLINE, MATCHED, SPLIT, TEACHER, UNTRAINED
 from ._numbers import unpacked
 from ._scores import (
     Group,
@@ -96,7 +96,9 @@ def ablation_table(result: dict[str, Any]) -> Rows:
     full = [group for group in groups(result["rows"], method="teefusion", teacher="W2SD")]
     for whole in full:
         same = {name: whole[0][name] for name in ("trainable", "budget")}
-        rivals = [group for name in ("w alone", "distillcfg") for group in groups(result["rows"], method=name, **same)]
+        rivals = [
+            group for name in ("w alone", "distillcfg", SPLIT) for group in groups(result["rows"], method=name, **same)
+        ]
         rivals += groups(result["rows"], method=DICE, budget=same["budget"]) + groups(result["rows"], method=UNTRAINED)
         rivals += groups(result["rows"], method=TEACHER, teacher="CFG") + groups(result["rows"], method=BASE)
         for group in (whole, *rivals):

@@ -1,8 +1,9 @@
 """Every comparison of the TeEFusion paper on the demo model, with error bars: rivals, ablation, teachers, curves.
 
-Prompts are held out, every method paints from the same noise, the judge is exact. Nothing is trained: students are
-taken as tiny_sd3.distill_student has left them, missing ones are named with the command that trains them. The numbers
-become bench/results/tables.json, the report stands beside them; python3 scripts/bench.py --render makes it anew.
+Prompts are held out, every method paints from the same noise, the judge is exact. Nothing is trained: beside the
+shipped student, those are taken that tiny_sd3.distill_student has left; missing ones are named with the command that
+trains them. The numbers become bench/results/tables.json, the report stands beside them; python3 scripts/bench.py
+--render makes it anew.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ._arms import (
     WANTED,
     Arm,
     matched,
+    shipped,
     student_path,
     students,
     teachers,
@@ -54,7 +56,7 @@ def measure() -> dict[str, Any]:
     """Return one row for each arm at each strength, velocities compared, curves, the embedding of w, claims."""
     start, evidence = time.perf_counter(), Evidence()
     found, missing = students()
-    arms = [*teachers(), *_untrained(), *found]
+    arms = [*teachers(), *_untrained(), shipped(), *found]
     embedding, curves = evidence.embedding(), _curves.losses()  # first, for these are quick to fail
     velocities = [evidence.agreement(arm) for arm in arms if arm.method not in (BASE, TEACHER)]
     for arm in arms:
@@ -174,11 +176,11 @@ class Evidence(Study):
 
     def embedding(self) -> list[dict[str, Any]]:
         """Embed w by the base, by the first student of each kind that has no layers of its own."""
-        from teefusion_core.methods import EMBEDS
+        from teefusion_core.methods import METHODS
 
         fit = {}
         for wanted in WANTED:
             path = student_path(wanted, SEEDS[0])
-            if path.is_file() and wanted.method not in (*EMBEDS, DICE):
+            if path.is_file() and wanted.method != DICE and not METHODS[wanted.method].embeds:
                 fit[named([{**vars(wanted), "budget": told(path).get("steps")}])] = path
         return embeddings(self, fit) if fit else []

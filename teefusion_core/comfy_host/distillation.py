@@ -19,7 +19,7 @@ from ..architectures import Architecture, architecture_of, family_of
 from ..errors import ShapeMismatch
 from ..flow import Velocity, velocity_of
 from ..guidance import cfg_scale_of
-from ..methods import DICE, EMBEDS, GuidanceEmbedder
+from ..methods import DICE, METHODS, GuidanceEmbedder
 from ..training.checkpointing import checkpointed
 from ..training.distill import Fusion, calibrated_gain
 from ..training.distill_settings import DistillSettings
@@ -254,7 +254,7 @@ class Distillation:
     def _gain_and_embedder(self, network: nn.Module, architecture: Architecture) -> tuple[float, nn.Module | None]:
         """Constant of the term with the layers of its own, which are trained along with the update."""
         settings = self.settings
-        if settings.method in EMBEDS:
+        if METHODS[settings.method].embeds:
             waves, (_, width) = architecture.sinusoid_width(network), architecture.widths(network)
             self.update.embedder = GuidanceEmbedder(waves, width, settings.seed).to(self.device)
             return 1.0, self.update.embedder

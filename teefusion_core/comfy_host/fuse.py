@@ -143,9 +143,11 @@ def _term_of_prompt(base, architecture: Architecture, method: str, embedder, *, 
     _check_hooks(base, architecture)
     time_embed, pooled_embed = architecture.embedders(base.diffusion_model, dtype)
     embedder = None if embedder is None else embedder.to(device)
-    term_BD = METHODS[method](
-        Ingredients(pooled_BP, null_BP, timestep_B, time_embed, pooled_embed, prompt[GAIN_KEY], embedder)
-    ).to(dtype)
+    term_BD = (
+        METHODS[method]
+        .term(Ingredients(pooled_BP, null_BP, timestep_B, time_embed, pooled_embed, prompt[GAIN_KEY], embedder))
+        .to(dtype)
+    )
     if len(noise) % len(term_BD):
         raise ShapeMismatch(
             f"the prompt with its guidance has {len(term_BD)} rows, the latent batch {len(noise)}; "

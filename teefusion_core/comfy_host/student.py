@@ -11,7 +11,7 @@ import folder_paths
 from torch import Tensor
 
 from ..errors import CheckpointMismatch, InvalidConfig
-from ..methods import EMBEDDER, EMBEDS, METHODS, GuidanceEmbedder
+from ..methods import EMBEDDER, METHODS, GuidanceEmbedder
 from ..student_file import StudentInfo, check_base, fingerprint, read_student
 from ..training.trainable import FULL, PREFIX
 from .fuse import EMBEDDER_KEY, STUDENT_KEY
@@ -101,7 +101,7 @@ def _embedder(tensors: dict[str, Tensor], info: StudentInfo, path: Path) -> Guid
     """Take the layers that the method has of its own out of the tensors."""
     names = [name for name in tensors if name.startswith(EMBEDDER)]
     weights = {name.removeprefix(EMBEDDER): tensors.pop(name) for name in names}
-    if info.method not in EMBEDS:
+    if not METHODS[info.method].embeds:
         return None
     try:
         return GuidanceEmbedder.of(weights)

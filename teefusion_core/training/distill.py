@@ -43,7 +43,7 @@ class Fusion:
         """
         time_embed, pooled_embed = self.architecture.embedders(self.network, dtype)
         timestep_B = guidance_timestep(w_B, precision=self.precision, scale=self.scale)
-        return METHODS[self.method](
+        return METHODS[self.method].term(
             Ingredients(pooled_BP, null_BP, timestep_B, time_embed, pooled_embed, self.gain, self.embedder)
         )
 

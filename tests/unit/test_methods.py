@@ -1,10 +1,12 @@
 """Ways in which guidance enters a student."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from teefusion_core.fusion import sinusoid
-from teefusion_core.methods import DISTILL_CFG, EMBEDS, METHODS, TEEFUSION, W_ALONE, GuidanceEmbedder, Ingredients
+from teefusion_core.methods import DISTILL_CFG, METHODS, SPLIT, TEEFUSION, W_ALONE, GuidanceEmbedder, Ingredients
 
 WIDTH, SINUSOID, POOLED = 6, 8, 4
 TIME, TEXT = torch.randn(WIDTH, SINUSOID), torch.randn(WIDTH, POOLED)
@@ -35,25 +37,33 @@ def test_teefusion_multiplies_guidance_with_text():
     i = ingredients()
     rows = zip(i.timestep_B, i.pooled_BP, strict=True)
     expected = [0.5 * (TIME @ sinusoid(t[None], SINUSOID)[0]) * (TEXT @ (p - i.null_BP[0])) for t, p in rows]
-    torch.testing.assert_close(METHODS[TEEFUSION](i), torch.stack(expected))
+    torch.testing.assert_close(METHODS[TEEFUSION].term(i), torch.stack(expected))
+
+
+def test_split_embeds_each_text_whole():
+    i = replace(ingredients(), pooled_embed=lambda p_BP: (p_BP @ TEXT.T).sin())
+    rows, null = zip(i.timestep_B, i.pooled_BP, strict=True), (TEXT @ i.null_BP[0]).sin()
+    expected = [0.5 * (TIME @ sinusoid(t[None], SINUSOID)[0]) * ((TEXT @ p).sin() - null) for t, p in rows]
+    torch.testing.assert_close(METHODS[SPLIT].term(i), torch.stack(expected))
+    assert not torch.allclose(METHODS[SPLIT].term(i), METHODS[TEEFUSION].term(i))
 
 
 def test_w_alone_leaves_the_text_out():
     i = ingredients()
     expected = torch.stack([0.5 * (TIME @ sinusoid(t[None], SINUSOID)[0]) for t in i.timestep_B])
-    torch.testing.assert_close(METHODS[W_ALONE](i), expected)
+    torch.testing.assert_close(METHODS[W_ALONE].term(i), expected)
 
 
 def test_distillcfg_has_layers_of_its_own(embedder):
     i = ingredients(embedder=embedder)
     first, last = embedder.mlp[0], embedder.mlp[2]
-    for t, row in zip(i.timestep_B, METHODS[DISTILL_CFG](i), strict=True):
+    for t, row in zip(i.timestep_B, METHODS[DISTILL_CFG].term(i), strict=True):
         hidden = torch.nn.functional.silu(first.weight @ sinusoid(t[None], SINUSOID)[0] + first.bias)
         torch.testing.assert_close(row, 0.5 * (last.weight @ hidden + last.bias))
 
 
 def test_before_training_distillcfg_is_its_base():
-    assert not METHODS[DISTILL_CFG](ingredients(embedder=GuidanceEmbedder(SINUSOID, WIDTH))).any()
+    assert not METHODS[DISTILL_CFG].term(ingredients(embedder=GuidanceEmbedder(SINUSOID, WIDTH))).any()
 
 
 def test_the_seed_decides_the_layers_without_touching_the_global_one():
@@ -73,7 +83,3 @@ def test_layers_read_back_are_the_same(embedder):
 def test_other_weights_are_refused(weights):
     with pytest.raises((KeyError, RuntimeError)):
         GuidanceEmbedder.of(weights)
-
-
-def test_those_with_layers_are_methods():
-    assert METHODS.keys() >= EMBEDS
