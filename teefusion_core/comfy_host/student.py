@@ -70,7 +70,8 @@ def load_student(model_patcher, path: Path):
         model_patcher: the base, of which a clone is patched; None where the file has all weights.
         path: student file.
     Raises:
-        CheckpointMismatch: damaged file, foreign file, other base, or tensors that the model has no place for.
+        CheckpointMismatch: damaged file, foreign file, other base, a student as base, or tensors that the model has
+            no place for.
         InvalidConfig: no base for a file that changes one.
     """
     tensors, info = read_student(path)
@@ -117,6 +118,12 @@ def _whole(tensors: Mapping[str, Tensor], path: Path):
 
 
 def _patched(model_patcher, tensors: Mapping[str, Tensor], path: Path):
+    if model_patcher.get_attachment(STUDENT_KEY) is not None:
+        # its unpatched weights are those of the base, so the fingerprint lets it pass
+        raise CheckpointMismatch(
+            f"{path.name} changes a base, this model is already a student; connect the base itself "
+            "(of the demo model: variant base)"
+        )
     student = model_patcher.clone()
     places = comfy.lora.model_lora_keys_unet(student.model, {})
     patches = comfy.lora.load_lora(tensors, places, log_missing=False)

@@ -98,6 +98,12 @@ def test_another_base_is_refused(pack, top, loras):
         load(pack, top.world("flow").weak)
 
 
+def test_a_student_is_no_base(pack, top, loras):
+    student = top.load("student")[0]
+    with pytest.raises(pack.errors.CheckpointMismatch, match="Load TeEFusion Student: .* is already a student"):
+        load(pack, student)
+
+
 def test_an_ordinary_lora_is_refused(pack, top, loras):
     save_file(load_file(loras / NAME), loras / NAME)
     with pytest.raises(pack.errors.CheckpointMismatch, match="plain LoRA files belong in a LoRA loader"):
