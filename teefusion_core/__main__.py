@@ -16,7 +16,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
+try:
+    import torch
+except ModuleNotFoundError:
+    sys.exit(
+        "TeEFusion: this Python has no torch; use that of your ComfyUI "
+        "(.venv/bin/python in the folder of the pack, where scripts/demo.py has made it)"
+    )
 import torch.distributed as dist
 
 from .errors import InvalidConfig, TeEFusionError
@@ -121,7 +127,9 @@ def _use_comfy() -> None:
     """Put a ComfyUI first on the import path."""
     path = Path(os.environ.get("COMFYUI_PATH") or OWN_COMFY)
     if not (path / "comfy").is_dir():
-        raise InvalidConfig(f"there is no ComfyUI in {path}; set COMFYUI_PATH to the folder of one")
+        raise InvalidConfig(
+            f"there is no ComfyUI in {path}; set COMFYUI_PATH to the folder of one, that with its main.py"
+        )
     sys.path.insert(0, str(path))
 
 

@@ -76,7 +76,7 @@ def train_in_graph(
         )
     path = output / (MODELS if whole else UPDATES) / f"{name}.safetensors"
     student.write(path)
-    tell(f"{student.info.step} steps, loss {student.losses[-1]:.4f}, written to {path.relative_to(output)}")
+    tell(f"{student.info.step} steps, loss {student.losses[-1]:.4f}, written to {path.relative_to(output.parent)}")
     return student, path
 
 

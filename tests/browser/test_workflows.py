@@ -20,7 +20,7 @@ SHORT = {  # widget -> value that makes a run a matter of seconds
 TELLS = {  # what a node says under its widgets after a run
     "W2SDTeacherSampler": "3 steps, 10 forward passes",
     "ZSampling": "3 steps, 12 forward passes",
-    "DistillTrainer": "written to loras/browser_student",
+    "DistillTrainer": "written to output/loras/browser_student",
 }
 PICTURES = ("SaveImage", "PreviewImage", "LossGraphNode")
 PICTURED = {path.stem for path in WORKFLOWS.glob("*.jpg")}

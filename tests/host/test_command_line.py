@@ -142,6 +142,13 @@ def test_the_command_ends_with_one_sentence(folder):
     assert code == 1 and "several processes with --cpu, of which it starts one" in err
 
 
+def test_a_python_without_torch_ends_with_one_sentence():
+    code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('teefusion_core', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("TeEFusion: this Python has no torch")
+    assert done.stderr.count("\n") == 1
+
+
 DOCS = (REPO / "docs" / "train.md").read_text(encoding="utf-8")
 
 
