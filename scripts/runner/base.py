@@ -8,7 +8,7 @@ from pathlib import Path
 from .places import PACK, PROBE, PROBE_NAME, ROOT
 from .stop import Stop
 
-FOLDERS = ("custom_nodes", "models", "input", "output", "temp", "user")
+FOLDERS = ("custom_nodes", "models/loras", "input", "output", "temp", "user")
 
 
 def make_base(folder: Path, *, probe: bool = True, pack: Path = ROOT) -> Path:

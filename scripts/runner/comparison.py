@@ -21,7 +21,7 @@ from .client import Run, pictures, run_prompt
 from .graph import find, to_prompt
 from .places import BASE, HOST, ROOT, WORKFLOWS
 from .server import USUAL_PORT, Server, any_free_port, choose_port, is_free, running
-from .sheet import Row, draw_sheet
+from .sheet import SHOWN, Row, draw_sheet
 from .stop import Stop, say
 
 WORKFLOW = WORKFLOWS / "01_teacher_vs_student.json"
@@ -192,13 +192,16 @@ def table(columns: tuple[Method, ...]) -> str:
                 column.guidance,
                 _plain(statistics.mean(column.passes)),
                 f"{each:.2f}",
-                f"{share:.2f} of {num}",
+                f"{share:.2f} of {num} pictures",
             )
         )
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     text.insert(1, "  ".join("-" * width for width in widths))
-    note = "seconds: median over prompts, sampling only; alignment: share of pictures that show all of their prompt"
+    note = (
+        "seconds: median over prompts, sampling only; alignment: share of all pictures that show all of their prompt, "
+        f"the first {SHOWN} of each prompt are in the picture below"
+    )
     return "\n".join([*text, note])
 
 
@@ -218,7 +221,11 @@ def _tell(line: str, end: str) -> None:
 
 
 def _keep(server: Server) -> None:
-    say(f"\nComfyUI runs at {server.url} (workflow 01 is in Templates, under Extensions); Ctrl-C stops it.")
+    say(
+        f"\nComfyUI runs at {server.url}; Ctrl-C stops it.\n"
+        "Workflow 01 is in Templates, at the end of the list on the left: Extensions, ComfyUI-TeEFusion.\n"
+        f"Its models, input, output are folders of {BASE}; a student of yours goes into models/loras there."
+    )
     try:
         while True:
             time.sleep(1.0)

@@ -40,7 +40,7 @@ def host(comfyui, tmp_path_factory):
     theirs = shutil.ignore_patterns(".git", "custom_nodes", "input", "models", "output", "temp", "user")
     shutil.copytree(comfyui, folder, ignore=lambda at, names: theirs(at, names) if Path(at) == comfyui else ())
     for name in FOLDERS:
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
     return folder
 
 

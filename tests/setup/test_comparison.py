@@ -49,7 +49,7 @@ def test_the_table_tells_what_was_measured():
         "w 3 (as cfg 4)",
         "1",
         "1.50",
-        "0.75 of 4",
+        "0.75 of 4 pictures",
     ]
     assert student.label() == "Student: 1 pass per step"
 
