@@ -144,7 +144,10 @@ def write_described(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        part.touch()
+        mode = part.stat().st_mode
         save_file(dict(tensors), part, metadata=dict(metadata))
+        part.chmod(mode)  # safetensors leaves it to its owner alone; a server may run as someone else
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures import Architecture, architecture_of, family_of
-from ..errors import ShapeMismatch
+from ..errors import InvalidConfig, ShapeMismatch
 from ..flow import Velocity, velocity_of
 from ..guidance import cfg_scale_of
 from ..methods import DICE, METHODS, GuidanceEmbedder
@@ -28,6 +28,7 @@ from ..training.sharpening import ALPHA, Sharpening
 from ..training.trainable import TRAINABLE, Update
 from ..training.trajectories import Example, Walk, levels, replay_loss, target_of
 from ..training.walks import generator_of
+from .fuse import STUDENT_KEY
 from .prompts import Prompts
 from .run import schedule
 from .teacher import Teacher
@@ -64,8 +65,12 @@ class Distillation:
         Raises:
             UnsupportedArchitecture: the model has no place for guidance, which a sharpener does not need.
             ShapeMismatch: pictures of several shapes or of another latent space, or not one caption each.
-            InvalidConfig: a scheduler that the host does not have.
+            InvalidConfig: a scheduler that the host does not have, or a student as the base of a student.
         """
+        if model.get_attachment(STUDENT_KEY) is not None:
+            raise InvalidConfig(
+                "model is already a student, a second one would be trained on top of its guidance; connect the base"
+            )
         self.model, self.teacher, self.settings = model, teacher, settings
         self.positives, self.nulls = positives, nulls
         self.pictures = _checked(pictures, len(positives), model.model.latent_format.latent_channels)

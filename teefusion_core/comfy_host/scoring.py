@@ -35,6 +35,7 @@ from ..judging.image_reward import TOKENS as REWARD_TOKENS
 from ..judging.image_reward import ImageReward
 from ..judging.score_table import ScoreTable
 from ..judging.weights_file import SUFFIX, read_weights
+from ..student_file import write_described
 
 FOLDER, OFF = "clip_vision", "off"
 AT_ONCE = 8
@@ -220,8 +221,6 @@ def convert(source: Path, target: Path) -> int:
     Raises:
         CheckpointMismatch: a file with more in it than tensors, or a target that is there or of another kind.
     """
-    from safetensors.torch import save_file
-
     if target.suffix != SUFFIX or target.exists():
         raise CheckpointMismatch(f"{target.name} is to be a new {SUFFIX} file; give another name")
     try:
@@ -234,5 +233,5 @@ def convert(source: Path, target: Path) -> int:
     tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointMismatch(f"{source.name} holds no tensors; get the file from those who published it")
-    save_file({name: value.clone().contiguous() for name, value in tensors.items()}, target)
+    write_described(target, {name: value.clone().contiguous() for name, value in tensors.items()}, {})
     return len(tensors)

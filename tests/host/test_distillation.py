@@ -273,6 +273,11 @@ class TestRefused:
         with pytest.raises(pack.errors.ShapeMismatch, match="there are 2 pictures, 4 captions"):
             distil(pictures=[randn(n, 1, *LATENT) for n in range(2)])
 
+    def test_a_student_as_base(self, pack, distil):
+        student = pack.nodes["TinySD3Loader"].execute("student").args[0]
+        with pytest.raises(pack.errors.InvalidConfig, match="already a student.*connect the base"):
+            distil(model=student)
+
     def test_pictures_of_several_sizes(self, pack, distil):
         pictures = [randn(n, 1, 16, 8, 8 + 8 * (n == 2)) for n in range(4)]
         with pytest.raises(pack.errors.ShapeMismatch, match="use pictures of one size"):

@@ -59,6 +59,11 @@ class TestWriting:
     def test_it_leaves_one_file(self, written):
         assert names_in(written.parent) == ["student.safetensors"]
 
+    def test_others_may_read_it_as_they_may_any_new_file(self, written, tmp_path):
+        plain = tmp_path / "plain"
+        plain.touch()
+        assert written.stat().st_mode == plain.stat().st_mode
+
     def test_a_failing_save_leaves_no_file(self, path, monkeypatch):
         monkeypatch.setattr(student_file, "save_file", _fail_half_way)
         with pytest.raises(OSError, match="disk is full"):
