@@ -50,6 +50,7 @@ class Recipe:
         w_max: the strongest guidance that is trained.
         w: the one guidance of a sharpener's teacher.
         lr: where another rate than that of LEARNING_RATE is tried.
+        share: strength of the guidance term at the start, see `term_share` in docs/train.md.
     """
 
     teacher: str = "CFG"
@@ -64,6 +65,7 @@ class Recipe:
     w_max: float = 4.0
     w: float = 2.0
     lr: float | None = None
+    share: float = 0.25
 
     @property
     def name(self) -> str:
@@ -120,7 +122,7 @@ def described(recipe: Recipe) -> dict[str, dict]:
         "walks": recipe.walks,
         "uses": 0,
         "rank": recipe.rank,
-        "term_share": 0.25,
+        "term_share": recipe.share,
         "trainable": recipe.trainable,
         "method": recipe.method,
         "negatives": recipe.negatives,
@@ -218,6 +220,7 @@ def main() -> None:
     parser.add_argument("--w-max", type=float, default=Recipe.w_max, help="the strongest guidance that is trained")
     parser.add_argument("--w", type=float, default=Recipe.w, help="the one guidance of a sharpener's teacher")
     parser.add_argument("--negatives", type=float, default=0.0, help="share of walks away from a background")
+    parser.add_argument("--share", type=float, default=Recipe.share, help="strength of the guidance term at the start")
     parser.add_argument("--lr", type=float, help=f"learning rate, where not {LEARNING_RATE}")
     use_comfy()
     print("saved", distilled(Recipe(**vars(parser.parse_args()))), flush=True)

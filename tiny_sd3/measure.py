@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num", type=int, default=512)
     parser.add_argument("--model", help="a checkpoint instead of the shipped base")
-    parser.add_argument("--student", default="student", help="student variant")
+    parser.add_argument("--student", default="student", help="a variant of Load Tiny SD3, or a student file")
     parser.add_argument("--cfg", type=float, nargs="*", default=[1, 2, 3, 4, 6])
     parser.add_argument("--w", type=float, nargs="*", default=[])
     parser.add_argument("--seed", type=int, default=2024)
@@ -140,6 +140,7 @@ def main() -> None:
     use_comfy()
     import comfy.sd
 
+    from teefusion_core.comfy_host import load_student
     from teefusion_core.comfy_host.tiny import load_clip, load_tiny, load_vae
 
     clip, vae = load_clip(MODELS / "tiny_sd3_text.safetensors"), load_vae(MODELS / "tiny_sd3_vae.safetensors")
@@ -149,7 +150,8 @@ def main() -> None:
         rows.append(bench.row("teacher", base, cfg))
         print_row(rows[-1])
     if args.w:
-        student = load_tiny(args.student)[0]
+        own = Path(args.student)
+        student = load_student(base, own) if own.suffix else load_tiny(args.student)[0]
         for w in args.w:
             rows.append(bench.row("student", student, 1.0, w))
             print_row(rows[-1])

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import (
     _claims,
+    _negatives,
     _rivals,
     alignment,
     backbones,
@@ -21,6 +22,7 @@ from . import (
     demo,
     import_time,
     overhead,
+    rates,
     reflection,
     reflection_cost,
     soak,
@@ -38,7 +40,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "reflection_cost": ("reflection_cost", reflection_cost.table),
     "students": ("students", students.table),
     "students_guidance": ("students", students.guidance_table),
-    "negatives": ("students", students.negative_table),
+    "negatives": ("students", _negatives.table),
+    "negatives_base": ("students", _negatives.base_table),
+    "negatives_cause": ("students", _negatives.cause_table),
+    "rates": ("rates", rates.table),
     "claims": ("tables", _claims.table),
     "rivals_settings": ("tables", _rivals.settings_table),
     "rivals": ("tables", _rivals.table),
