@@ -55,7 +55,7 @@ def plain(painted, teachers):
 
 @pytest.fixture(scope="module")
 def student(bench, painted):
-    return painted(bench[0]._student(bench[0].WANTED[0], 0, STUDENT), 2.0)
+    return painted(bench[0].shipped(), 2.0)
 
 
 @pytest.mark.parametrize(("name", "passes"), [("CFG", 2), ("W2SD", 3.9), ("Z-Sampling", 4.85)])
@@ -80,7 +80,7 @@ def test_a_student_takes_one_pass_for_more_guidance(student, plain):
 
 
 def test_the_same_pictures_each_time(bench, painted, student):
-    again = painted(bench[0]._student(bench[0].WANTED[0], 0, STUDENT), 2.0)
+    again = painted(bench[0].shipped(), 2.0)
     assert np.array_equal(again.images_BHW3, student.images_BHW3)
     assert again.row["right"] == student.row["right"] and again.row["effective"] == student.row["effective"]
 
@@ -97,7 +97,7 @@ def test_a_sharpener_is_sampled_at_its_alpha(bench, study, painted, plain, tmp_p
     path = tmp_path / "w2sd-dice-0.safetensors"
     write_sharpener(path, Sharpener(width, 8, 2), info)
     [wanted] = [wanted for wanted in bench[0].WANTED if wanted.method == bench[0].DICE]
-    arm = bench[0]._student(wanted, 0, path)
+    arm = bench[0].student_arm(wanted, 0, path, None)
     assert arm.knob == "alpha" and painted(arm, 1.0).row["passes"] == 1
     assert np.array_equal(painted(arm, 0.0).images_BHW3, plain.images_BHW3)
     assert not np.array_equal(painted(arm, 2.0).images_BHW3, plain.images_BHW3)
@@ -125,6 +125,6 @@ def test_the_whole_measurement_on_two_prompts(bench, host, monkeypatch, tmp_path
         "no guidance", "teacher", "untrained fusion", "teefusion", "CFG, matched"
     }  # fmt: skip
     assert [found["name"] for found in result["embedding"]][0] == "base" and len(result["embedding"]) == 2
-    assert result["claims"] and len(_rivals.table(result)) == 7
-    assert len(_pictures.strips(tmp_path / "tables.png")) == 6
+    assert result["claims"] and len(_rivals.table(result)) == 8
+    assert len(_pictures.strips(tmp_path / "tables.png")) == 7
     assert "<svg" in _page.page(result, {})
