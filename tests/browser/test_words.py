@@ -1,6 +1,7 @@
 """What the interface says of our nodes: help, tooltips, errors."""
 
 import json
+import re
 
 import pytest
 from runner.places import ROOT
@@ -59,7 +60,8 @@ def test_a_socket_without_a_wire_is_named(ui):
     ui.press_run()
     said = ui.error()
     ui.shot("error_before_the_run")
-    assert "DistillTrainer" in said and "Required input is missing: guider" in said, said
+    # by its kind in an older frontend, by its title in a newer one
+    assert re.search("Distill ?Trainer", said) and re.search("missing: guider|no connection.*guider", said, re.S), said
     ui.forgive("PromptExecutionError|400.*/prompt")
 
 
@@ -70,4 +72,5 @@ def test_a_run_that_fails_says_what_to_do(ui):
     assert ended["kind"] == "execution_error", ended
     said = ui.error()
     ui.shot("error_in_the_run")
-    assert "Distill Trainer: give prompts, one per line" in said and "Traceback" not in said, said
+    # a newer frontend names the node above, the lines of the code that raised below
+    assert "Distill Trainer" in said and "give prompts, one per line" in said and "Traceback" not in said, said
