@@ -36,8 +36,10 @@ def plots(result: dict[str, Any]) -> dict[str, str]:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    found = {}
-    with pyplot.rc_context(STYLE):
+    found, pairs = {}, matplotlib.colormaps["tab20"].colors
+    # as many as there are methods, no two alike
+    cycle = pyplot.cycler(color=[*pairs[::2], *pairs[1::2]])
+    with pyplot.rc_context({**STYLE, "axes.prop_cycle": cycle}):
         for name, (wanted, draw) in PLOTS.items():
             if result[wanted]:
                 figure = draw(pyplot, result)
@@ -120,7 +122,7 @@ def _taught(pyplot: Any, result: dict[str, Any]) -> Any:
 def _losses(pyplot: Any, result: dict[str, Any]) -> Any:
     panels = 2 if result["checkpoints"] else 1
     figure, [[left, *right]] = pyplot.subplots(
-        1, panels, figsize=(WIDE * panels / 2, 2.8), layout="constrained", squeeze=False
+        1, panels, figsize=(WIDE * panels / 2, 3.6), layout="constrained", squeeze=False
     )
     kinds: dict[tuple, list[dict]] = {}
     for curve in result["curves"]:
@@ -134,7 +136,8 @@ def _losses(pyplot: Any, result: dict[str, Any]) -> Any:
     left.set(xlabel="step", ylabel="loss, mean of a hundredth of the steps", yscale="log")
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter("{x:g}")
-    left.legend(fontsize=6)
+    left.set_ylim(top=60)  # room for the legend above a loss that does not fall
+    left.legend(fontsize=6, loc="upper right")
     for axes in right:
         _on_the_way(axes, result)
     return figure
