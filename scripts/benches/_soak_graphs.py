@@ -10,6 +10,7 @@ PROMPT, OTHER = "a red circle left of a small blue square on a white background"
 STEPS, SEED, SIZE = 2, 7, 64
 PICTURE = "picture"
 SHARPENER, STUDENT, PROMPTS = "soak_sharpener.safetensors", "tiny_sd3_student.safetensors", "soak_prompts"
+JUDGE = "soak_clip"
 OPERATOR: dict[str, Any] = {"reflect_steps": -1, "rounds": 1, "inversion": "exact"}
 SAMPLING: dict[str, Any] = {"seed": SEED, "steps": STEPS, "scheduler": "normal", "denoise": 1.0}
 
@@ -79,6 +80,41 @@ def _in_parts() -> Graph:
     return parts | {"sample": node("SamplerCustomAdvanced", latent_image=["empty", 0], **wired)} | _end()
 
 
+def _reported() -> Graph:
+    """The picture of a measured run; its plot tells seconds, so it is drawn but not compared."""
+    parts = _start("base") | _guided() | {
+        "sigmas": node("BasicScheduler", model=["load", 0], scheduler="normal", steps=STEPS, denoise=1.0),
+        "sample": node(
+            "GuidanceReport", model=["load", 0], guider=["guider", 0], sampler=["sampler", 0], sigmas=["sigmas", 0],
+            latent_image=["empty", 0], positive=["prompt", 0], negative=["null", 0], noise_seed=SEED,
+        ),
+    }  # fmt: skip
+    return parts | _end() | _grid("")
+
+
+def _judged() -> Graph:
+    """A picture with its score written below."""
+    off = dict.fromkeys(("clip", "hps", "aesthetic", "image_reward"), "off")
+    judge = node("ScoreImages", images=["decode", 0], prompts=PROMPT, pickscore=f"{JUDGE}.safetensors", **off)
+    switches = {"case_insensitive": False, "multiline": False, "dotall": False, "group_index": 0}
+    score = node("RegexExtract", string=["judge", 0], regex_pattern=r"-?\d+\.\d+", mode="First Match", **switches)
+    sample = {"sample": _stock_sampler(["load", 0], ["prompt", 0], 1.0)}
+    return _start("base") | sample | _end() | {"judge": judge, "score": score} | _grid(["score", 0])
+
+
+def _grid(costs: str | list) -> Graph:
+    """Compare Grid in front of what is saved."""
+    grid = node("CompareGrid", images_a=["decode", 0], prompts=PROMPT, methods="", costs=costs, picture_size=SIZE * 4)
+    return {"grid": grid, PICTURE: node("SaveImage", images=["grid", 0], filename_prefix="soak")}
+
+
+def _guided() -> Graph:
+    return {
+        "guider": node("CFGGuider", model=["load", 0], positive=["prompt", 0], negative=["null", 0], cfg=4.0),
+        "sampler": node("KSamplerSelect", sampler_name="euler"),
+    }
+
+
 def _trainer(name: str) -> Graph:
     """A training of three steps, to its curve; under a name of its own, or it would be finished already."""
     settings = dict(
@@ -87,9 +123,7 @@ def _trainer(name: str) -> Graph:
         walk_rows=2, uses=1.0, negative_share=0.0, term_share=0.25, gradient_checkpointing=False, save_every=50,
         preview_every=2, run_seed=0, accept_changes="", negative_prompts="", whole_model=False, method="teefusion",
     )  # fmt: skip
-    return _start("base") | {
-        "guider": node("CFGGuider", model=["load", 0], positive=["prompt", 0], negative=["null", 0], cfg=4.0),
-        "sampler": node("KSamplerSelect", sampler_name="euler"),
+    return _start("base") | _guided() | {
         "train": node(
             "DistillTrainer", model=["load", 0], guider=["guider", 0], sampler=["sampler", 0], clip=["load", 1],
             vae=["load", 2], prompts=f"{PROMPT}\n{OTHER}", name=name, **settings,
@@ -112,6 +146,8 @@ def graphs(number: int) -> dict[str, Graph]:
         "W2SD": _reflection("W2SDTeacherSampler", strong_model=["load", 0], weak_model=["weak", 0], **scales),
         "Z-Sampling": _reflection("ZSampling", model=["load", 0], cfg=2.0, inversion_cfg=0.0),
         "Reflection Guider, CHATS": _in_parts(),
+        "Guidance Report, Compare Grid": _reported(),
+        "Score Images": _judged(),
         "Distill Trainer": _trainer(f"soak_{number}"),
     }
 
@@ -147,6 +183,7 @@ def furnish(base: Path, models: Path) -> None:
     ):  # fmt: skip
         (base / "models" / kind).mkdir(parents=True, exist_ok=True)
         shutil.copy(models / name, base / "models" / kind / name)
+    _random_clip(base / "models" / "clip_vision")
     clip = load_tiny("base")[1]
     prompt = clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT))
     width = prompt[0][0].shape[-1]
@@ -157,3 +194,18 @@ def furnish(base: Path, models: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     stored = {"latents": [{"samples": torch.zeros(1, 16, 8, 8)}], "conditioning": [prompt]}
     torch.save(stored, folder / "shard_0000.pkl")  # the format of the host's node, which loads weights only
+
+
+def _random_clip(folder: Path) -> None:
+    """A small CLIP of two towers, with the configuration that tells its sizes."""
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    tower = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = tower | {"eos_token_id": 49407, "bos_token_id": 49406}
+    config = transformers.CLIPConfig(text_config=text, vision_config=tower | {"patch_size": 32}, projection_dim=32)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(transformers.CLIPModel(config).state_dict(), folder / f"{JUDGE}.safetensors")
+    config.to_json_file(folder / f"{JUDGE}.json", use_diff=False)
