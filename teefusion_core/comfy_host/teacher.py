@@ -42,6 +42,8 @@ class Teacher:
         if not isinstance(sampler, comfy.samplers.Sampler):
             raise InvalidConfig(f"the teacher's sampler is a {type(sampler).__name__}; connect a SAMPLER")
         self.guider, self.sampler = copy.copy(guider), sampler
+        # set_conds writes into a dictionary, which a shallow copy shares with the guider that the host keeps
+        vars(self.guider).update({name: dict(held) for name, held in vars(guider).items() if type(held) is dict})
 
     @property
     def model(self):

@@ -111,10 +111,11 @@ def test_reflection_teaches(pack, top, world, noise):
 
 def test_the_wired_guider_stays_as_it_was(host, pack, top, world, noise):
     guider, before = cfg_guider(host, world), weights_of(world.model)
-    prompts = guider.original_conds
+    prompts = dict(guider.original_conds)
     teacher = teacher_of(pack, guider, sampler(host, "euler"))
     teacher.walk(world.negative, world.positive, noise, top.sigmas(world, STEPS), 1.5)
-    assert guider.cfg == 7.0 and guider.original_conds is prompts
+    assert guider.cfg == 7.0 and guider.original_conds.keys() == prompts.keys()
+    assert all(guider.original_conds[name] is given for name, given in prompts.items())
     assert teacher.guider is not guider
     top.assert_clean(world.model, before)
 
