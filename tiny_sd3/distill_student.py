@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from teefusion_core.methods import DICE, TAUGHT, TEEFUSION
 from teefusion_core.training.train import StepReport
 
 from .captions import caption
@@ -27,10 +28,8 @@ TEACHERS = {
     "W2SD": {"kind": "w2sd", "weak_model": "weak", "strong_cfg": 1.0},
 }
 """By name, as `[teacher]` of a training file has them; every last leg is CFG at 1 + w."""
-SHARPENER = "dice"
-LEARNING_RATE = {"lora": 1e-3, "everything": 5e-4, SHARPENER: 1e-3}
+LEARNING_RATE = {"lora": 1e-3, "everything": 5e-4, DICE: 1e-3}
 """By what is trained; what others would have done is measured by scripts/bench.py rates."""
-METHODS = ("teefusion", "w alone", "distillcfg", "teefusion split", SHARPENER)
 NEGATIVES = [f"on a {ground} background" for ground in BACKGROUNDS]
 NUM_PROMPTS = 4000
 STUDENTS = RUNS / "students"
@@ -43,7 +42,7 @@ class Recipe:
     Attributes:
         teacher: a name in TEACHERS.
         trainable: "lora" or "everything"; a sharpener leaves the model alone.
-        method: how guidance enters, a name in METHODS.
+        method: how guidance enters, a name in TAUGHT.
         seed: of prompts, walks, noise, weights.
         steps, batch, rank, walks: of the training; the teacher walks before the first step, `walks` times.
         negatives: share of walks away from a background; then prompts leave theirs open.
@@ -55,7 +54,7 @@ class Recipe:
 
     teacher: str = "CFG"
     trainable: str = "lora"
-    method: str = METHODS[0]
+    method: str = TEEFUSION
     seed: int = 0
     steps: int = 1000
     batch: int = 32
@@ -70,7 +69,7 @@ class Recipe:
     @property
     def name(self) -> str:
         """Of its run with its files."""
-        method = "" if self.method in (METHODS[0], SHARPENER) else f"-{self.method.replace(' ', '-')}"
+        method = "" if self.method in (TEEFUSION, DICE) else f"-{self.method.replace(' ', '-')}"
         less = "-negatives" if self.negatives else ""
         tried = f"-{self.steps}-steps-at-{self.lr:g}" if self.lr else ""
         return f"{self.teacher}{method}-{self.learned}{less}-{self.seed}{tried}".lower()
@@ -78,12 +77,12 @@ class Recipe:
     @property
     def learned(self) -> str:
         """What is trained, a name in LEARNING_RATE."""
-        return SHARPENER if self.method == SHARPENER else self.trainable
+        return DICE if self.method == DICE else self.trainable
 
     @property
     def guidance(self) -> tuple[float, float]:
         """Least with largest w."""
-        return (self.w, self.w) if self.method == SHARPENER else (0.5, self.w_max)
+        return (self.w, self.w) if self.method == DICE else (0.5, self.w_max)
 
     @property
     def walked(self) -> Path:
@@ -212,8 +211,8 @@ def main() -> None:
     """Train what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", choices=TEACHERS, default="CFG")
-    parser.add_argument("--trainable", choices=[name for name in LEARNING_RATE if name != SHARPENER], default="lora")
-    parser.add_argument("--method", choices=METHODS, default=METHODS[0])
+    parser.add_argument("--trainable", choices=[name for name in LEARNING_RATE if name != DICE], default="lora")
+    parser.add_argument("--method", choices=TAUGHT, default=TEEFUSION)
     parser.add_argument("--seed", type=int, default=0)
     for name in ("steps", "batch", "rank", "walks"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Recipe, name))

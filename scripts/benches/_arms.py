@@ -37,7 +37,7 @@ class Wanted:
     """A kind of student.
 
     Attributes:
-        method: a name in METHODS of tiny_sd3.distill_student.
+        method: a name in TAUGHT of teefusion_core.methods.
         teacher, trainable: as its recipe has them; a sharpener leaves the model alone.
     """
 
@@ -174,13 +174,17 @@ def students() -> tuple[list[Arm], list[dict[str, str]]]:
     return found, missing
 
 
-def student_path(wanted: Wanted, seed: int) -> Path:
-    """Where the training of a student leaves its file."""
+def recipe_of(wanted: Wanted, seed: int, **changed: Any) -> Any:
+    """How such a student is trained, a Recipe of tiny_sd3.distill_student."""
     from tiny_sd3.distill_student import Recipe
 
-    if wanted.method == DICE:
-        return Recipe(wanted.teacher, method=DICE, seed=seed).student
-    return Recipe(wanted.teacher, wanted.trainable, wanted.method, seed).student
+    kind = {} if wanted.method == DICE else {"trainable": wanted.trainable}
+    return Recipe(wanted.teacher, method=wanted.method, seed=seed, **kind, **changed)
+
+
+def student_path(wanted: Wanted, seed: int) -> Path:
+    """Where the training of a student leaves its file."""
+    return recipe_of(wanted, seed).student
 
 
 def told(path: Path) -> dict[str, Any]:

@@ -97,13 +97,18 @@ def _ablation(rows: list[dict]) -> list[Claim]:
 
 def _stronger(rows: list[dict]) -> list[Claim]:
     """Table 4: a stronger teacher makes a stronger student, trained as long."""
+    teachers = {group[0]["teacher"]: group for group in groups(rows, method="teacher")}
     found = []
+    for name in dict.fromkeys(group[0]["teacher"] for group in _students(rows)):
+        if name != "CFG":
+            text = f"{name} is the stronger teacher than CFG"
+            found.append(_compared("Table 4", text, (teachers[name], teachers["CFG"]), gap, 0.0))
     kinds = dict.fromkeys(_kind(group) for group in _students(rows))
     for trainable, budget in kinds:
         students = [group for group in _students(rows) if _kind(group) == (trainable, budget)]
         if len(students) < 2:
             continue
-        taught = [_only(rows, method="teacher", teacher=group[0]["teacher"]) for group in students]
+        taught = [teachers[group[0]["teacher"]] for group in students]
         text = f"over {len(students)} teachers, students rise with their teachers (slope of scores, {trainable})"
         picked = {OWN: lambda group: own_best(group)[0], SAME: lambda group: values(headline(group))}
         results = []
@@ -111,17 +116,10 @@ def _stronger(rows: list[dict]) -> list[Claim]:
             parts = [pick(group) for group in (*taught, *students)]
             results.append({"at": where, **estimate(_slope, *parts)})
         found.append({"paper": "Table 4", "claim": text, "quantity": "slope", "results": results})
-        for student, teacher in zip(students, taught, strict=True):
-            if student[0]["teacher"] == "CFG":
-                continue
-            plain = next((group for group in students if group[0]["teacher"] == "CFG"), [])
-            if plain:
-                name = student[0]["teacher"]
-                text = f"{name} is the stronger teacher than CFG"
-                pair = (teacher, _only(rows, method="teacher", teacher="CFG"))
-                found.append(_compared("Table 4", text, pair, gap, 0.0))
-                text = f"{named(student)} beats {named(plain)}"
-                found.append(_compared("Table 4", text, (student, plain), gap, 0.0))
+        plain = next((group for group in students if group[0]["teacher"] == "CFG"), [])
+        for student in (group for group in students if plain and group is not plain):
+            text = f"{named(student)} beats {named(plain)}"
+            found.append(_compared("Table 4", text, (student, plain), gap, 0.0))
     return found
 
 

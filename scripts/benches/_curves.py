@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ._arms import SEEDS, WANTED, Arm, student_arm, student_path, told
+from ._arms import SEEDS, WANTED, Arm, Wanted, recipe_of, student_arm, student_path, told
 from ._numbers import packed, unpacked
 
 POINTS = 100
@@ -73,9 +73,10 @@ def checkpoints(base: Any, arm: Arm) -> Iterator[tuple[int, Arm]]:
     """
     from teefusion_core.methods import METHODS
     from teefusion_core.student_file import read_student, write_student
-    from tiny_sd3.distill_student import STUDENTS, Recipe
+    from tiny_sd3.distill_student import STUDENTS
 
-    recipe = Recipe(arm.teacher, arm.trainable, arm.method, arm.seed or 0)
+    wanted = Wanted(arm.method, arm.teacher, arm.trainable)
+    recipe = recipe_of(wanted, arm.seed or 0)
     recipe = replace(recipe, rank=told(recipe.student).get("rank", recipe.rank))
     info = read_student(recipe.student)[1]
     if METHODS[info.method].embeds or arm.trainable != "lora":
@@ -87,12 +88,7 @@ def checkpoints(base: Any, arm: Arm) -> Iterator[tuple[int, Arm]]:
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / f"{recipe.name}.safetensors"
             write_student(path, _tensors(base, recipe, folder), replace(info, step=step))
-            wanted = next(w for w in WANTED if (w.method, w.teacher, w.trainable) == _names(arm))
-            yield step, student_arm(wanted, recipe.seed, path, told(recipe.student).get("steps"))
-
-
-def _names(arm: Arm) -> tuple[str, str, str]:
-    return arm.method, arm.teacher, arm.trainable
+            yield step, student_arm(wanted, recipe.seed, path, arm.budget)
 
 
 def _tensors(base: Any, recipe: Any, folder: Path) -> dict[str, torch.Tensor]:

@@ -26,29 +26,33 @@ TAUGHT: dict[str, Any] = {
 """The recipe of the student, taught for longer: it has to learn what its base never did, see `_pooled_share`."""
 READ_FROM, RIDGE = 0.75, 1e-2
 """Share of the prompts that a readout is fitted on; its penalty, beside inputs of variance 1."""
+Arm = tuple[str, int, Callable]
+"""Name, passes per step, (prompt, negative) -> (model, prompt)."""
 
 
 def measure(study: Study) -> dict[str, Any]:
     """Return how often each way to sample paints what it was told to avoid, then what of a negative the term keeps."""
-    from tiny_sd3.distill_student import Recipe, distilled
+    from tiny_sd3.distill_student import NEGATIVES, Recipe, distilled
     from tiny_sd3.measure import encode
     from tiny_sd3.scenes import BACKGROUNDS
 
     path = distilled(Recipe(**TAUGHT))
     with torch.inference_mode():
-        student = load(study.base, path)
-        negatives = {name: encode(study.clip, [f"on a {name} background"]) for name in BACKGROUNDS}
-        rows = [_painted(study, name, passes, arm, negatives) for name, passes, arm in _arms(study, student)]
+        texts, claims = _open_prompts()
+        positive = encode(study.clip, texts)
+        encoded = [encode(study.clip, [text]) for text in NEGATIVES]
+        negatives = dict(zip(BACKGROUNDS, encoded, strict=True))
+        arms = _arms(study, load(study.base, path))
         return {
             "settings": {"prompts": PROMPTS, "w": W, **TAUGHT},
-            "rows": rows,
-            "terms": _terms(study, negatives),
-            "pooled_share": _pooled_share(study, negatives),
+            "rows": [_painted(study, arm, positive, claims, negatives) for arm in arms],
+            "terms": _terms(study, positive, encoded),
+            "pooled_share": _pooled_share(study, positive, encoded),
         }
 
 
-def _arms(study: Study, student: Any) -> list[tuple[str, int, Callable]]:
-    """Name, passes per step, (prompt, negative) -> (model, prompt)."""
+def _arms(study: Study, student: Any) -> list[Arm]:
+    """Every way to sample that is compared."""
     from teefusion_core.comfy_host import STUDENT_KEY, apply_fusion
 
     untrained = study.base.clone()
@@ -63,17 +67,17 @@ def _arms(study: Study, student: Any) -> list[tuple[str, int, Callable]]:
     ]
 
 
-def _painted(study: Study, name: str, passes: int, arm: Callable, negatives: dict[str, list]) -> dict[str, Any]:
+def _painted(study: Study, arm: Arm, positive: list, claims: list, negatives: dict[str, list]) -> dict[str, Any]:
     from teefusion_core.guidance import cfg_scale_of
-    from tiny_sd3.measure import encode, pictures, sample
+    from tiny_sd3.measure import pictures, sample
     from tiny_sd3.verifier import judge
 
-    texts, claims = _open_prompts()
-    positive, noise_BCHW = encode(study.clip, texts), study.bench.noise_NCHW[: len(texts)]
+    name, passes, prepare = arm
+    noise_BCHW = study.bench.noise_NCHW[:PROMPTS]
     cfg = cfg_scale_of(W) if passes == 2 else 1.0
     unwanted, right = [], []
     for ground, negative in negatives.items():
-        model, prompt = arm(positive, negative)
+        model, prompt = prepare(positive, negative)
         shown = pictures(study.vae, sample(model, prompt, negative, cfg, noise_BCHW, 0))
         verdicts = [judge(image, claim) for image, claim in zip(shown, claims, strict=True)]
         unwanted += [verdict.background == ground for verdict in verdicts]
@@ -92,20 +96,17 @@ def _open_prompts() -> tuple[list[str], list[Any]]:
     return [caption(claim, rng) for claim in claims], claims
 
 
-def _terms(study: Study, negatives: dict[str, list]) -> list[dict[str, Any]]:
+def _terms(study: Study, positive: list, negatives: list[list]) -> list[dict[str, Any]]:
     """How large the text part of the term is, how well a linear readout of it tells one negative from another."""
     import comfy.model_management
 
     from teefusion_core.architectures import architecture_of
-    from tiny_sd3.measure import encode
 
     # students share this network: the one that was sampled last would still be in it
     comfy.model_management.load_models_gpu([study.base], force_full_load=True)
     network = study.base.model.diffusion_model
     _, pooled_embed = architecture_of(network).embedders(network, torch.float32)
-    c_RP, n_NP, null_1P = (
-        _pooled(prompt) for prompt in (encode(study.clip, _open_prompts()[0]), _joined(negatives), study.bench.null)
-    )
+    c_RP, null_1P, n_NP = _pooled(positive), _pooled(study.bench.null), torch.cat([_pooled(n) for n in negatives])
     c_R1P, f_R1D = c_RP[:, None], pooled_embed(c_RP)[:, None]
     text = {
         "F(c)": (f_R1D, False),
@@ -136,29 +137,21 @@ def _told_apart(text_RND: Tensor) -> float:
     return float((named == torch.arange(negatives)).double().mean())
 
 
-def _pooled_share(study: Study, negatives: dict[str, list]) -> float:
+def _pooled_share(study: Study, positive: list, negatives: list[list]) -> float:
     """What a background in the pooled text alone does to the base's first step, as a share of what whole prompts do."""
-    from tiny_sd3.measure import encode
-
-    prompts = encode(study.clip, _open_prompts()[0])
     noise_BCHW = study.bench.noise_NCHW[:PROMPTS]
     where = [(noise_BCHW * float(study.sigmas[0]), study.sigmas[0])]
     whole, alone = [], []
-    for negative in negatives.values():
-        [(context_BLE, extras)] = negative
+    for [(context_BLE, extras)] in negatives:
         pooled = {"pooled_output": extras["pooled_output"].expand(PROMPTS, -1)}
         whole += study.velocities(study.base, [[context_BLE.expand(PROMPTS, -1, -1), pooled]], where)
-        alone += study.velocities(study.base, [[prompts[0][0], pooled]], where)
+        alone += study.velocities(study.base, [[positive[0][0], pooled]], where)
     of_whole, of_pooled = (torch.stack(found) - torch.stack(found).mean(0) for found in (whole, alone))
     return float((of_pooled * of_whole).sum() / of_whole.square().sum())
 
 
 def _pooled(conditioning: list) -> Tensor:
     return conditioning[0][1]["pooled_output"].float()
-
-
-def _joined(conditionings: dict[str, list]) -> list:
-    return [[None, {"pooled_output": torch.cat([_pooled(one) for one in conditionings.values()])}]]
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
