@@ -1,6 +1,6 @@
 """Train students, judge pictures from the command line.
 
-Runs under torchrun or accelerate launch as well; ComfyUI is found through COMFYUI_PATH.
+Runs under torchrun or accelerate launch as well, with the ComfyUI that it is installed in or that COMFYUI_PATH names.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from .judging import prompt_command, score_command
 from .training.processes import together
 from .training.train import StepReport
 
-OWN_COMFY = Path(__file__).resolve().parent.parent / ".host" / "ComfyUI"
+PACK = Path(__file__).resolve().parent.parent
+COMFYUIS = PACK.parent.parent, PACK / ".host" / "ComfyUI"
+"""Where one may be: around custom_nodes with this pack, where the demo has made it."""
 SECONDS_BETWEEN_LINES = 5.0
 LOST = re.compile("gloo|nccl|connection|peer", re.IGNORECASE)
 """How torch tells that another process is gone, which it has no type of error for."""
@@ -125,12 +127,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _use_comfy() -> None:
     """Put a ComfyUI first on the import path."""
-    path = Path(os.environ.get("COMFYUI_PATH") or OWN_COMFY)
-    if not (path / "comfy").is_dir():
+    named = os.environ.get("COMFYUI_PATH")
+    places = [Path(named)] if named else COMFYUIS
+    found = next((path for path in places if (path / "comfy").is_dir() and (path / "main.py").is_file()), None)
+    if found is None:
         raise InvalidConfig(
-            f"there is no ComfyUI in {path}; set COMFYUI_PATH to the folder of one, that with its main.py"
+            f"there is no ComfyUI in {' or '.join(map(str, places))}; set COMFYUI_PATH to the folder of one, that with "
+            "its main.py"
         )
-    sys.path.insert(0, str(path))
+    sys.path.insert(0, str(found))
 
 
 def _join() -> None:

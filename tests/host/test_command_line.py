@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,10 +40,10 @@ def written(folder, name="run.json", **sections):
     return folder / name
 
 
-def start(path, **environment):
+def start(path, pack=REPO, **environment):
     return subprocess.Popen(
         [sys.executable, "-m", "teefusion_core", "train", str(path)],
-        cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=pack, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **environment},
     )  # fmt: skip
 
@@ -152,11 +153,25 @@ def test_a_python_without_torch_ends_with_one_sentence():
 DOCS = (REPO / "docs" / "train.md").read_text(encoding="utf-8")
 
 
-def test_the_example_in_the_docs_trains(folder, pack):
+@pytest.fixture
+def installed(folder, host):
+    """Return the folder of a pack inside of a ComfyUI."""
+    around = folder / "ComfyUI"
+    around.mkdir()
+    for entry in host.path.iterdir():
+        if entry.name != "custom_nodes":
+            (around / entry.name).symlink_to(entry)
+    made = around / "custom_nodes" / "some-pack"
+    for part in ("teefusion_core", "models"):
+        shutil.copytree(REPO / part, made / part)
+    return made
+
+
+def test_the_example_in_the_docs_trains_by_the_comfyui_around_the_pack(folder, installed):
     text, toml = (re.search(rf"```{kind}\n(.*?)```", DOCS, re.DOTALL)[1] for kind in ("text", "toml"))
     (folder / "prompts.txt").write_text(text)
     (folder / "run.toml").write_text(toml.replace("steps = 200", "steps = 2\nsave_every = 1"))
-    code, out, err = ended(start(folder / "run.toml"))
+    code, out, err = ended(start(folder / "run.toml", installed, COMFYUI_PATH=""))
     assert code == 0, err
     assert f"written to {folder / 'my_student.safetensors'}" in out
 
