@@ -195,19 +195,25 @@ class Whole(Update):
 
     @contextmanager
     def worn(self) -> Iterator[None]:
-        """Exchange the parameters for the copies inside the block."""
+        """Exchange the parameters for the copies while their layers are at work inside the block.
+
+        Only then: the host may load, freeze or patch the network in the middle of a training.
+        """
         with ExitStack() as stack:
             for name in self.names:
                 path, _, leaf = name.rpartition(".")
                 module = self.network.get_submodule(path)
-                stack.callback(module._parameters.__setitem__, leaf, module._parameters[leaf])
-                hook = partial(self._exchanged, name, leaf, self.network.get_parameter(name).dtype)
-                stack.callback(module.register_forward_pre_hook(hook).remove)
+                own: list[nn.Parameter] = []
+                back = partial(_put_back, leaf, own)
+                stack.callback(back, module)  # after what no hook hears of, such as Ctrl-C
+                exchange = partial(self._exchange, name, leaf, own)
+                stack.callback(module.register_forward_pre_hook(exchange).remove)
+                stack.callback(module.register_forward_hook(back, always_call=True).remove)
             yield
 
-    def _exchanged(self, name: str, leaf: str, dtype: torch.dtype, module: nn.Module, inputs: tuple) -> None:
-        # at every call, for the rounded copy is a tensor of its own
-        module._parameters[leaf] = self.copies[_key(name)].to(dtype)
+    def _exchange(self, name: str, leaf: str, own: list[nn.Parameter], module: nn.Module, inputs: tuple) -> None:
+        own.append(module.get_parameter(leaf))
+        module._parameters[leaf] = self.copies[_key(name)].to(own[0].dtype)
 
     def state(self) -> dict[str, Tensor]:
         """Return the differences from the base under the names that ComfyUI's LoRA loaders read."""
@@ -237,6 +243,11 @@ class Whole(Update):
             path, _, leaf = name.rpartition(".")
             found.append((name, f"{PREFIX}{path}.{ends[leaf]}" if leaf in ends else f"{PREFIX}{name}.diff"))
         return found
+
+
+def _put_back(leaf: str, own: list[nn.Parameter], module: nn.Module, *_: object) -> None:
+    while own:
+        module._parameters[leaf] = own.pop()
 
 
 @contextmanager

@@ -1,11 +1,14 @@
 """Distill Trainer: from what is wired to a student that the other nodes take."""
 
 import inspect
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from teefusion_core.training.trainable import TRAINABLE
 
 from .reflection_parts import OTHER, PROMPT, randn, relative, weights_of
 
@@ -136,9 +139,10 @@ def test_the_node_shows_curve_and_pictures(train, shown, top):
     assert pixels[:, pixels.shape[0] + 8 :].std() > 20 and pixels[:, : pixels.shape[0]].std() > 5
 
 
-def test_pictures_in_between_change_nothing(train):
-    watched = train(name="watched", preview_every=1)
-    alone = train(name="alone", preview_every=0)
+@pytest.mark.parametrize("trainable", TRAINABLE)
+def test_pictures_in_between_change_nothing(train, trainable):
+    watched = train(name="watched", preview_every=1, trainable=trainable)
+    alone = train(name="alone", preview_every=0, trainable=trainable)
     assert watched[1] == alone[1]
     assert all(torch.equal(watched[0][name], tensor) for name, tensor in alone[0].items())
 
@@ -163,6 +167,23 @@ def test_cancel_keeps_the_work(host, top, world, train, output, shown, monkeypat
     rest = train(name="stopped")
     assert rest[1] == whole[1]
     assert all(torch.equal(rest[0][name], tensor) for name, tensor in whole[0].items())
+
+
+@pytest.mark.parametrize("trainable", ["lora", "everything"])
+def test_cancel_before_a_picture_is_a_cancel(host, train, monkeypatch, trainable):
+    """On a base of 16 bits, where what is trained stands in for its weights as rounded copies."""
+    path = Path(__file__).resolve().parent.parent.parent / "models" / "tiny_sd3_base.safetensors"
+    model = host.comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.bfloat16})
+    management = host.comfy.model_management
+
+    def interrupted(*args, **kwargs):
+        raise management.InterruptProcessingException()
+
+    before = weights_of(model)
+    monkeypatch.setattr(host.comfy.sample, "sample", interrupted)
+    with pytest.raises(management.InterruptProcessingException):
+        train(model=model, guider=host.comfy.samplers.CFGGuider(model), trainable=trainable, preview_every=1)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(model).items())
 
 
 def test_encoded_prompts_with_latents(top, train, output):

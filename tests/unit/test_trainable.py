@@ -100,6 +100,24 @@ def test_an_error_inside_leaves_the_network_clean(network, kind):
 
 
 @EVERY_KIND
+def test_the_network_holds_its_own_weights_wherever_no_layer_is_at_work(network, kind):
+    """Who loads, freezes or saves a model in the middle of a training meets these."""
+    own = dict(network.named_parameters())
+    update = trained(update_of(kind, network))
+
+    def as_it_was():
+        found = dict(network.named_parameters())
+        return found.keys() == own.keys() and all(found[name] is own[name] for name in own)
+
+    with update.attached():
+        network(X)
+        assert as_it_was()
+        with pytest.raises(RuntimeError):
+            network(X[:, :3])
+        assert as_it_was()
+
+
+@EVERY_KIND
 def test_lifted_it_is_the_base_again(network, kind):
     plain, update = output(network), trained(update_of(kind, network))
     worn = output(network, update)
