@@ -28,7 +28,7 @@ from ..training.sharpening import ALPHA, Sharpening
 from ..training.trainable import TRAINABLE, Update
 from ..training.trajectories import Example, Walk, levels, replay_loss, target_of
 from ..training.walks import generator_of
-from .fuse import STUDENT_KEY
+from .fuse import why_no_base
 from .prompts import Prompts
 from .run import schedule
 from .teacher import Teacher
@@ -65,12 +65,10 @@ class Distillation:
         Raises:
             UnsupportedArchitecture: the model has no place for guidance, which a sharpener does not need.
             ShapeMismatch: pictures of several shapes or of another latent space, or not one caption each.
-            InvalidConfig: a scheduler that the host does not have, or a student as the base of a student.
+            InvalidConfig: a scheduler that the host does not have, or a base that is none.
         """
-        if model.get_attachment(STUDENT_KEY) is not None:
-            raise InvalidConfig(
-                "model is already a student, a second one would be trained on top of its guidance; connect the base"
-            )
+        if why := why_no_base(model):
+            raise InvalidConfig(f"model {why}; a student would be trained on top of its guidance: connect the base")
         self.model, self.teacher, self.settings = model, teacher, settings
         self.positives, self.nulls = positives, nulls
         self.pictures = _checked(pictures, len(positives), model.model.latent_format.latent_channels)

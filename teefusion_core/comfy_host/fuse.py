@@ -78,6 +78,15 @@ def apply_fusion(model_patcher, positive, null, guidance, *, w_precision: str | 
     return _patched(model_patcher, architecture), fused
 
 
+def why_no_base(model_patcher) -> str | None:
+    """Say why a MODEL cannot be the base of a student, if so; its unpatched weights would not tell."""
+    if model_patcher.get_attachment(STUDENT_KEY) is not None:
+        return "is already a student"
+    if model_patcher.get_wrappers(WrappersMP.APPLY_MODEL, WRAPPER_KEY):
+        return "comes out of TeEFusion Conditioning, whose term would stay"
+    return None
+
+
 def _check_trained_range(w_B: Tensor, student: dict) -> None:
     """Refuse a w that the student never saw; students without a range take any."""
     low, high = float(student.get("w_min", 0.0)), float(student.get("w_max", math.inf))

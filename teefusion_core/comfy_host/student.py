@@ -14,7 +14,7 @@ from ..errors import CheckpointMismatch, InvalidConfig
 from ..methods import EMBEDDER, METHODS, GuidanceEmbedder
 from ..student_file import StudentInfo, check_base, fingerprint, read_student
 from ..training.trainable import FULL, PREFIX
-from .fuse import EMBEDDER_KEY, STUDENT_KEY
+from .fuse import EMBEDDER_KEY, STUDENT_KEY, why_no_base
 
 UPDATES, MODELS = "loras", "diffusion_models"
 """The host's folders for students that change a base, for those that are models of their own."""
@@ -70,7 +70,7 @@ def load_student(model_patcher, path: Path):
         model_patcher: the base, of which a clone is patched; None where the file has all weights.
         path: student file.
     Raises:
-        CheckpointMismatch: damaged file, foreign file, other base, a student as base, or tensors that the model has
+        CheckpointMismatch: damaged file, foreign file, other base, a base that is none, or tensors that the model has
             no place for.
         InvalidConfig: no base for a file that changes one.
     """
@@ -118,11 +118,9 @@ def _whole(tensors: Mapping[str, Tensor], path: Path):
 
 
 def _patched(model_patcher, tensors: Mapping[str, Tensor], path: Path):
-    if model_patcher.get_attachment(STUDENT_KEY) is not None:
-        # its unpatched weights are those of the base, so the fingerprint lets it pass
+    if why := why_no_base(model_patcher):
         raise CheckpointMismatch(
-            f"{path.name} changes a base, this model is already a student; connect the base itself "
-            "(of the demo model: variant base)"
+            f"{path.name} changes a base, this model {why}; connect the base itself (of the demo model: variant base)"
         )
     student = model_patcher.clone()
     places = comfy.lora.model_lora_keys_unet(student.model, {})

@@ -278,6 +278,11 @@ class TestRefused:
         with pytest.raises(pack.errors.InvalidConfig, match="already a student.*connect the base"):
             distil(model=student)
 
+    def test_a_fused_model_as_base(self, pack, distil, world):
+        fused, _ = pack.comfy_host.apply_fusion(world.model, world.positive, world.negative, 2.0)
+        with pytest.raises(pack.errors.InvalidConfig, match="comes out of TeEFusion Conditioning.*connect the base"):
+            distil(model=fused)
+
     def test_pictures_of_several_sizes(self, pack, distil):
         pictures = [randn(n, 1, 16, 8, 8 + 8 * (n == 2)) for n in range(4)]
         with pytest.raises(pack.errors.ShapeMismatch, match="use pictures of one size"):

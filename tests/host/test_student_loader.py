@@ -104,6 +104,13 @@ def test_a_student_is_no_base(pack, top, loras):
         load(pack, student)
 
 
+def test_a_fused_model_is_no_base(pack, top, loras):
+    world = top.world("flow")
+    fused, _ = pack.comfy_host.apply_fusion(world.model, world.positive, world.negative, 2.0)
+    with pytest.raises(pack.errors.CheckpointMismatch, match="comes out of TeEFusion Conditioning.*connect the base"):
+        load(pack, fused)
+
+
 def test_an_ordinary_lora_is_refused(pack, top, loras):
     save_file(load_file(loras / NAME), loras / NAME)
     with pytest.raises(pack.errors.CheckpointMismatch, match="plain LoRA files belong in a LoRA loader"):
