@@ -9,8 +9,11 @@ same run gets zeros, so that the host can batch it with the fused one.
 Shapes: B batch, P pooled width, D model width.
 """
 
+import inspect
 import logging
 import math
+import weakref
+from collections.abc import Callable
 from functools import partial
 
 import comfy.conds
@@ -75,6 +78,7 @@ def apply_fusion(model_patcher, positive, null, guidance, *, w_precision: str | 
         fused.append([context, {**extras, **values}])
     if not fused:
         raise InvalidConfig("positive holds no prompt; connect an encoded prompt")
+    _note_wiring(student, null_BP, [extras["pooled_output"] for _, extras in positive])
     return _patched(model_patcher, architecture), fused
 
 
@@ -85,6 +89,20 @@ def why_no_base(model_patcher) -> str | None:
     if model_patcher.get_wrappers(WrappersMP.APPLY_MODEL, WRAPPER_KEY):
         return "comes out of TeEFusion Conditioning, whose term would stay"
     return None
+
+
+def _note_wiring(student: dict, null_BP: Tensor, positives: list[Tensor]) -> None:
+    """Say what can be wired by mistake, since the picture would not tell."""
+    if not student:
+        log.info(
+            "%s: this model does not say that it is a student, as those of student files do; on an ordinary model the "
+            "guidance means nothing.",
+            IN_THE_RUN,
+        )
+    if not null_BP.any():
+        log.warning("%s: null is all zeros; connect the encoded empty prompt itself, not zeroed out.", IN_THE_RUN)
+    if any(torch.equal(pooled_BP, null_BP) for pooled_BP in positives):
+        log.warning("%s: null is the prompt itself, so guidance is zero; connect an empty prompt there.", IN_THE_RUN)
 
 
 def _check_trained_range(w_B: Tensor, student: dict) -> None:
@@ -117,14 +135,15 @@ def _patched(model_patcher, architecture: Architecture):
     patched = model_patcher.clone()
     if patched.get_wrappers(WrappersMP.APPLY_MODEL, WRAPPER_KEY):
         return patched
-    base, original = patched.model, patched.get_model_object("extra_conds")
+    # the patch hangs on the model: a reference from there back to it would keep it in memory until a full collection
+    base, original = weakref.ref(patched.model), _weakly(patched.get_model_object("extra_conds"))
     method = (patched.get_attachment(STUDENT_KEY) or {}).get("method", TEEFUSION)
-    made = partial(_term_of_prompt, base, architecture, method, patched.get_attachment(EMBEDDER_KEY))
+    made = partial(_term_of_prompt, architecture, method, patched.get_attachment(EMBEDDER_KEY))
 
     def extra_conds(**kwargs):
-        out = original(**kwargs)
+        out = original()(**kwargs)
         with reported_by(IN_THE_RUN):
-            out[TERM_KEY] = comfy.conds.CONDRegular(made(**kwargs))
+            out[TERM_KEY] = comfy.conds.CONDRegular(made(base(), **kwargs))
         return out
 
     def apply_model(executor, *args, **kwargs):
@@ -140,7 +159,11 @@ def _patched(model_patcher, architecture: Architecture):
     return patched
 
 
-def _term_of_prompt(base, architecture: Architecture, method: str, embedder, *, device, noise, **prompt) -> Tensor:
+def _weakly(function: Callable) -> Callable[[], Callable]:
+    return weakref.WeakMethod(function) if inspect.ismethod(function) else lambda: function
+
+
+def _term_of_prompt(architecture: Architecture, method: str, embedder, base, *, device, noise, **prompt) -> Tensor:
     """Compute the term of one prompt of a run, [1,D] or [B,D]; zeros [1,D] where guidance is not asked for."""
     dtype = base.manual_cast_dtype or base.get_dtype()
     _, model_width = architecture.widths(base.diffusion_model)

@@ -1,6 +1,8 @@
 """Guidance fusion inside the real host."""
 
+import gc
 import logging
+import weakref
 
 import pytest
 import torch
@@ -169,6 +171,35 @@ def test_a_run_without_any_guidance_says_so(golden_model, pack, runner, prompts,
         with caplog.at_level(logging.WARNING):
             runner(fused, given, inputs(CASE)["x"][:1])
         assert sum("no prompt of this run carries guidance" in record.message for record in caplog.records) == notes
+
+
+def test_a_dropped_model_goes_with_its_last_user(pack, host, runner, prompts):
+    """The host warns of models that only a full collection of garbage takes away."""
+    model = host.comfy.sd.load_diffusion_model_state_dict(state_dict(CASE), model_options={"dtype": torch.float32})
+    gc.collect()
+    gc.disable()
+    try:
+        fused, positive = pack.comfy_host.apply_fusion(model, prompts[0], prompts[1], 5.0)
+        runner(fused, positive, inputs(CASE)["x"][:1])
+        left = weakref.ref(model.model)
+        del model, fused, positive
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("null", "told"), [("zeros", "null is all zeros"), ("prompt", "null is the prompt itself"), ("null", "")]
+)
+def test_a_null_that_is_none_is_said(golden_model, pack, prompts, caplog, null, told):
+    wired = {
+        "zeros": conditioning(prompts[1][0][0], torch.zeros_like(prompts[1][0][1]["pooled_output"])),
+        "prompt": prompts[0],
+        "null": prompts[1],
+    }
+    with caplog.at_level(logging.WARNING):
+        pack.comfy_host.apply_fusion(golden_model(CASE), prompts[0], wired[null], 5.0)
+    assert [told in record.message for record in caplog.records] == ([True] if told else [])
 
 
 def test_every_row_has_its_own_guidance(golden_model, pack, runner, prompts, host):
