@@ -15,6 +15,7 @@ import math
 import weakref
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import comfy.conds
 import torch
@@ -159,7 +160,7 @@ def _patched(model_patcher, architecture: Architecture):
     return patched
 
 
-def _weakly(function: Callable) -> Callable[[], Callable]:
+def _weakly(function: Callable) -> Callable[[], Any]:
     return weakref.WeakMethod(function) if inspect.ismethod(function) else lambda: function
 
 

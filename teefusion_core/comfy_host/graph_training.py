@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
+import comfy.model_management
 import folder_paths
 import torch
 from torch import Tensor
@@ -21,6 +23,12 @@ from .teacher import Teacher
 from .training import Student, Training
 from .watch import Watch
 
+INPUTS = {
+    "steps": ("steps", "warmup"), "batch_size": ("batch",), "learning_rate": ("lr",),
+    "run_seed": ("seed", "distil_seed"), "negative_share": ("distil_negatives",), "prompts": ("data",), "negative_prompts": ("data",),
+}  # fmt: skip
+"""Inputs of the node that the stored settings call otherwise."""
+DISTIL, LOOP = ({field.name for field in fields(kind)} for kind in (DistillSettings, TrainSettings))
 RUNS = "teefusion_runs"
 """Folder inside ComfyUI's output folder; students go to those beside it that the host's loaders list."""
 
@@ -49,7 +57,8 @@ def train_in_graph(
         settings, loop: how.
         name: of the run with its file; a run that is there is gone on with.
         pixels: width with height of the teacher's pictures, where it paints from noise.
-        accept: names of settings that may differ from those of the stored run, separated by commas.
+        accept: names of settings, or of inputs of the node, that may differ from those of the stored run, separated
+            by commas.
         whole: write all weights of the student, instead of what changes the base.
         preview_every: steps between pictures of the student.
         vae: decodes them.
@@ -65,15 +74,19 @@ def train_in_graph(
         distillation = Distillation(model, Teacher(guider, sampler), positives, nulls, settings, **start)
         told = f"{type(guider).__name__} at scale 1 + w, {_sampler_name(sampler)}"
         output = Path(folder_paths.get_output_directory())
-        accepted = [part.strip() for part in accept.split(",") if part.strip()]
+        accepted = [setting for part in accept.split(",") for setting in _settings_of(part.strip())]
         training = Training(
             distillation, loop, root=output / RUNS, name=name, teacher=told, accept=accepted, whole=whole
         )
         distillation.check_teacher()
         watch = Watch(training, every=preview_every, vae=vae)
-        student = training.run(
-            watch.on_step, watch.should_stop, watch.on_walk, on_forecast=lambda need: tell(str(need))
-        )
+        try:
+            student = training.run(
+                watch.on_step, watch.should_stop, watch.on_walk, on_forecast=lambda need: tell(str(need))
+            )
+        except comfy.model_management.InterruptProcessingException:
+            watch.stopped()
+            raise
     path = output / (MODELS if whole else UPDATES) / f"{name}.safetensors"
     student.write(path)
     tell(f"{student.info.step} steps, loss {student.losses[-1]:.4f}, written to {path.relative_to(output.parent)}")
@@ -104,6 +117,13 @@ def graph_data(
         nulls = [*(null or encoded(clip, [""])), *encoded(clip, others)]
         pictures = [row[None] for latent in latents for row in latent["samples"].clone()]
         return Prompts(positives, "prompt"), Prompts(nulls, "null"), pictures
+
+
+def _settings_of(name: str) -> tuple[str, ...]:
+    """The stored settings that a name means."""
+    if name in INPUTS or not name:
+        return INPUTS.get(name, ())
+    return (f"distil_{name}",) if name in DISTIL - LOOP else (name,)
 
 
 def _sampler_name(sampler) -> str:

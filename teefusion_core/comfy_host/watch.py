@@ -38,27 +38,25 @@ class Watch:
         """
         self.training, self.every, self.vae = training, every, vae
         self.bar = comfy.utils.ProgressBar(training.settings.steps)
-        self.losses: list[float] = []
         self.pictures: np.ndarray | None = None
         settings = training.distillation.settings
         self.sharpens = training.distillation.fusion is None
         middle = (settings.w_min + settings.w_max) / 2
         self.strengths = list(ALPHAS_SHOWN) if self.sharpens else [settings.w_min, middle, settings.w_max]
         self.rows = min(PROMPTS_SHOWN, len(training.distillation.positives))
-        self.told, self.seconds = 0.0, 0.0
+        self.told, self.seconds, self.step = 0.0, 0.0, 0
 
     def on_step(self, report: StepReport) -> None:
         """Show where it stands."""
-        self.losses.append(report.loss)
         self.seconds = report.seconds if not self.seconds else 0.9 * self.seconds + 0.1 * report.seconds
-        last, image = report.step == report.steps, None
+        self.step, last, image = report.step, report.step == report.steps, None
         if self.every and (report.step % self.every == 0 or last):
             self.pictures = self.paint(report.average)
         now = time.monotonic()
         if now - self.told > SECONDS_BETWEEN_LINES or last or (self.every and report.step % self.every == 0):
             self.told = now
             labels = [f"{'alpha' if self.sharpens else 'w'} {strength:g}" for strength in self.strengths]
-            image = ("JPEG", at_a_glance(self.losses, report.steps, self.pictures, labels, self.rows), PREVIEW_SIZE)
+            image = ("JPEG", at_a_glance(report.losses, report.steps, self.pictures, labels, self.rows), PREVIEW_SIZE)
             left = (report.steps - report.step) * self.seconds
             pace = report.rows / max(self.seconds, 1e-9)
             tell(f"step {report.step}/{report.steps}, loss {report.loss:.4f}, {pace:.1f} rows/s, {_minutes(left)} left")
@@ -72,6 +70,13 @@ class Watch:
         """Raise the host's own exception where the user has pressed cancel."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         return False
+
+    def stopped(self) -> None:
+        """Say what cancel has left."""
+        kept = (
+            f"stopped at step {self.step}, which is kept" if self.step else "stopped before the first step of this run"
+        )
+        tell(f"{kept}; Run goes on from there")
 
     @torch.no_grad()
     def paint(self, average: Mapping[str, Tensor]) -> np.ndarray:

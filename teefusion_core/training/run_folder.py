@@ -295,8 +295,8 @@ def _check_settings(path: Path, stored: Mapping[str, Any], given: Mapping[str, A
             f"{name} ({stored.get(name, 'not set')!r} -> {given.get(name, 'not set')!r})" for name in refused
         )
         raise InvalidConfig(
-            f"{path} was begun with other settings: {told}; set them back, accept the changes by these names, "
-            "or start under another run name"
+            f"{path} was begun with other settings: {told}; set them back, accept the changes by these names "
+            "(accept_changes of the node, accept of a training file), or start under another run name"
         )
     for name in changed:
         log.info("%s: going on with %s changed to %r", path, name, given.get(name))

@@ -9,7 +9,7 @@ Source: AdamW, arXiv 1711.05101, as torch.optim has it.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -60,6 +60,7 @@ class StepReport:
         seconds, data_seconds: how long this process took for it, was waiting for data.
         average: the moving average of the weights by name, float32; it goes on changing, copy what you keep. Where
             processes shard, these are shares, which only all of them together can make whole.
+        losses: of every step since the start, resumed or not; it goes on growing.
     """
 
     step: int
@@ -71,6 +72,7 @@ class StepReport:
     seconds: float
     data_seconds: float
     average: Mapping[str, Tensor]
+    losses: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -243,8 +245,9 @@ class _Run(Generic[E]):
         rows = settings.batch * settings.accumulation * self.processes.size
         seconds = time.perf_counter() - start
         return StepReport(
-            self.step, settings.steps, mean_loss, gradient_norm, lr, rows, seconds, data_seconds, self.average
-        )
+            self.step, settings.steps, mean_loss, gradient_norm, lr, rows, seconds, data_seconds, self.average,
+            self.losses,
+        )  # fmt: skip
 
     def _accumulate(self) -> tuple[Tensor, float]:
         """Leave the gradient of the mean loss in the weights; return that loss, the seconds spent on data."""

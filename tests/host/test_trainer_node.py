@@ -1,6 +1,8 @@
 """Distill Trainer: from what is wired to a student that the other nodes take."""
 
+import importlib
 import inspect
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +149,7 @@ def test_pictures_in_between_change_nothing(train, trainable):
     assert all(torch.equal(watched[0][name], tensor) for name, tensor in alone[0].items())
 
 
-def test_cancel_keeps_the_work(host, top, world, train, output, shown, monkeypatch):
+def test_cancel_keeps_the_work(host, top, world, train, output, shown, monkeypatch, caplog):
     before = weights_of(world.model)
     management = host.comfy.model_management
 
@@ -159,8 +161,9 @@ def test_cancel_keeps_the_work(host, top, world, train, output, shown, monkeypat
     shown.clear()
     with monkeypatch.context() as patch:
         patch.setattr(management, "throw_exception_if_processing_interrupted", interrupted)
-        with pytest.raises(management.InterruptProcessingException):
+        with caplog.at_level(logging.INFO), pytest.raises(management.InterruptProcessingException):
             train(name="stopped")
+    assert "stopped at step 4, which is kept" in caplog.messages[-1]
     top.assert_clean(world.model, before)
     assert not (output / "loras" / "stopped.safetensors").exists()
     assert (output / "teefusion_runs" / "stopped" / "step-00000004").is_dir()
@@ -184,6 +187,30 @@ def test_cancel_before_a_picture_is_a_cancel(host, train, monkeypatch, trainable
     with pytest.raises(management.InterruptProcessingException):
         train(model=model, guider=host.comfy.samplers.CFGGuider(model), trainable=trainable, preview_every=1)
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(model).items())
+
+
+def test_changes_are_accepted_by_the_names_of_the_inputs(pack, train, shown):
+    train(steps=3, preview_every=0)
+    with pytest.raises(pack.errors.InvalidConfig, match=r"lr .*-> 0.01.*accept_changes of the node"):
+        train(learning_rate=0.01)
+    shown.clear()
+    changes = dict(steps=5, learning_rate=0.01, batch_size=1, rank=2, term_share=0.5, run_seed=1)
+    _, losses, steps, _ = train(preview_every=1, accept_changes=", ".join(changes), **changes)
+    assert steps == 5 == len(losses["loss"])
+
+
+def test_gone_on_with_the_curve_is_whole(pack, train, monkeypatch):
+    watch, drawn = importlib.import_module(f"{pack.comfy_host.__name__}.watch"), []
+    glance = watch.at_a_glance
+
+    def spied(losses, *rest):
+        drawn.append(list(losses))
+        return glance(losses, *rest)
+
+    monkeypatch.setattr(watch, "at_a_glance", spied)
+    train(steps=3, preview_every=0)
+    _, losses, _, _ = train(steps=6, preview_every=0, accept_changes="steps")
+    assert len(drawn[0]) <= 3 and drawn[-1] == losses["loss"]
 
 
 def test_encoded_prompts_with_latents(top, train, output):
