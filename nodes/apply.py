@@ -56,8 +56,8 @@ class TeEFusionConditioning(io.ComfyNode):
                     max=100.0,
                     step=0.01,
                     tooltip=(
-                        "Guidance w of the paper: 5 looks like an ordinary CFG scale of 1 + w = 6. Students are "
-                        "usually trained for 2 to 14; a value outside the range in the student file is refused. "
+                        "Guidance w of the paper: 5 looks like an ordinary CFG scale of 1 + w = 6. A "
+                        "student file tells what it was trained for (the demo: 0.5 to 5), a value outside is refused. "
                         "Costs 1 pass per step at any value; the sampler's own cfg must be 1."
                     ),
                 ),

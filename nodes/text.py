@@ -148,7 +148,7 @@ class TextEmbeddingBlend(io.ComfyNode):
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="Cosines of the blend to base with reference; 1 is the same direction.",
+                    tooltip="Cosines of the blend to base, to reference; of base to reference. 1: the same direction.",
                 ),
             ],
         )

@@ -145,7 +145,7 @@ def _kept() -> list:
             io.String.Input,
             "accept_changes",
             default="",
-            tooltip="Settings that may differ from those the run was begun with, separated by commas, e.g. lr, batch.",
+            tooltip="Inputs that may differ from those the run was begun with, separated by commas, e.g. steps, rank.",
         ),
     ]
 

@@ -25,14 +25,12 @@ except ModuleNotFoundError:
     )
 import torch.distributed as dist
 
+from .comfyui_place import import_from_comfyui
 from .errors import InvalidConfig, TeEFusionError
 from .judging import prompt_command, score_command
 from .training.processes import together
 from .training.train import StepReport
 
-PACK = Path(__file__).resolve().parent.parent
-COMFYUIS = PACK.parent.parent, PACK / ".host" / "ComfyUI"
-"""Where one may be: around custom_nodes with this pack, where the demo has made it."""
 SECONDS_BETWEEN_LINES = 5.0
 LOST = re.compile("gloo|nccl|connection|peer", re.IGNORECASE)
 """How torch tells that another process is gone, which it has no type of error for."""
@@ -66,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> None:
     elif arguments.command in ("prompts", "arrange"):
         {"prompts": prompt_command.prompts, "arrange": prompt_command.arrange}[arguments.command](arguments)
     else:
-        _use_comfy()
+        import_from_comfyui()
         from . import comfy_host
 
         if arguments.command == "score":
@@ -90,7 +88,7 @@ def _train(path: Path) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers ask like this, where a user presses Ctrl-C
     _join()
     config = _read(path)
-    _use_comfy()
+    import_from_comfyui()
     from .comfy_host.run_file import training_of
 
     training, target = training_of(config, path.resolve().parent)
@@ -123,19 +121,6 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise InvalidConfig(f"{path} is no valid {path.suffix.lstrip('.') or 'file'}: {error}") from error
-
-
-def _use_comfy() -> None:
-    """Put a ComfyUI first on the import path."""
-    named = os.environ.get("COMFYUI_PATH")
-    places = [Path(named)] if named else COMFYUIS
-    found = next((path for path in places if (path / "comfy").is_dir() and (path / "main.py").is_file()), None)
-    if found is None:
-        raise InvalidConfig(
-            f"there is no ComfyUI in {' or '.join(map(str, places))}; set COMFYUI_PATH to the folder of one, that with "
-            "its main.py"
-        )
-    sys.path.insert(0, str(found))
 
 
 def _join() -> None:

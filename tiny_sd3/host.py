@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
+
+from teefusion_core.comfyui_place import import_from_comfyui
+from teefusion_core.errors import InvalidConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
@@ -13,10 +15,10 @@ RUNS = Path(__file__).resolve().parent / "runs"
 
 def use_comfy() -> None:
     """Put ComfyUI first on the import path, on the CPU unless a GPU is there."""
-    path = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI")
-    if not (path / "comfy").is_dir():
-        raise SystemExit(f"No ComfyUI in {path}. Run scripts/demo.py once, or set COMFYUI_PATH.")
-    sys.path.insert(0, str(path))
+    try:
+        import_from_comfyui()
+    except InvalidConfig as error:
+        raise SystemExit(str(error)) from error
     import torch
 
     if not torch.cuda.is_available():

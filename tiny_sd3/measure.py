@@ -137,6 +137,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--grid", type=Path, help="write the first 40 pictures of the last row")
     args = parser.parse_args()
+    own = Path(args.student)
+    if own.suffix and not own.is_file():
+        parser.error(f"{own.absolute()} is not there; give the path of a student file")
     use_comfy()
     import comfy.sd
 
@@ -150,7 +153,6 @@ def main() -> None:
         rows.append(bench.row("teacher", base, cfg))
         print_row(rows[-1])
     if args.w:
-        own = Path(args.student)
         student = load_student(base, own) if own.suffix else load_tiny(args.student)[0]
         for w in args.w:
             rows.append(bench.row("student", student, 1.0, w))

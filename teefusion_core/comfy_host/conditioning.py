@@ -66,7 +66,8 @@ def blend_prompts(base, terms: dict, reference=None):
         terms: what it is called -> (weight, CONDITIONING with one entry, or None where none is connected).
         reference: CONDITIONING with one entry that says it all in one prompt, to compare with.
     Returns:
-        (CONDITIONING, report): the report has a line of cosines for each prompt, to base, to the reference.
+        (CONDITIONING, report): lines of cosines for each prompt, to base, to the reference; the last tells how near
+            the base was by itself.
     Raises:
         InvalidConfig: several entries in a term, or pooled vectors in some of the prompts only.
         ShapeMismatch: widths or rows differ, or lengths where masks tell words from padding.
@@ -77,8 +78,10 @@ def blend_prompts(base, terms: dict, reference=None):
     for number, entry in enumerate(_entries(base, "base"), 1):
         mixed = _blended_entry(entry, added)
         out.append(mixed)
-        compared = {"base": entry} if full is None else {"base": entry, "reference": full}
-        report += [f"prompt {number} to {name}: {_cosines(mixed, other)}" for name, other in compared.items()]
+        report.append(f"prompt {number} to base: {_cosines(mixed, entry)}")
+        if full is not None:
+            report.append(f"prompt {number} to reference: {_cosines(mixed, full)}")
+            report.append(f"base {number} to reference: {_cosines(entry, full)}")
     return out, "\n".join(report)
 
 
@@ -100,8 +103,8 @@ def _blended_entry(entry, added: list):
 
 
 def _cosines(entry, other) -> str:
-    """Tell the cosines of two prompts, e.g. "context 0.981, pooled 0.954"."""
-    parts = {"context": (entry[0], other[0]), "pooled": (entry[1].get(POOLED), other[1].get(POOLED))}
+    """Tell the cosines of two prompts, e.g. "tokens 0.981, pooled 0.954"."""
+    parts = {"tokens": (entry[0], other[0]), "pooled": (entry[1].get(POOLED), other[1].get(POOLED))}
     told = [
         f"{name} {cosine(*pair):.3f}" for name, pair in parts.items() if pair[0] is not None and pair[1] is not None
     ]

@@ -25,7 +25,8 @@ from .watch import Watch
 
 INPUTS = {
     "steps": ("steps", "warmup"), "batch_size": ("batch",), "learning_rate": ("lr",),
-    "run_seed": ("seed", "distil_seed"), "negative_share": ("distil_negatives",), "prompts": ("data",), "negative_prompts": ("data",),
+    "run_seed": ("seed", "distil_seed"), "negative_share": ("distil_negatives",),
+    "prompts": ("data",), "negative_prompts": ("data",),
 }  # fmt: skip
 """Inputs of the node that the stored settings call otherwise."""
 DISTIL, LOOP = ({field.name for field in fields(kind)} for kind in (DistillSettings, TrainSettings))

@@ -253,16 +253,18 @@ class TestBlend:
     def test_nothing_connected_is_the_base(self, blend, encode):
         (entry,), report = blend(encode(PROMPT))
         assert torch.equal(entry[0], encode(PROMPT)[0][0])
-        assert report == "prompt 1 to base: context 1.000, pooled 1.000"
+        assert report == "prompt 1 to base: tokens 1.000, pooled 1.000"
 
     def test_the_report(self, blend, encode):
         base, add, full = encode("a red circle"), encode("a blue square"), encode("a red circle left of a blue square")
         _, report = blend(base, add=add, reference=full)
-        first, second = report.splitlines()
-        assert first.startswith("prompt 1 to base: context ") and second.startswith("prompt 1 to reference: context ")
+        first, second, third = report.splitlines()
+        assert first.startswith("prompt 1 to base: tokens ") and second.startswith("prompt 1 to reference: tokens ")
         cosine = torch.nn.functional.cosine_similarity
         mixed = (base[0][0] + add[0][0]).flatten(1)
-        assert f"context {float(cosine(mixed, full[0][0].flatten(1))):.3f}, pooled " in second
+        assert f"tokens {float(cosine(mixed, full[0][0].flatten(1))):.3f}, pooled " in second
+        before = float(cosine(base[0][0].flatten(1), full[0][0].flatten(1)))
+        assert third.startswith(f"base 1 to reference: tokens {before:.3f}, pooled ")
 
     def test_several_entries_with_their_keys(self, blend, encode, host):
         prompts = host.node_helpers.conditioning_set_values(encode(PROMPT), KEEP) + encode("a circle")
