@@ -15,11 +15,11 @@ import math
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from types import MethodType
 
 import comfy.conds
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ..architectures import Architecture, architecture_of
@@ -35,6 +35,7 @@ NULL_KEY = "teefusion_null_pooled"  # in conditioning: [1,P] or [B,P]
 TIMESTEP_KEY = "teefusion_guidance_timestep"  # in conditioning: 1000 w, float32, [1] or [B]
 GAIN_KEY = "teefusion_gain"  # in conditioning: float
 TERM_KEY = "teefusion_term"  # among the model conds of a run: [1,D] or [B,D]
+PATCHED = "extra_conds"  # the method of a model that makes its conds of a prompt
 IN_THE_RUN = "TeEFusion"  # who speaks when no node is executing
 
 log = logging.getLogger(__name__)
@@ -136,13 +137,12 @@ def _patched(model_patcher, architecture: Architecture):
     patched = model_patcher.clone()
     if patched.get_wrappers(WrappersMP.APPLY_MODEL, WRAPPER_KEY):
         return patched
-    # the patch hangs on the model: a reference from there back to it would keep it in memory until a full collection
-    base, original = weakref.ref(patched.model), _weakly(patched.get_model_object("extra_conds"))
+    base, original = weakref.ref(patched.model), _loose(patched.get_model_object(PATCHED))
     method = (patched.get_attachment(STUDENT_KEY) or {}).get("method", TEEFUSION)
     made = partial(_term_of_prompt, architecture, method, patched.get_attachment(EMBEDDER_KEY))
 
     def extra_conds(**kwargs):
-        out = original()(**kwargs)
+        out = original(**kwargs)
         with reported_by(IN_THE_RUN):
             out[TERM_KEY] = comfy.conds.CONDRegular(made(base(), **kwargs))
         return out
@@ -154,14 +154,25 @@ def _patched(model_patcher, architecture: Architecture):
         with plus(executor.class_obj.diffusion_model, architecture.pooled_embed, term_BD):
             return executor(*args, **kwargs)
 
-    patched.add_object_patch("extra_conds", extra_conds)
+    patched.add_object_patch(PATCHED, extra_conds)
+    patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, WRAPPER_KEY, _keep_loosely)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER_KEY, apply_model)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, _note_run)
     return patched
 
 
-def _weakly(function: Callable) -> Callable[[], Any]:
-    return weakref.WeakMethod(function) if inspect.ismethod(function) else lambda: function
+def _keep_loosely(patcher, *_) -> None:
+    """Let what the host will put back not hold the model either."""
+    backup = patcher.object_patches_backup
+    if PATCHED in backup:
+        backup[PATCHED] = _loose(backup[PATCHED])
+
+
+def _loose(function: Callable) -> Callable:
+    """A method of the model, without holding it: a model that holds itself lives until a full collection."""
+    if not inspect.ismethod(function) or isinstance(function.__self__, weakref.ProxyTypes):
+        return function
+    return MethodType(function.__func__, weakref.proxy(function.__self__))
 
 
 def _term_of_prompt(architecture: Architecture, method: str, embedder, base, *, device, noise, **prompt) -> Tensor:

@@ -181,6 +181,7 @@ def test_a_dropped_model_goes_with_its_last_user(pack, host, runner, prompts):
     try:
         fused, positive = pack.comfy_host.apply_fusion(model, prompts[0], prompts[1], 5.0)
         runner(fused, positive, inputs(CASE)["x"][:1])
+        runner(model, prompts[0], inputs(CASE)["x"][:1])  # the host puts back what was patched
         left = weakref.ref(model.model)
         del model, fused, positive
         assert left() is None
