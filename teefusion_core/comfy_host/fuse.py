@@ -103,7 +103,7 @@ def _note_wiring(student: dict, null_BP: Tensor, positives: list[Tensor]) -> Non
         )
     if not null_BP.any():
         log.warning("%s: null is all zeros; connect the encoded empty prompt itself, not zeroed out.", IN_THE_RUN)
-    if any(torch.equal(pooled_BP, null_BP) for pooled_BP in positives):
+    if any(torch.equal(pooled_BP.to(null_BP), null_BP) for pooled_BP in positives):
         log.warning("%s: null is the prompt itself, so guidance is zero; connect an empty prompt there.", IN_THE_RUN)
 
 

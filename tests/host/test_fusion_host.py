@@ -190,12 +190,19 @@ def test_a_dropped_model_goes_with_its_last_user(pack, host, runner, prompts):
 
 
 @pytest.mark.parametrize(
-    ("null", "told"), [("zeros", "null is all zeros"), ("prompt", "null is the prompt itself"), ("null", "")]
+    ("null", "told"),
+    [
+        ("zeros", "null is all zeros"),
+        ("prompt", "null is the prompt itself"),
+        ("in double", "null is the prompt itself"),
+        ("null", ""),
+    ],
 )
 def test_a_null_that_is_none_is_said(golden_model, pack, prompts, caplog, null, told):
     wired = {
         "zeros": conditioning(prompts[1][0][0], torch.zeros_like(prompts[1][0][1]["pooled_output"])),
         "prompt": prompts[0],
+        "in double": conditioning(prompts[0][0][0], prompts[0][0][1]["pooled_output"].double()),
         "null": prompts[1],
     }
     with caplog.at_level(logging.WARNING):
