@@ -2,11 +2,11 @@
 
 from comfy_api.latest import ComfyExtension
 
-from .apply import TeEFusionConditioning
+from .conditioning import TeEFusionConditioning
 from .evaluation import CompareGrid, GuidanceReport, ScoreImages
 from .loaders import TeEFusionStudentLoader, TinySD3Loader
+from .prompts import DICESharpen, TextEmbeddingBlend
 from .sampling import ReflectionGuiderNode, ReflectionSamplerNode, W2SDTeacherSampler, ZSampling
-from .text import DICESharpen, TextEmbeddingBlend
 from .training import DistillTrainer
 
 NODES = [

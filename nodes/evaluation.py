@@ -2,18 +2,12 @@
 
 from comfy_api.latest import io
 
-from ..teefusion_core.comfy_host import (
-    OFF,
-    as_images,
-    as_pictures,
-    report_guidance,
-    score_file,
-    score_files,
-    score_pictures,
-)
+from ..teefusion_core.comfy_host.evaluation.guidance_run import report_guidance
+from ..teefusion_core.comfy_host.evaluation.images import as_images, as_pictures
+from ..teefusion_core.comfy_host.evaluation.scoring import OFF, score_file, score_files, score_pictures
 from ..teefusion_core.errors import reported_by
-from ..teefusion_core.judging.comparison import compared
-from ..teefusion_core.prompt_lines import prompt_of_each
+from ..teefusion_core.evaluation.comparison import compared
+from ..teefusion_core.prompts.prompt_list import prompt_of_each
 from ._schema import CATEGORY, inp, schema
 
 REPORT, GRID, SCORE = "Guidance Report", "Compare Grid", "Score Images"

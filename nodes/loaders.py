@@ -2,7 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..teefusion_core.comfy_host import file_stamp, load_student, load_tiny, student_file, student_files, tiny_variants
+from ..teefusion_core.comfy_host.demo_model import load_tiny
+from ..teefusion_core.comfy_host.demo_model import variants as tiny_variants
+from ..teefusion_core.comfy_host.guidance.student_loader import file_stamp, load_student, student_file, student_files
 from ..teefusion_core.errors import reported_by
 from ._schema import CATEGORY, inp, schema
 

@@ -2,18 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..teefusion_core.comfy_host import (
-    ALL_STEPS,
-    CFG,
-    CHATS,
-    INVERSIONS,
-    ReflectionGuider,
-    ReflectionSampler,
-    Scales,
-    run_reflection,
-    schedule,
-    schedulers,
-)
+from ..teefusion_core.comfy_host.reflection.guider import CFG, CHATS, ReflectionGuider, Scales
+from ..teefusion_core.comfy_host.reflection.sampler import ALL_STEPS, INVERSIONS, ReflectionSampler
+from ..teefusion_core.comfy_host.sampling import run_reflection, schedule, schedulers
 from ..teefusion_core.errors import reported_by
 from ._schema import CATEGORY, inp, schema
 

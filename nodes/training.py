@@ -2,13 +2,14 @@
 
 from comfy_api.latest import io
 
-from ..teefusion_core.comfy_host import graph_data, schedulers, train_in_graph
+from ..teefusion_core.comfy_host.sampling import schedulers
+from ..teefusion_core.comfy_host.training.from_graph import graph_data, train_in_graph
 from ..teefusion_core.errors import reported_by
-from ..teefusion_core.methods import TAUGHT, TEEFUSION
-from ..teefusion_core.training.distill_settings import DistillSettings
-from ..teefusion_core.training.train_settings import TrainSettings
-from ..teefusion_core.training.trainable import TRAINABLE
-from ..teefusion_core.training.trajectories import TARGETS, TIMES
+from ..teefusion_core.guidance.methods import TAUGHT, TEEFUSION
+from ..teefusion_core.training.adapters import TRAINABLE
+from ..teefusion_core.training.loop_settings import TrainSettings
+from ..teefusion_core.training.settings import DistillSettings
+from ..teefusion_core.training.targets import TARGETS, TIMES
 from ._schema import CATEGORY, inp, schema
 
 DISPLAY_NAME = "Distill Trainer"

@@ -1,7 +1,7 @@
 """Measure what this pack claims, on this machine.
 
 python3 scripts/bench.py             every benchmark
-python3 scripts/bench.py overhead    only the named ones; numbers go to bench/results/<name>.json, then to the pages
+python3 scripts/bench.py overhead    only the named ones; numbers go to lab/results/<name>.json, then to the pages
 python3 scripts/bench.py --render    measure nothing, make the pages anew from the numbers that stand
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from runner.setup import enter_environment, set_up
 from runner.stop import run, say
 
-BENCHES = Path(__file__).resolve().parent / "benches"
+BENCHES = Path(__file__).resolve().parents[1] / "lab" / "benches"
 
 
 def names() -> list[str]:
@@ -46,20 +46,22 @@ def main() -> int:
     comfyui = set_up()
     enter_environment()
 
-    from benches._host import use_host
-    from benches._pages import update
-    from benches._report import RESULTS, print_table, write
     from runner.places import ROOT
+
+    sys.path.append(str(BENCHES.parents[1]))  # last: the host has a module `nodes` too
+    from lab.benches._host import use_host
+    from lab.benches._pages import update
+    from lab.benches._report import RESULTS, print_table, write
 
     use_host(comfyui)
     for name in chosen:
         say(f"\n{name}")
-        bench = importlib.import_module(f"benches.{name}")
+        bench = importlib.import_module(f"lab.benches.{name}")
         result = bench.measure()
         print_table(bench.table(result))
         say(f"written to {write(name, result)}")
     if not chosen or "tables" in chosen:
-        from benches.tables import rendered
+        from lab.benches.tables import rendered
 
         say(f"written to {rendered()}")
     update(ROOT, RESULTS)

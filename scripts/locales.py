@@ -60,7 +60,8 @@ def main() -> int:
     comfyui = set_up()
     enter_environment()
 
-    from benches._host import use_host
+    sys.path.append(str(ROOT))  # last: the host has a module `nodes` too
+    from lab.benches._host import use_host
 
     use_host(comfyui)
     ENGLISH.parent.mkdir(parents=True, exist_ok=True)

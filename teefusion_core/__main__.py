@@ -25,11 +25,12 @@ except ModuleNotFoundError:
     )
 import torch.distributed as dist
 
-from .comfyui_place import import_from_comfyui
 from .errors import InvalidConfig, TeEFusionError
-from .judging import prompt_command, score_command
+from .evaluation import score_command
+from .files.comfyui_location import import_from_comfyui
+from .prompts import prompt_command
+from .training.loop import StepReport
 from .training.processes import together
-from .training.train import StepReport
 
 SECONDS_BETWEEN_LINES = 5.0
 LOST = re.compile("gloo|nccl|connection|peer", re.IGNORECASE)
@@ -65,12 +66,12 @@ def _run(arguments: argparse.Namespace) -> None:
         {"prompts": prompt_command.prompts, "arrange": prompt_command.arrange}[arguments.command](arguments)
     else:
         import_from_comfyui()
-        from . import comfy_host
+        from .comfy_host.evaluation import scoring
 
         if arguments.command == "score":
-            score_command.score(arguments, comfy_host.score_file, comfy_host.score_pictures)
+            score_command.score(arguments, scoring.score_file, scoring.score_pictures)
         else:
-            score_command.convert(arguments, comfy_host.convert)
+            score_command.convert(arguments, scoring.convert)
 
 
 def _stop(message: str) -> None:
@@ -89,7 +90,7 @@ def _train(path: Path) -> None:
     _join()
     config = _read(path)
     import_from_comfyui()
-    from .comfy_host.run_file import training_of
+    from .comfy_host.training.from_file import training_of
 
     training, target = training_of(config, path.resolve().parent)
     lines, first = Lines(), training.processes.first

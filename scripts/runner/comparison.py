@@ -87,7 +87,7 @@ def check_models(folder: Path) -> None:
     if missing:
         raise Stop(
             f"The demo model is incomplete: models/ has no {', '.join(missing)}; "
-            "get a release that has them, or train them as tiny_sd3/README.md tells."
+            "get a release that has them, or train them as lab/demo_world/README.md tells."
         )
 
 
@@ -102,13 +102,13 @@ def read_workflow(path: Path) -> Json:
 def _held_out_prompts(num: int) -> list[tuple[str, Any]]:
     # last on the path: the repository has a package called nodes, as ComfyUI has a module
     sys.path.append(str(ROOT))
-    from tiny_sd3.captions import held_out_prompts
+    from lab.demo_world.captions import held_out_prompts
 
     return held_out_prompts(num, seed=SEED)
 
 
 def _run_all(server: Server, prompt: Json, prompts: list[tuple[str, Any]]) -> tuple[tuple[Method, ...], list[Row]]:
-    from tiny_sd3.verifier import judge
+    from lab.demo_world.verifier import judge
 
     columns, rows = methods(), []
     for index, (text, scene) in enumerate(prompts):

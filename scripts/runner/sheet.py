@@ -36,8 +36,8 @@ def draw_sheet(rows: list[Row], labels: list[str], target: Path) -> Path:
     """Write the sheet as a PNG; return where."""
     # last on the path: the repository has a package called nodes, as ComfyUI has a module
     sys.path.append(str(ROOT))
-    from teefusion_core.judging.grid import Row as GridRow
-    from teefusion_core.judging.grid import draw_grid, side_by_side
+    from teefusion_core.evaluation.grid import Row as GridRow
+    from teefusion_core.evaluation.grid import draw_grid, side_by_side
 
     num_columns = 1 if len(rows) <= ONE_COLUMN_UP_TO else 2
     num_lines = -(-len(rows) // num_columns)
@@ -50,7 +50,7 @@ def draw_sheet(rows: list[Row], labels: list[str], target: Path) -> Path:
 
 
 def _cell(cell: list[tuple[np.ndarray, bool]]):
-    from teefusion_core.judging.grid import Cell
+    from teefusion_core.evaluation.grid import Cell
 
     shown = cell[:SHOWN]
     frames = [RIGHT if right else WRONG for _, right in shown]

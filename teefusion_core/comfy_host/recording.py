@@ -12,7 +12,7 @@ import comfy.model_management
 from torch import Tensor, zeros_like
 
 from ..errors import InvalidConfig
-from ..flow import velocity_of
+from ..guidance.flow import velocity_of
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .checkpointing import blocks, exchanged
+from .gradient_checkpointing import blocks, exchanged
 
 
 class _Added(TorchFunctionMode):

@@ -23,7 +23,7 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from digests import digest_of  # noqa: E402
 
-from teefusion_core.comfy_host.run_file import training_of  # noqa: E402
+from teefusion_core.comfy_host.training.from_file import training_of  # noqa: E402
 from teefusion_core.errors import TeEFusionError  # noqa: E402
 
 

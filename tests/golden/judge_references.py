@@ -72,8 +72,8 @@ def aesthetic():
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
     from transformers import CLIPVisionConfig
 
-    from teefusion_core.judging.clip_file import from_open_clip
-    from teefusion_core.judging.judge_pixels import DEVIATION, MEAN
+    from teefusion_core.evaluation.clip_weights import from_open_clip
+    from teefusion_core.evaluation.preprocessing import DEVIATION, MEAN
 
     config = CLIPVisionConfig(
         hidden_size=VISION, num_hidden_layers=LAYERS, num_attention_heads=2, intermediate_size=4 * VISION,

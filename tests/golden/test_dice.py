@@ -8,7 +8,7 @@ import pytest
 import torch
 from golden_weights import DATA, fill
 
-from teefusion_core.sharpener import Sharpener, sharpened
+from teefusion_core.prompts.sharpener import Sharpener, sharpened
 
 CASES = json.loads((DATA / "dice.json").read_text(encoding="ascii"))
 LIMIT = 1e-5

@@ -15,8 +15,7 @@ from judge_weights import (
     pictures,
 )
 
-from teefusion_core.judging.clip_file import clip_of, from_open_clip
-from teefusion_core.judging.clip_scores import (
+from teefusion_core.evaluation.clip_scores import (
     CLIP_SCORE,
     HPS,
     PICK_SCORE,
@@ -25,8 +24,9 @@ from teefusion_core.judging.clip_scores import (
     aesthetic_scores,
     clip_scores,
 )
-from teefusion_core.judging.image_reward import ImageReward
-from teefusion_core.judging.judge_pixels import middle, whole
+from teefusion_core.evaluation.clip_weights import clip_of, from_open_clip
+from teefusion_core.evaluation.image_reward import ImageReward
+from teefusion_core.evaluation.preprocessing import middle, whole
 
 REFERENCES = json.loads((DATA / "judges.json").read_text(encoding="ascii"))
 CONFIG = {

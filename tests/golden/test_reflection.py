@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from teefusion_core.flow import denoised_of, euler, sample
-from teefusion_core.guidance import guided
-from teefusion_core.reflection import core, exact, official, reflected, upper, upper_epsilon, window
+from teefusion_core.guidance.cfg import guided
+from teefusion_core.guidance.flow import denoised_of, euler, sample
+from teefusion_core.reflection.operator import core, exact, official, reflected, upper, upper_epsilon, window
 
 DATA = Path(__file__).resolve().parent / "data"
 LIMIT = 1e-5

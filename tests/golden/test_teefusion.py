@@ -5,8 +5,8 @@ import pytest
 import torch
 from golden_weights import CASES, EULER8_SIGMAS, inputs, state_dict, stored
 
-from teefusion_core.flow import denoised_of, euler, sample
-from teefusion_core.fusion import EXACT, guidance_rows, guidance_term, guidance_timestep, sinusoid
+from teefusion_core.guidance.flow import denoised_of, euler, sample
+from teefusion_core.guidance.fusion import EXACT, guidance_rows, guidance_term, guidance_timestep, sinusoid
 
 GAIN = 1 / 256
 

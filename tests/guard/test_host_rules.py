@@ -35,10 +35,11 @@ CHANGING = {"append", "extend", "insert", "update", "setdefault", "add", "remove
 # may only become fewer: used as a library, without a command line, ComfyUI takes a GPU for granted
 KNOWN_SETTINGS = {
     ("teefusion_core/comfy_host/headless.py", "comfy.cli_args.args"),
-    ("teefusion_core/comfy_host/distillation.py", "comfy.model_management"),  # in_training, for as long as it does
+    # in_training, for as long as it does
+    ("teefusion_core/comfy_host/training/distillation.py", "comfy.model_management"),
 }
 # small networks of our own, a few layers beside the host's model
-KNOWN_LAYERS = {"teefusion_core/sharpener.py", "teefusion_core/methods.py"}
+KNOWN_LAYERS = {"teefusion_core/prompts/sharpener.py", "teefusion_core/guidance/methods.py"}
 FROZEN = {
     "TinySD3Loader": "variant | MODEL CLIP VAE",
     "TeEFusionStudentLoader": "model student | MODEL",
@@ -209,26 +210,28 @@ class TestPatches:
                 assert function.args.vararg and function.args.kwarg, function.name
 
     def test_overridden_methods_of_a_guider_do_too(self):
-        methods = {node.name: node for node in functions_of("teefusion_core/comfy_host/reflection_guider.py")}
+        methods = {node.name: node for node in functions_of("teefusion_core/comfy_host/reflection/guider.py")}
         for name in ("sample", "inner_sample"):
             assert methods[name].args.vararg and methods[name].args.kwarg, name
         assert "outer_sample" not in methods
 
     def test_a_guider_says_its_cfg(self):
         """The host's sampler logs it at the first step."""
-        assigned = nodes_of("teefusion_core/comfy_host/reflection_guider.py", ast.Assign)
+        assigned = nodes_of("teefusion_core/comfy_host/reflection/guider.py", ast.Assign)
         assert "self.cfg" in {dotted(part) for node in assigned for target in node.targets for part in ast.walk(target)}
 
     def test_callbacks_hand_on_all_that_previews_read(self):
-        calls = calls_of("teefusion_core/comfy_host/reflection_sampler.py", "callback")
+        calls = calls_of("teefusion_core/comfy_host/reflection/sampler.py", "callback")
         told = [{key.value for key in call.args[0].keys} for call in calls if call.args]
         assert told == [{"x", "i", "sigma", "sigma_hat", "denoised"}]
 
     def test_prompts_carry_plain_tensors(self):
         """Objects of the host in a CONDITIONING cannot be stored with a data set, so they are made within a run."""
         makers = [(name, call) for name in code() for call in calls_of(name, "CONDRegular")]
-        assert [name for name, _ in makers] == ["teefusion_core/comfy_host/fuse.py"]
-        inside = next(node for node in functions_of("teefusion_core/comfy_host/fuse.py") if node.name == "extra_conds")
+        assert [name for name, _ in makers] == ["teefusion_core/comfy_host/guidance/patch.py"]
+        inside = next(
+            node for node in functions_of("teefusion_core/comfy_host/guidance/patch.py") if node.name == "extra_conds"
+        )
         assert makers[0][1] in list(ast.walk(inside))
 
 
@@ -240,7 +243,7 @@ class TestCancel:
                 assert "throw_exception_if_processing_interrupted()" in texts()[name], name
 
     def test_training_leaves_inference_mode(self):
-        assert "torch.inference_mode(False)" in texts()["teefusion_core/comfy_host/graph_training.py"]
+        assert "torch.inference_mode(False)" in texts()["teefusion_core/comfy_host/training/from_graph.py"]
 
     @each_code
     def test_cancel_is_swallowed_nowhere(self, name):

@@ -14,14 +14,14 @@ PAGES = ["README.md", "README.zh-CN.md"]
 PAGES += [f"docs/{name}.md" for name in ("train", "evidence", "composition", "text_arithmetic")]
 each_page = pytest.mark.parametrize("name", PAGES)
 each_readme = pytest.mark.parametrize("readme", [README, CHINESE], ids=["English", "Chinese"])
-RESULTS = REPO / "bench" / "results"
+RESULTS = REPO / "lab" / "results"
 
 
 @pytest.fixture(scope="module")
 def tables():
     sys.path.insert(0, str(REPO / "scripts"))
     try:
-        from benches import _pages
+        from lab.benches import _pages
     finally:
         sys.path.remove(str(REPO / "scripts"))
     return _pages

@@ -361,7 +361,7 @@ def test_the_sum_is_the_whole_prompt_from_the_same_noise():
 
 @each_with_words
 def test_the_words_of_the_note_are_those_of_the_demo_world(name):
-    from tiny_sd3.scenes import BACKGROUNDS, COLORS, RADIUS, RELATIONS, SHAPES
+    from lab.demo_world.scenes import BACKGROUNDS, COLORS, RADIUS, RELATIONS, SHAPES
 
     note = by_title(load(name))["Words that the model knows"]["widgets_values"][0]
     listed = {key: set(words.split(", ")) for key, words in re.findall(r"- \*\*(\w+)\*\*: (.+)", note)}

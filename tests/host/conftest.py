@@ -15,7 +15,7 @@ import pytest
 import torch
 from golden_weights import state_dict
 
-from teefusion_core.training.distill_settings import DistillSettings
+from teefusion_core.training.settings import DistillSettings
 
 from .distillation_parts import LATENT, NEGATIVE, ROWS, STEPS, TEXTS
 from .reflection_parts import bench
@@ -53,6 +53,16 @@ def host():
     return SimpleNamespace(path=path, comfy=comfy, custom_sampler=nodes_custom_sampler, node_helpers=node_helpers)
 
 
+def _public_names(prefix):
+    """Return all that the modules of the host side define, under one roof."""
+    modules = {name: module for name, module in sys.modules.items() if name.startswith(prefix)}
+    found = {name.removeprefix(prefix).rpartition(".")[2]: module for name, module in modules.items()}
+    for name, module in modules.items():
+        found |= {key: value for key, value in vars(module).items() if getattr(value, "__module__", "") == name}
+        found |= {key: value for key, value in vars(module).items() if key.isupper()}
+    return SimpleNamespace(**found)
+
+
 @pytest.fixture(scope="session")
 def pack(host):
     """Return the pack as a module named after its path, as ComfyUI names it."""
@@ -63,7 +73,10 @@ def pack(host):
     spec.loader.exec_module(module)
     extension = asyncio.run(module.comfy_entrypoint())
     nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
-    inner = {part: sys.modules[f"{name}.teefusion_core.{part}"] for part in ("comfy_host", "errors", "fusion")}
+    core = f"{name}.teefusion_core"
+    importlib.import_module(f"{core}.comfy_host.training.from_file")  # the command line's, which no node imports
+    inner = {"errors": sys.modules[f"{core}.errors"], "fusion": sys.modules[f"{core}.guidance.fusion"]}
+    inner["comfy_host"] = _public_names(f"{core}.comfy_host.")
     return SimpleNamespace(module=module, extension=extension, nodes=nodes, **inner)
 
 

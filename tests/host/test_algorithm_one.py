@@ -5,9 +5,9 @@ import pytest
 import torch
 from golden_weights import CASES, inputs, state_dict
 
-from teefusion_core.training.distill_settings import DistillSettings
-from teefusion_core.training.trajectories import Example
-from teefusion_core.training.walks import generator_of
+from teefusion_core.training.settings import DistillSettings
+from teefusion_core.training.targets import Example
+from teefusion_core.training.trajectory_cache import generator_of
 
 GAIN, W_MIN, W_MAX, STEPS = 1 / 256, 2.0, 14.0, 3
 

@@ -6,11 +6,11 @@
 import pytest
 import torch
 
-from teefusion_core.architectures import architecture_of
-from teefusion_core.student_file import write_student
-from teefusion_core.training.distill_settings import DistillSettings
-from teefusion_core.training.train_settings import TrainSettings
-from teefusion_core.training.trajectories import Example
+from teefusion_core.files.student_file import write_student
+from teefusion_core.guidance.architectures import architecture_of
+from teefusion_core.training.loop_settings import TrainSettings
+from teefusion_core.training.settings import DistillSettings
+from teefusion_core.training.targets import Example
 
 from .backbones_parts import BACKBONES, WITHOUT, built, prompt
 from .reflection_parts import randn, relative, weights_of

@@ -1,6 +1,5 @@
 """`python -m teefusion_core train` in processes of its own, on the embedded model."""
 
-import importlib
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from teefusion_core.training.distill_settings import DistillSettings
+from teefusion_core.training.settings import DistillSettings
 
 REPO = Path(__file__).resolve().parent.parent.parent
 CONFIG = {
@@ -124,7 +123,7 @@ def test_pictures_with_a_reflection_teacher(folder):
 def test_what_is_wrong_is_one_sentence(folder, pack, sections, message):
     """In this process, to be quick; the sentence is what the command ends with."""
     config = json.loads(written(folder, **sections).read_text())
-    from_file = importlib.import_module(f"{pack.comfy_host.__name__}.run_file")
+    from_file = pack.comfy_host.from_file
     with pytest.raises(pack.errors.TeEFusionError) as refused:
         from_file.training_of(config, folder)
     assert message in str(refused.value)
@@ -177,7 +176,7 @@ def test_the_example_in_the_docs_trains_by_the_comfyui_around_the_pack(folder, i
 
 
 def test_the_docs_name_every_setting(pack):
-    from_file = importlib.import_module(f"{pack.comfy_host.__name__}.run_file")
+    from_file = pack.comfy_host.from_file
     words = set(re.findall(r"\w+", DOCS))
     assert {name for names in from_file.LEGAL.values() for name in names} <= words
     assert from_file.TEACHERS.keys() <= set(re.findall(r'kind = "([^"]+)"', DOCS))

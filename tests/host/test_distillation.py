@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from teefusion_core.methods import METHODS
-from teefusion_core.student_file import write_student
-from teefusion_core.training.train_settings import TrainSettings
-from teefusion_core.training.trainable import TRAINABLE
+from teefusion_core.files.student_file import write_student
+from teefusion_core.guidance.methods import METHODS
+from teefusion_core.training.adapters import TRAINABLE
+from teefusion_core.training.loop_settings import TrainSettings
 
 from .distillation_parts import LATENT, NEGATIVE, ROWS, STEPS, TEXTS
 from .reflection_parts import OTHER, PROMPT, randn, relative, weights_of
@@ -97,7 +97,7 @@ class TestWalk:
 class TestStudent:
     def test_it_predicts_in_training_what_it_predicts_when_sampled(self, pack, host, distil, world, encoded, tmp_path):
         """Through the file, the student loader, the fusion node's code, the host's own sampling stack."""
-        from tiny_sd3.measure import predictions
+        from lab.demo_world.measure import predictions
 
         distillation = shaken(distil())
         x, sigma, w = randn(8, 2, *LATENT), torch.tensor(0.7), 3.5
@@ -143,7 +143,7 @@ class TestStudent:
         assert all(torch.equal(world_weights[name], value) for name, value in before.items())
 
     def gradients(self, distillation, walk):
-        from teefusion_core.training.trajectories import Example
+        from teefusion_core.training.targets import Example
 
         example = Example(
             x_BCHW=walk.x_SBCHW[1], sigma_B=walk.sigma_S[1].expand(ROWS), w_B=walk.w.expand(ROWS),
@@ -221,7 +221,7 @@ class TestTraining:
     @pytest.mark.parametrize("method", METHODS)
     @pytest.mark.parametrize("whole", [False, True])
     def test_every_method_is_sampled_as_it_was_trained(self, pack, distil, world, encoded, method, whole, tmp_path):
-        from tiny_sd3.measure import predictions
+        from lab.demo_world.measure import predictions
 
         distillation = shaken(distil(method=method, w_max=8.0))
         x, sigma, w = randn(8, 2, *LATENT), torch.tensor(0.7), 3.5

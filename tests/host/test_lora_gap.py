@@ -77,7 +77,7 @@ PAIRS = [
 def form(request, top, monkeypatch):
     """Whether weights as small as these are exchanged, or left with an update added like those of a real model."""
     if request.param == "added":
-        monkeypatch.setattr(top.module("comfy_host.lora_gap"), "SMALL", 0)
+        monkeypatch.setattr(top.module("comfy_host.reflection.lora_gap"), "SMALL", 0)
 
 
 @pytest.fixture
@@ -171,7 +171,8 @@ def test_which_form(form, request, top, world, patches):
     strong, weak = patches["lora"](world.model), world.model.clone()
     top.unload()
     forms = {
-        type(change).__name__ for change in top.module("comfy_host.lora_gap").LoraGap.between(strong, weak).changes
+        type(change).__name__
+        for change in top.module("comfy_host.reflection.lora_gap").LoraGap.between(strong, weak).changes
     }
     assert forms == {"LowRank" if "added" in request.node.name else "Exchange"}
 

@@ -47,7 +47,7 @@ class TestInTheMiddleOfARun:
     @pytest.fixture(params=["exchanged", "added", "two networks", "one network"])
     def sides(self, request, top, world, monkeypatch):
         if request.param == "added":
-            monkeypatch.setattr(top.module("comfy_host.lora_gap"), "SMALL", 0)
+            monkeypatch.setattr(top.module("comfy_host.reflection.lora_gap"), "SMALL", 0)
         if request.param == "two networks":
             return {"model": world.model, "weak": world.weak}
         if request.param == "one network":

@@ -84,7 +84,7 @@ def test_all_judges_at_once_are_those_of_their_libraries(score):
 
 
 def test_tokens_are_those_of_open_clip(host, pack):
-    tokens = sys.modules[f"{pack.module.__name__}.teefusion_core.comfy_host.scoring"].clip_tokens(PROMPTS)
+    tokens = sys.modules[f"{pack.module.__name__}.teefusion_core.comfy_host.evaluation.scoring"].clip_tokens(PROMPTS)
     for ours, theirs in zip(tokens.tolist(), REFERENCES["tokens"], strict=True):
         end = theirs.index(49407) + 1
         assert ours[:end] == theirs[:end] and set(ours[end:]) == {49407}

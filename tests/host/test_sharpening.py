@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from teefusion_core.training.train_settings import TrainSettings
+from teefusion_core.training.loop_settings import TrainSettings
 
 from .distillation_parts import LATENT, NEGATIVE, ROWS, TEXTS
 from .reflection_parts import PROMPT, randn, relative, weights_of
@@ -58,7 +58,7 @@ def shaken(distillation, seed=3):
 
 
 def example_of(walk, rows=slice(None)):
-    from teefusion_core.training.trajectories import Example
+    from teefusion_core.training.targets import Example
 
     picked = dict(x=walk.x_SBCHW, target=walk.target_SBCHW, guidance=walk.guidance_SBCHW)
     prompts = walk.prompt_SB[1, rows]
@@ -107,7 +107,7 @@ def test_gradients_reach_the_sharpener_alone(distil, world, checkpointing):
 
 def test_the_node_paints_what_training_saw(pack, top, world, encoded, teach, sharpen, tmp_path):
     """The file gives the very velocity that the loss was taken from, so another picture than the base."""
-    from tiny_sd3.measure import predictions
+    from lab.demo_world.measure import predictions
 
     training = teach(loop=replace(LOOP, steps=2, warmup=0, lr=1e-12, ema=0.0))
     distillation = shaken(training.distillation)
@@ -192,7 +192,7 @@ def test_texts_of_other_lengths_get_batches_of_their_own(pack, distil, encoded):
 @pytest.mark.parametrize("kind", ["eps", "v"])
 def test_models_without_a_place_for_the_term_are_fine(host, pack, top, kind, tmp_path):
     """A UNet, as of SD1.5 or SDXL, is refused to every other method."""
-    from teefusion_core.training.distill_settings import DistillSettings
+    from teefusion_core.training.settings import DistillSettings
 
     world, parts = top.world(kind), pack.comfy_host
     pooled = {"pooled_output": randn(1, 1, 8)}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from teefusion_core.student_file import write_student
-from teefusion_core.training.train_settings import TrainSettings
+from teefusion_core.files.student_file import write_student
+from teefusion_core.training.loop_settings import TrainSettings
 
 from .reflection_parts import PROMPT, relative
 

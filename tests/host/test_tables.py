@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from teefusion_core.sharpener import Sharpener
-from teefusion_core.sharpener_file import SharpenerInfo, write_sharpener
+from teefusion_core.files.sharpener_file import SharpenerInfo, write_sharpener
+from teefusion_core.prompts.sharpener import Sharpener
 
 REPO = Path(__file__).resolve().parent.parent.parent
 STUDENT = REPO / "models" / "tiny_sd3_student.safetensors"
@@ -20,7 +20,7 @@ def bench(host):
     """Return the modules of the tables."""
     sys.path.insert(0, str(REPO / "scripts"))
     try:
-        from benches import _arms, _painting, _study
+        from lab.benches import _arms, _painting, _study
     finally:
         sys.path.remove(str(REPO / "scripts"))
     return _arms, _painting, _study
@@ -105,7 +105,7 @@ def test_a_sharpener_is_sampled_at_its_alpha(bench, study, painted, plain, tmp_p
 
 def test_the_whole_measurement_on_two_prompts(bench, host, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(REPO / "scripts"))
-    from benches import _arms, _curves, _page, _pictures, _rivals, tables
+    from lab.benches import _arms, _curves, _page, _pictures, _rivals, tables
 
     only = [wanted for wanted in _arms.WANTED if (wanted.method, wanted.teacher) == ("teefusion", "CFG")][:1]
     for module in (_arms, _curves, tables):

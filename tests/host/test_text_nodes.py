@@ -31,7 +31,7 @@ def encode(top):
 
 @pytest.fixture(scope="module")
 def core(top):
-    return top.module("sharpener_file"), top.module("sharpener")
+    return top.module("files.sharpener_file"), top.module("prompts.sharpener")
 
 
 @pytest.fixture

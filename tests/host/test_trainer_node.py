@@ -1,6 +1,5 @@
 """Distill Trainer: from what is wired to a student that the other nodes take."""
 
-import importlib
 import inspect
 import logging
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from teefusion_core.training.trainable import TRAINABLE
+from teefusion_core.training.adapters import TRAINABLE
 
 from .reflection_parts import OTHER, PROMPT, randn, relative, weights_of
 
@@ -200,7 +199,7 @@ def test_changes_are_accepted_by_the_names_of_the_inputs(pack, train, shown):
 
 
 def test_gone_on_with_the_curve_is_whole(pack, train, monkeypatch):
-    watch, drawn = importlib.import_module(f"{pack.comfy_host.__name__}.watch"), []
+    watch, drawn = pack.comfy_host.progress, []
     glance = watch.at_a_glance
 
     def spied(losses, *rest):

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teefusion_core.fusion import EXACT, OFFICIAL_BF16, guidance_rows, guidance_term, guidance_timestep
+from teefusion_core.guidance.fusion import EXACT, OFFICIAL_BF16, guidance_rows, guidance_term, guidance_timestep
 
 P, D = 5, 4
 WEIGHTS = torch.Generator().manual_seed(7)

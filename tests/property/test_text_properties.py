@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teefusion_core.blend import blended, cosine
-from teefusion_core.sharpener import Sharpener, sharpened
+from teefusion_core.prompts.arithmetic import blended, cosine
+from teefusion_core.prompts.sharpener import Sharpener, sharpened
 
 WIDTH = 8
 with torch.random.fork_rng():

@@ -128,7 +128,7 @@ def test_the_shipped_report_judges_teacher_with_student(server):
 
 def test_the_shipped_arithmetic_paints_the_background_that_was_added(server):
     """The workflow as it is: the sum shows what the whole prompt says, the base alone does not."""
-    from tiny_sd3.verifier import read_picture
+    from lab.demo_world.verifier import read_picture
 
     workflow = json.loads((PACK_WORKFLOWS / "09_text_arithmetic.json").read_text(encoding="utf-8"))
     prompt = to_prompt(workflow, server.get("/object_info"))

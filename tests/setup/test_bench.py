@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from benches._soak_graphs import graphs
+
+from lab.benches._soak_graphs import graphs
 
 REPO = Path(__file__).resolve().parent.parent.parent
 SCRIPT = REPO / "scripts" / "bench.py"

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from teefusion_core.architectures import ARCHITECTURES, Architecture, architecture_of
 from teefusion_core.errors import UnsupportedArchitecture
-from teefusion_core.fusion import sinusoid
+from teefusion_core.guidance.architectures import ARCHITECTURES, Architecture, architecture_of
+from teefusion_core.guidance.fusion import sinusoid
 
 
 def tree(**parts):

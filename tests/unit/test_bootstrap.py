@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from teefusion_core.errors import InvalidConfig
-from teefusion_core.judging.bootstrap import FAILS, HOLDS, UNDECIDED, interval, resampled_means, resamples, verdict
+from teefusion_core.evaluation.bootstrap import FAILS, HOLDS, UNDECIDED, interval, resampled_means, resamples, verdict
 
 
 def normal(*shape, seed=0):

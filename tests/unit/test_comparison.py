@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from teefusion_core.drawing import PAPER
 from teefusion_core.errors import InvalidConfig
-from teefusion_core.judging.comparison import compared
-from teefusion_core.judging.grid import Cell, Row, draw_grid
+from teefusion_core.evaluation.comparison import compared
+from teefusion_core.evaluation.grid import Cell, Row, draw_grid
+from teefusion_core.evaluation.plot import PAPER
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255), (90, 0, 0), (0, 90, 0)]
 

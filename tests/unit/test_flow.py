@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from teefusion_core.flow import denoised_of, euler, per_row, sample, secant, shifted, velocity_of
+from teefusion_core.guidance.flow import denoised_of, euler, per_row, sample, secant, shifted, velocity_of
 
 SIGMAS = torch.linspace(1.0, 0.0, 9, dtype=torch.float64)
 

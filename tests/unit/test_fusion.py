@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from teefusion_core.errors import InvalidConfig, ShapeMismatch
-from teefusion_core.fusion import EXACT, OFFICIAL_BF16, guidance_rows, guidance_term, guidance_timestep, sinusoid
+from teefusion_core.guidance.fusion import (
+    EXACT,
+    OFFICIAL_BF16,
+    guidance_rows,
+    guidance_term,
+    guidance_timestep,
+    sinusoid,
+)
 
 
 def term(pooled, null, timestep, **options):

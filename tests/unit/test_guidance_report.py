@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from teefusion_core.drawing import OTHER, STRONG
-from teefusion_core.guidance_report import BOX, HEADROOM, SIZE, GuidanceReport
+from teefusion_core.evaluation.guidance_report import BOX, HEADROOM, SIZE, GuidanceReport
+from teefusion_core.evaluation.plot import OTHER, STRONG
 
 LEFT, TOP, RIGHT, BOTTOM = BOX
 

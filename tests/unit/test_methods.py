@@ -5,8 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from teefusion_core.fusion import sinusoid
-from teefusion_core.methods import DISTILL_CFG, METHODS, SPLIT, TEEFUSION, W_ALONE, GuidanceEmbedder, Ingredients
+from teefusion_core.guidance.fusion import sinusoid
+from teefusion_core.guidance.methods import (
+    DISTILL_CFG,
+    METHODS,
+    SPLIT,
+    TEEFUSION,
+    W_ALONE,
+    GuidanceEmbedder,
+    Ingredients,
+)
 
 WIDTH, SINUSOID, POOLED = 6, 8, 4
 TIME, TEXT = torch.randn(WIDTH, SINUSOID), torch.randn(WIDTH, POOLED)

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from teefusion_core.errors import InvalidConfig
-from teefusion_core.judging.grader_folders import write_dpg, write_geneval
-from teefusion_core.judging.prompt_sets import READERS, BenchmarkPrompt, read_prompts
+from teefusion_core.evaluation.grader_layouts import write_dpg, write_geneval
+from teefusion_core.prompts.prompt_sets import READERS, BenchmarkPrompt, read_prompts
 
 REPO = Path(__file__).resolve().parent.parent.parent
 BENCH = {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"}

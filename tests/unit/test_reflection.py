@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from teefusion_core.errors import InvalidConfig
-from teefusion_core.flow import denoised_of, euler, sample, secant
-from teefusion_core.reflection import core, exact, reflected, upper, window
+from teefusion_core.guidance.flow import denoised_of, euler, sample, secant
+from teefusion_core.reflection.operator import core, exact, reflected, upper, window
 
 SIGMAS = torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0], dtype=torch.float64)
 

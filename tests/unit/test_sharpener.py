@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from teefusion_core.errors import InvalidConfig, ShapeMismatch
-from teefusion_core.sharpener import HEADS, HIDDEN, Sharpener, sharpened
+from teefusion_core.prompts.sharpener import HEADS, HIDDEN, Sharpener, sharpened
 
 WIDTH = 16
 

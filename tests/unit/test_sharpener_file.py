@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from teefusion_core.errors import CheckpointMismatch, InvalidConfig
-from teefusion_core.sharpener import Sharpener
-from teefusion_core.sharpener_file import SharpenerInfo, read_sharpener, write_sharpener
-from teefusion_core.student_file import read_student
+from teefusion_core.files.sharpener_file import SharpenerInfo, read_sharpener, write_sharpener
+from teefusion_core.files.student_file import read_student
+from teefusion_core.prompts.sharpener import Sharpener
 
 from .pickles import trap
 

@@ -8,9 +8,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from teefusion_core import student_file
 from teefusion_core.errors import CheckpointMismatch
-from teefusion_core.student_file import StudentInfo, check_base, read_student, write_student
+from teefusion_core.files import student_file
+from teefusion_core.files.student_file import StudentInfo, check_base, read_student, write_student
 
 from .pickles import trap
 

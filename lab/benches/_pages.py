@@ -1,0 +1,106 @@
+"""The tables of the pages, rendered from lab/results.
+
+A table stands between `<!-- table:NAME -->` with `<!-- /table -->`; a test compares what stands there with the results.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import (
+    _claims,
+    _negatives,
+    _rivals,
+    alignment,
+    backbones,
+    blend,
+    composition,
+    demo,
+    import_time,
+    overhead,
+    rates,
+    reflection,
+    reflection_cost,
+    soak,
+    students,
+    trainer,
+)
+
+Rows = list[list[str]]
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
+    "demo": ("demo", demo.table),
+    "alignment": ("alignment", alignment.table),
+    "effective_guidance": ("alignment", alignment.effective_table),
+    "overhead": ("overhead", overhead.table),
+    "reflection": ("reflection", reflection.table),
+    "reflection_cost": ("reflection_cost", reflection_cost.table),
+    "students": ("students", students.table),
+    "students_guidance": ("students", students.guidance_table),
+    "negatives": ("students", _negatives.table),
+    "negatives_base": ("students", _negatives.base_table),
+    "negatives_cause": ("students", _negatives.cause_table),
+    "rates": ("rates", rates.table),
+    "claims": ("tables", _claims.table),
+    "rivals_settings": ("tables", _rivals.settings_table),
+    "rivals": ("tables", _rivals.table),
+    "rivals_pictures": ("tables", _rivals.pictures_table),
+    "rivals_matched": ("tables", _rivals.matched_table),
+    "ablation": ("tables", _rivals.ablation_table),
+    "teachers": ("tables", _rivals.teacher_table),
+    "strength": ("tables", _rivals.sweep_table),
+    "curves": ("tables", _rivals.curve_table),
+    "checkpoints": ("tables", _rivals.checkpoint_table),
+    "rivals_diagnosis": ("tables", _rivals.diagnosis_table),
+    "rivals_velocities": ("tables", _rivals.velocity_table),
+    "rivals_samplers": ("tables", _rivals.sampler_table),
+    "rivals_missing": ("tables", _rivals.missing_table),
+    "composition": ("composition", composition.table),
+    "composition_reasons": ("composition", composition.reason_table),
+    "backbones": ("backbones", backbones.table),
+    "soak": ("soak", soak.table),
+    "import_time": ("import_time", import_time.table),
+    "blend": ("blend", blend.table),
+    "trainer": ("trainer", trainer.table),
+    "trainer_stock": ("trainer", trainer.stock_table),
+    "trainer_memory": ("trainer", trainer.memory_table),
+}
+PAGES = (
+    "README.md",
+    "README.zh-CN.md",
+    "docs/train.md",
+    "docs/evidence.md",
+    "docs/composition.md",
+    "docs/text_arithmetic.md",
+)
+_BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+def markdown(rows: Rows) -> str:
+    """Return rows as a Markdown table, the first one as heading."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]) + "\n"
+
+
+def rendered(text: str, results: Path) -> str:
+    """Return the text with every table as the results say; a table without results stays as it is."""
+
+    def fill(match: re.Match[str]) -> str:
+        bench, rows = TABLES[match[2]]
+        path = results / f"{bench}.json"
+        if not path.is_file():
+            return match[0]
+        return match[1] + markdown(rows(json.loads(path.read_text(encoding="utf-8")))) + match[3]
+
+    return _BLOCK.sub(fill, text)
+
+
+def update(root: Path, results: Path) -> None:
+    """Write the tables into the pages."""
+    for page in PAGES:
+        text = (root / page).read_text(encoding="utf-8")
+        if (new := rendered(text, results)) != text:
+            (root / page).write_text(new, encoding="utf-8")

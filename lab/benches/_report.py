@@ -1,0 +1,58 @@
+"""Numbers on the screen as a table, on the disk as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from runner.places import ROOT
+from runner.stop import say
+
+RESULTS = ROOT / "lab" / "results"
+
+
+def machine() -> dict[str, Any]:
+    """Return what a reader needs to compare numbers; nothing that names the machine or its owner."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return {
+        "device": device,
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "comfyui": _comfyui_version(),
+    }
+
+
+def _comfyui_version() -> str:
+    try:
+        from comfyui_version import __version__
+    except ImportError:
+        return "unknown"
+    return str(__version__)
+
+
+def write(name: str, result: dict[str, Any]) -> Path:
+    """Write lab/results/<name>.json, whole or not at all; return its path inside the repository."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    part = path.with_suffix(".tmp")
+    text = json.dumps({"name": name, "machine": machine(), **result}, indent=1)
+    part.write_text(text + "\n", encoding="utf-8")
+    os.replace(part, path)
+    return path.relative_to(ROOT)
+
+
+def print_table(rows: list[list[str]]) -> None:
+    """Print rows in columns, the first one as heading."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for index, row in enumerate(rows):
+        say("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+        if index == 0:
+            say("  ".join("-" * width for width in widths))

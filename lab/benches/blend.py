@@ -1,0 +1,135 @@
+"""How near sums of prompts come to the prompt that says it all, by the embedding, by the picture.
+
+Figure 2 of the TeEFusion paper with numbers: token embeddings with pooled vectors are added, then compared with those
+of the whole prompt; pictures start from one noise, an exact judge compares them with what the whole prompt says.
+Shapes: N sums, L tokens, W width of a token, P pooled width, C H W latent.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from runner.stop import say
+
+NUM_OF_EACH = 26
+CFG = 3.0
+PARTS = {
+    "context": "tokens",
+    "pooled": "pooled",
+    "context_from_empty": "tokens, from empty",
+    "pooled_from_empty": "pooled, from empty",
+    "pictures": "picture",
+}
+SHOWN = ("entity", "attribute", "overall")
+Text = tuple[torch.Tensor, torch.Tensor]
+"""Context [1,L,W], pooled [1,P]."""
+Shown = tuple[list[Text], torch.Tensor]
+"""Texts with their pictures [N,C,H,W]."""
+WHOLE = "whole prompt"
+
+
+@torch.inference_mode()
+def measure() -> dict[str, Any]:
+    """Return one row per kind of sum and way to give it: cosines to the whole prompt, shares of right pictures."""
+    from lab.demo_world.prompt_arithmetic import KINDS, sums
+
+    study, rows = Study(), []
+    every = sums(NUM_OF_EACH)
+    for kind in KINDS:
+        some = [entry for entry in every if entry.kind == kind]
+        texts = {name: [way(study, entry, some) for entry in some] for name, way in WAYS.items()}
+        shown = {name: study.latents(given) for name, given in texts.items()}
+        for name in WAYS:
+            row = study.row(some, (texts[name], shown[name]), (texts[WHOLE], shown[WHOLE]))
+            rows.append({"kind": kind, "example": some[0].spelled, "way": name, **row})
+            say(f"{kind}, {name}: {rows[-1]['cosines']}, {rows[-1]['overall']:.3f}")
+    return {"settings": {"sums_of_each_kind": NUM_OF_EACH, "cfg": CFG}, "rows": rows}
+
+
+class Study:
+    """The embedded model with its text encoder, encoded texts kept."""
+
+    def __init__(self) -> None:
+        from teefusion_core.comfy_host.demo_model import load_tiny
+
+        self.model, self.clip, self.vae = load_tiny("base")
+        self.kept: dict[str, Text] = {}
+
+    def text(self, words: str) -> Text:
+        """An encoded prompt."""
+        if words not in self.kept:
+            self.kept[words] = self.clip.encode_from_tokens(self.clip.tokenize(words), return_pooled=True)
+        return self.kept[words]
+
+    def blend(self, base: str, terms: list[tuple[float, str]]) -> Text:
+        """A sum of prompts, context and pooled alike."""
+        from teefusion_core.prompts.arithmetic import blended
+
+        first, others = self.text(base), [(weight, self.text(words)) for weight, words in terms]
+        context, pooled = (blended(first[part], [(w, text[part]) for w, text in others]) for part in (0, 1))
+        return context, pooled
+
+    def latents(self, texts: list[Text]) -> torch.Tensor:
+        """Pictures [N,C,H,W] of prompts, each from a noise of its own, the same at every call."""
+        from lab.demo_world.measure import encode, sample
+
+        noise_NCHW = torch.randn(len(texts), 16, 8, 8, generator=torch.Generator().manual_seed(1))
+        context, pooled = (torch.cat([text[part] for text in texts]) for part in (0, 1))
+        positive, null = [[context, {"pooled_output": pooled}]], encode(self.clip, [""])
+        return sample(self.model, positive, null, CFG, noise_NCHW, 0)
+
+    def row(self, some: list[Any], given: Shown, whole: Shown) -> dict[str, Any]:
+        """Cosines of sums as given to their whole prompts, of pictures likewise, what the judge says of these."""
+        from lab.demo_world.measure import pictures
+        from lab.demo_world.verifier import score
+        from teefusion_core.prompts.arithmetic import cosine
+
+        empty, pairs = self.text(""), list(zip(given[0], whole[0], strict=True))
+        cosines = {
+            "context": [cosine(one[0], other[0]) for one, other in pairs],
+            "pooled": [cosine(one[1], other[1]) for one, other in pairs],
+            "context_from_empty": [cosine(one[0] - empty[0], other[0] - empty[0]) for one, other in pairs],
+            "pooled_from_empty": [cosine(one[1] - empty[1], other[1] - empty[1]) for one, other in pairs],
+            "pictures": [cosine(*pair) for pair in zip(given[1].split(1), whole[1].split(1), strict=True)],
+        }
+        verdict = score(pictures(self.vae, given[1]), [entry.claim for entry in some])
+        return {"cosines": {part: round(statistics.fmean(values), 4) for part, values in cosines.items()}, **verdict}
+
+
+def _other(study: Study, entry: Any, some: list[Any]) -> Text:
+    return study.text(some[some.index(entry) - 1].whole)
+
+
+def _from_empty(study: Study, entry: Any, some: list[Any]) -> Text:
+    rest = -sum(weight for weight, _ in entry.terms)
+    return study.blend(entry.base, [*entry.terms, (rest, "")])
+
+
+WAYS: dict[str, Callable[[Study, Any, list[Any]], Text]] = {
+    "another whole prompt": _other,
+    "base alone": lambda study, entry, some: study.text(entry.base),
+    "sum": lambda study, entry, some: study.blend(entry.base, list(entry.terms)),
+    "sum, empty prompt balanced": _from_empty,
+    WHOLE: lambda study, entry, some: study.text(entry.whole),
+}
+"""Name -> embedding of a sum.
+
+sum: as the formula has it. balanced: the empty prompt makes the weights add up to 1, so that differences from the empty
+prompt are added. The others are what to compare with: the same kind of prompt about other things, the sum without its
+terms, the words themselves.
+"""
+
+
+def table(result: dict[str, Any]) -> list[list[str]]:
+    """Return heading with one line per way, the kinds of sum in turn."""
+    lines = [["sum", "given as", *PARTS.values(), *SHOWN[:2], "all right"]]
+    named = None
+    for row in result["rows"]:
+        shown = [f"{row['cosines'][part]:.3f}" for part in PARTS]
+        shares = [f"{row[name]:.3f}" for name in SHOWN]
+        lines.append(["" if row["kind"] == named else row["kind"], row["way"], *shown, *shares])
+        named = row["kind"]
+    return lines

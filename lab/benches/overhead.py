@@ -1,0 +1,117 @@
+"""What a step of the student costs beside a stock step of its base.
+
+The stock sampler runs base and student in one process, round after round in changing order, so that whatever else the
+machine does falls on both alike; each round gives one ratio.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from itertools import pairwise
+from typing import Any
+
+import torch
+from runner.stop import say
+
+from ._timing import now, quartiles
+
+STEPS = 20
+PAIRS = 40
+W = 4.0
+SIZES = ((64, 1), (64, 4), (256, 1))
+"""(width and height in pixels, pictures in the batch); 256 is as far as the demo model's positions reach."""
+TARGET = 1.02
+PROMPT = "a red circle left of a small blue square on a white background"
+
+
+class Case:
+    """The three runs that are compared: base at cfg 1, student at cfg 1, base at the student's CFG scale."""
+
+    def __init__(self, base: Any, student: Any, clip: Any, *, size: int, batch: int):
+        from teefusion_core.comfy_host.guidance.patch import apply_fusion
+
+        positive, null = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (PROMPT, ""))
+        fused, prompt = apply_fusion(student, positive, null, W)
+        self.null = null
+        self.noise_BCHW = torch.randn(batch, 16, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
+        self.methods = {
+            "stock": (base, positive, 1.0),
+            "student": (fused, prompt, 1.0),
+            "teacher": (base, positive, 1.0 + W),
+        }
+
+    def step_seconds(self, method: str) -> float:
+        """Sample once with the stock sampler; return the shortest time from one step to the next.
+
+        The work of every step is the same, so a longer one was held up by something else on the machine. What is
+        done once per run (merging the update, computing the term) is over before the first step ends.
+        """
+        import comfy.sample
+
+        model, positive, cfg = self.methods[method]
+        ends: list[float] = []
+        comfy.sample.sample(
+            model,
+            self.noise_BCHW,
+            STEPS,
+            cfg,
+            "euler",
+            "normal",
+            positive,
+            self.null,
+            torch.zeros_like(self.noise_BCHW),
+            callback=lambda *_: ends.append(now()),
+            seed=0,
+            disable_pbar=True,
+        )
+        return min(b - a for a, b in pairwise(ends))
+
+
+def _row(case: Case, size: int, batch: int) -> dict[str, Any]:
+    for method in case.methods:
+        case.step_seconds(method)  # warm up
+    seconds: dict[str, list[float]] = {method: [] for method in case.methods}
+    rng = random.Random(0)
+    for _ in range(PAIRS):
+        for method in rng.sample(list(seconds), len(seconds)):
+            seconds[method].append(case.step_seconds(method))
+    ratios = {
+        over: [a / b for a, b in zip(seconds[over[0]], seconds[over[1]], strict=True)]
+        for over in (("student", "stock"), ("teacher", "student"))
+    }
+    return {
+        "size": size,
+        "batch": batch,
+        "step_ms": {method: round(1000 * statistics.median(times), 3) for method, times in seconds.items()},
+        **{f"{a}_over_{b}": quartiles(values) for (a, b), values in ratios.items()},
+    }
+
+
+@torch.inference_mode()
+def measure() -> dict[str, Any]:
+    """Return one row per size with the ratios of PAIRS pairs."""
+    from teefusion_core.comfy_host.demo_model import load_tiny
+
+    base, clip, _ = load_tiny("base")
+    student = load_tiny("student")[0]
+    rows = []
+    for size, batch in SIZES:
+        say(f"{PAIRS} rounds at {size}x{size}, batch {batch}")
+        rows.append(_row(Case(base, student, clip, size=size, batch=batch), size, batch))
+    worst = max(row["student_over_stock"]["median"] for row in rows)
+    settings = {"pairs": PAIRS, "steps_per_run": STEPS, "w": W, "sampler": "euler", "scheduler": "normal"}
+    return {"settings": settings, "rows": rows, "target": TARGET, "worst": worst, "met": worst <= TARGET}
+
+
+def table(result: dict[str, Any]) -> list[list[str]]:
+    """Return heading with one line per size."""
+    lines = [["picture", "batch", "stock ms", "student ms", "teacher ms", "student / stock", "teacher / student"]]
+    for row in result["rows"]:
+        cells = [f"{row['size']}x{row['size']}", str(row["batch"])]
+        cells += [f"{row['step_ms'][method]:.2f}" for method in ("stock", "student", "teacher")]
+        for name in ("student_over_stock", "teacher_over_student"):
+            ratio = row[name]
+            cells.append(f"{ratio['median']:.3f} ({ratio['q1']:.3f} to {ratio['q3']:.3f})")
+        lines.append(cells)
+    return lines

@@ -1,0 +1,154 @@
+"""What a reflection run costs beside its forward passes, with what a LoRA gap costs beside two loaded models.
+
+All runs of a round follow one another in one process, so that whatever else the machine does falls on each alike; a
+round gives one ratio. Merging weights or loading them is over before a run is timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from runner.stop import say
+
+from ._timing import now, quartiles
+
+STEPS = 10
+ROUNDS = 24
+BATCHES = (1, 4)
+RANK = 8
+LIMIT_PASSES, LIMIT_GAP = 1.03, 1.05
+PROMPT = "a red circle left of a small blue square on a white background"
+SETTINGS = {
+    "Z-Sampling 5.5 / 0": ((5.5, 0.0, 5.5), "base"),
+    "W2SD 5.5 / 1 / 5.5": ((5.5, 1.0, 5.5), "weak"),
+    "W2SD 1 / 1 / 5.5": ((1.0, 1.0, 5.5), "weak"),
+}
+
+
+class Case:
+    """Models with a prompt at one batch size."""
+
+    def __init__(self, batch: int):
+        from teefusion_core.comfy_host.demo_model import load_tiny
+        from teefusion_core.comfy_host.sampling import schedule
+
+        self.base, clip, _ = load_tiny("base")
+        self.models = {"base": self.base, "weak": load_tiny("weak")[0]}
+        self.prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (PROMPT, "")]
+        self.noise_BCHW = torch.randn(batch, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+        self.sigmas = schedule(self.base, "normal", STEPS, 1.0)
+
+    def reflect(self, scales: tuple[float, float, float], strong: Any, weak: Any) -> tuple[float, float]:
+        """Seconds of a run with its forward passes, from the first evaluation on."""
+        from teefusion_core.comfy_host.reflection.guider import ReflectionGuider, Scales
+        from teefusion_core.comfy_host.reflection.sampler import ReflectionSampler
+
+        guider = ReflectionGuider(strong, weak, scales=Scales(*scales))
+        guider.set_conds(*self.prompts)
+        return self._seconds(guider, ReflectionSampler()), guider.passes
+
+    def one_pass(self) -> float:
+        """Seconds of one pass in a stock run at cfg 1."""
+        import comfy.samplers
+
+        guider = comfy.samplers.CFGGuider(self.base)
+        guider.set_conds(*self.prompts)
+        return self._seconds(guider, comfy.samplers.sampler_object("euler")) / STEPS
+
+    def _seconds(self, guider: Any, sampler: Any) -> float:
+        timed = _Timed(sampler)
+        start = torch.zeros_like(self.noise_BCHW)
+        guider.sample(self.noise_BCHW, start, timed.sampler, self.sigmas, disable_pbar=True, seed=0)
+        return timed.seconds
+
+
+class _Timed:
+    """A sampler whose loop is timed; loading with encoding lies outside."""
+
+    def __init__(self, sampler: Any):
+        self.sampler, self.seconds = sampler, 0.0
+        function = sampler.sampler_function
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = now()
+            out = function(*args, **kwargs)
+            self.seconds = now() - start
+            return out
+
+        sampler.sampler_function = timed
+
+
+def _paired(first: Callable[[], float], second: Callable[[], float]) -> dict[str, float]:
+    """Quartiles of first / second over rounds, after one round to warm up."""
+    first(), second()
+    return quartiles([first() / second() for _ in range(ROUNDS)])
+
+
+def _passes_row(case: Case, name: str, batch: int) -> dict[str, Any]:
+    scales, weak = SETTINGS[name]
+    _, passes = case.reflect(scales, case.base, case.models[weak])
+    ratio = _paired(lambda: case.reflect(scales, case.base, case.models[weak])[0], lambda: passes * case.one_pass())
+    return {
+        "case": name,
+        "batch": batch,
+        "passes": passes,
+        "against": "passes x one pass",
+        "limit": LIMIT_PASSES,
+        **ratio,
+    }
+
+
+def _gap_row(case: Case, batch: int) -> dict[str, Any]:
+    """A LoRA against its base on one copy of the weights, beside two loaded copies."""
+    from teefusion_core.comfy_host.demo_model import load_tiny
+
+    other, scales = load_tiny("base")[0], SETTINGS["W2SD 5.5 / 1 / 5.5"][0]
+    strong = _with_lora(case.base)
+    ratio = _paired(lambda: case.reflect(scales, strong, case.base)[0], lambda: case.reflect(scales, strong, other)[0])
+    return {
+        "case": f"LoRA of rank {RANK} on every layer against none",
+        "batch": batch,
+        "passes": case.reflect(scales, strong, case.base)[1],
+        "against": "two loaded models",
+        "limit": LIMIT_GAP,
+        **ratio,
+    }
+
+
+def _with_lora(model: Any) -> Any:
+    import comfy.lora
+
+    from teefusion_core.training.adapters import Lora
+
+    lora, generator = Lora(model.model.diffusion_model, RANK), torch.Generator().manual_seed(0)
+    for up_OR in lora.up.values():
+        up_OR.data.normal_(0, 0.02, generator=generator)
+    patched = model.clone()
+    patched.add_patches(comfy.lora.load_lora(lora.state(), comfy.lora.model_lora_keys_unet(patched.model, {})), 0.8)
+    return patched
+
+
+@torch.no_grad()
+def measure() -> dict[str, Any]:
+    """Return one row per setting with batch size."""
+    rows = []
+    for batch in BATCHES:
+        case = Case(batch)
+        for name in SETTINGS:
+            say(f"{name}, batch {batch}")
+            rows.append(_passes_row(case, name, batch))
+        rows.append(_gap_row(case, batch))
+    met = all(row["median"] <= row["limit"] for row in rows)
+    return {"settings": {"rounds": ROUNDS, "steps": STEPS}, "rows": rows, "met": met}
+
+
+def table(result: dict[str, Any]) -> list[list[str]]:
+    """Return heading with one line per setting."""
+    lines = [["run", "batch", "passes", "its time over", "ratio", "at most"]]
+    for row in result["rows"]:
+        ratio = f"{row['median']:.3f} ({row['q1']:.3f} to {row['q3']:.3f})"
+        cells = [row["case"], str(row["batch"]), f"{row['passes']:g}", row["against"], ratio, f"{row['limit']:g}"]
+        lines.append(cells)
+    return lines

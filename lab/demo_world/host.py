@@ -1,0 +1,31 @@
+"""The ComfyUI whose own network classes are trained here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from teefusion_core.errors import InvalidConfig
+from teefusion_core.files.comfyui_location import import_from_comfyui
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ROOT / "models"
+RUNS = Path(__file__).resolve().parent / "runs"
+
+
+def use_comfy() -> None:
+    """Put ComfyUI first on the import path, on the CPU unless a GPU is there."""
+    try:
+        import_from_comfyui()
+    except InvalidConfig as error:
+        raise SystemExit(str(error)) from error
+    import torch
+
+    if not torch.cuda.is_available():
+        sys.argv, argv = sys.argv[:1] + ["--cpu", "--use-pytorch-cross-attention"], sys.argv
+        import comfy.options
+
+        comfy.options.enable_args_parsing()
+        import comfy.model_management
+
+        sys.argv = argv

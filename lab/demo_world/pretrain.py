@@ -1,0 +1,251 @@
+"""Pre-train the demo SD3 from scratch: flow matching with captions.
+
+Shapes: B batch, C=16 latent channels, H W latent size (8), L tokens, D width.
+The network is the host's MMDiT; text encoder and codec are frozen. Resumable: run the same command again.
+Run: python -m lab.demo_world.pretrain --steps 12000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .captions import caption
+from .host import MODELS, RUNS, use_comfy
+from .latents import dataset
+from .scenes import Scene, claim_of, corrupt
+
+DEPTH = 4
+GRID = 16
+WRONG_CAPTIONS = 0.15
+"""Share of captions that pass through `corrupt`."""
+NULL_SHARE = 0.1
+LOGIT_MEAN, LOGIT_STD = 0.7, 1.2
+"""Of the noise level's logit; high noise decides how many objects there are, and where."""
+LOG_EVERY = 50
+STATE = RUNS / "pretrain.safetensors"
+MUON_FROM = 2000
+"""From this step on the matrices of the blocks take Muon steps: in a paired trial it was 300 steps ahead after 200."""
+
+
+def build_network(text_width: int, pooled_width: int) -> nn.Module:
+    """The host's MMDiT in demo size with a DiT initialisation: adaLN gates and output start at zero."""
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT, get_2d_sincos_pos_embed_torch
+
+    width = 64 * DEPTH
+    network = MMDiT(
+        input_size=None,
+        patch_size=2,
+        in_channels=16,
+        depth=DEPTH,
+        adm_in_channels=pooled_width,
+        context_embedder_config={
+            "target": "torch.nn.Linear",
+            "params": {"in_features": text_width, "out_features": width},
+        },
+        pos_embed_max_size=GRID,
+        num_patches=GRID * GRID,
+        qk_norm="rms",
+        dtype=torch.float32,
+        operations=comfy.ops.disable_weight_init,
+    )
+    network.pos_embed.copy_(get_2d_sincos_pos_embed_torch(width, GRID, GRID)[None])
+    for name, parameter in network.named_parameters():
+        if name.startswith("final_layer.linear") or "adaLN_modulation" in name or parameter.ndim == 1:
+            nn.init.constant_(parameter, 1.0 if ".ln_" in name else 0.0)
+        elif name.startswith(("t_embedder", "y_embedder")):
+            nn.init.normal_(parameter, std=0.05)
+        else:
+            nn.init.xavier_uniform_(parameter.view(parameter.shape[0], -1))
+    return network
+
+
+class Captions:
+    """Frozen text encoder over the word tokenizer, as tensors."""
+
+    def __init__(self, path: Path, device: str):
+        import comfy.ops
+        from safetensors import safe_open
+        from safetensors.torch import load_file
+
+        from teefusion_core.comfy_host.demo_model import NUM_TOKENS, WordTextModel, WordTokenizer, text_config
+
+        with safe_open(path, "pt") as file:
+            words = json.loads(file.metadata()["words"])
+        self.length, self.tokenizer = NUM_TOKENS, WordTokenizer(words)
+        self.model = WordTextModel(text_config(len(words)), torch.float32, device, comfy.ops.disable_weight_init)
+        self.model.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+
+    @torch.no_grad()
+    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Context [B,L,D] with pooled [B,P]."""
+        from .text_encoder import token_numbers
+
+        device = self.model.text_projection.weight.device
+        hidden_BLD, _, pooled_BP, _ = self.model(token_numbers(texts, self.tokenizer, self.length).to(device))
+        return hidden_BLD, pooled_BP
+
+
+def velocity_loss(network: nn.Module, latent_BCHW: Tensor, context_BLD: Tensor, pooled_BP: Tensor, generator) -> Tensor:
+    """Flow matching: the network predicts noise - latent at x = (1 - sigma) latent + sigma noise."""
+    device = latent_BCHW.device
+    sigma_B = torch.sigmoid(LOGIT_MEAN + LOGIT_STD * torch.randn(len(latent_BCHW), generator=generator)).to(device)
+    noise_BCHW = torch.randn(latent_BCHW.shape, generator=generator).to(device)
+    s = sigma_B.view(-1, 1, 1, 1)
+    # 40 tokens: plain attention is faster than a fused kernel, most of all backward
+    with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        velocity = network(torch.lerp(latent_BCHW, noise_BCHW, s), sigma_B * 1000, pooled_BP, context_BLD)
+    return (velocity.float() - (noise_BCHW - latent_BCHW)).square().mean()
+
+
+def learning_rate(step: int, steps: int, decay: int, peak: float) -> float:
+    """Warm-up, plateau, then linear decay over the last `decay` steps: longer runs share its plateau."""
+    return peak * min(1.0, (step + 1) / 200, max(0.02, (steps - step) / decay))
+
+
+class Run:
+    """Network with its running average and optimizers, on disk between sessions of one training."""
+
+    def __init__(self, network: nn.Module, lr: float):
+        self.network, self.step, self.seconds = network, 0, 0.0
+        self.average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        self.names = {parameter: name for name, parameter in network.named_parameters()}
+        self.matrices = [p for p, name in self.names.items() if is_block_matrix(name, p)]
+        self.adam = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+        self.muon = torch.optim.Muon(self.matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+
+    def update(self, loss: Tensor, lr: float, momentum: float) -> None:
+        """One optimizer step; the average forgets faster while it is young."""
+        for optimizer in (self.adam, self.muon):
+            optimizer.param_groups[0]["lr"] = lr
+        self.network.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        if self.step >= MUON_FROM:
+            self.muon.step()
+            for parameter in self.matrices:
+                parameter.grad = None
+                self.adam.state.pop(parameter, None)
+        self.adam.step()
+        self.step += 1
+        momentum = min(momentum, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for name, tensor in self.network.state_dict().items():
+                self.average[name].lerp_(tensor, 1 - momentum)
+
+    def save(self) -> None:
+        """Write the state to go on from, with the average alone as a checkpoint of this step."""
+        from safetensors.torch import save_file
+
+        tensors = {f"net.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"ema.{name}": tensor for name, tensor in self.average.items()}
+        for kind, optimizer in (("adam", self.adam), ("muon", self.muon)):
+            for parameter, moments in optimizer.state.items():
+                name = self.names[parameter]
+                tensors |= {f"{kind}.{key}.{name}": torch.as_tensor(value) for key, value in moments.items()}
+        metadata = {"step": str(self.step), "seconds": str(self.seconds)}
+        part = STATE.with_suffix(".part")
+        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, part, metadata=metadata)
+        os.replace(part, STATE)
+        half = {name: tensor.half().contiguous().cpu() for name, tensor in self.average.items()}
+        save_file(half, STATE.with_name(f"base_{self.step:06}.safetensors"), metadata=metadata)
+
+    def resume(self) -> None:
+        """Read the state back, if there is one."""
+        from safetensors import safe_open
+
+        if not STATE.exists():
+            return
+        with safe_open(STATE, "pt") as file:
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            self.step, self.seconds = int(file.metadata()["step"]), float(file.metadata()["seconds"])
+        self.network.load_state_dict({name[4:]: t for name, t in stored.items() if name.startswith("net.")})
+        for name, tensor in self.average.items():
+            tensor.copy_(stored[f"ema.{name}"])
+        for kind, optimizer in (("adam", self.adam), ("muon", self.muon)):
+            parameters = optimizer.param_groups[0]["params"]
+            moments = [_moments(stored, kind, self.names[parameter]) for parameter in parameters]
+            state = {i: moment for i, moment in enumerate(moments) if moment}
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        print(f"resumed at step {self.step}", flush=True)
+
+
+def is_block_matrix(name: str, parameter: Tensor) -> bool:
+    """Is it a weight of attention or MLP inside a block?"""
+    return parameter.ndim == 2 and name.startswith("joint_blocks") and "adaLN" not in name
+
+
+def _moments(stored: dict[str, Tensor], kind: str, name: str) -> dict[str, Tensor]:
+    keys = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+    return {key: stored[f"{kind}.{key}.{name}"] for key in keys if f"{kind}.{key}.{name}" in stored}
+
+
+def texts_of(scenes: list[Scene], rng: random.Random) -> list[str]:
+    """One caption per scene, some of them wrong, some empty."""
+    texts = []
+    for scene in scenes:
+        claim = claim_of(scene, rng)
+        claim = corrupt(claim, rng) if rng.random() < WRONG_CAPTIONS else claim
+        texts.append("" if rng.random() < NULL_SHARE else caption(claim, rng))
+    return texts
+
+
+def train(args: argparse.Namespace) -> None:
+    """The loop; everything random at a step follows from (seed, step), so a resumed run goes on as it would have."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    scenes, latents = dataset(args.num, args.seed)
+    text = Captions(MODELS / "tiny_sd3_text.safetensors", device)
+    context, pooled = text([""])
+    torch.manual_seed(args.seed)
+    run = Run(build_network(context.shape[-1], pooled.shape[-1]).to(device), args.lr)
+    run.resume()
+    mark, losses = time.time(), []
+    while run.step < args.steps:
+        rng = random.Random(f"{args.seed}.{run.step}")
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + run.step)
+        rows = [rng.randrange(len(scenes)) for _ in range(args.batch)]
+        texts = texts_of([scenes[row] for row in rows], rng)
+        loss = velocity_loss(run.network, latents[rows].float().to(device), *text(texts), generator)
+        run.update(loss, learning_rate(run.step, args.steps, args.decay, args.lr), args.ema)
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise SystemExit(f"the loss is {losses[-1]} at step {run.step}; lower --lr, the last checkpoint is whole")
+        if run.step % LOG_EVERY == 0:
+            run.seconds, mark = run.seconds + time.time() - mark, time.time()
+            row = {"step": run.step, "loss": round(sum(losses) / len(losses), 4), "seconds": round(run.seconds, 1)}
+            losses.clear()
+            with STATE.with_suffix(".jsonl").open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+        if run.step % args.every == 0 or run.step == args.steps:
+            run.save()
+
+
+def main() -> None:
+    """Parse, then train."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--decay", type=int, default=2500)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--num", type=int, default=40000)
+    parser.add_argument("--lr", type=float, default=8e-4)
+    parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument("--every", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    use_comfy()
+    RUNS.mkdir(exist_ok=True)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

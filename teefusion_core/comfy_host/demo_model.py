@@ -1,0 +1,164 @@
+"""The embedded demo SD3 as stock ComfyUI objects.
+
+Shapes: B batch, L tokens, P pooled width.
+The networks are the host's own (MMDiT, CLIPTextModel, TAESD); only the word list is ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from pathlib import Path
+
+import comfy.sd
+import comfy.supported_models_base
+import comfy.utils
+from comfy import sd1_clip
+from comfy.clip_model import CLIPEmbeddings, CLIPTextModel
+from safetensors import SafetensorError, safe_open
+
+from ..errors import CheckpointMismatch, InvalidConfig
+from .guidance.student_loader import load_student
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+STUDENT = "student"
+NUM_TOKENS = 24
+START, END, UNKNOWN = 0, 1, 2
+TEXT_CONFIG = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "max_position_embeddings": NUM_TOKENS,
+    "hidden_act": "gelu",
+    "eos_token_id": END,
+}
+
+
+class WordTokenizer:
+    """One token per English word; a word that the demo world does not know becomes `UNKNOWN`."""
+
+    def __init__(self, words: list[str]):
+        self.ids = {word: i for i, word in enumerate(words, start=UNKNOWN + 1)}
+
+    def from_pretrained(self, path: str, **kwargs) -> WordTokenizer:
+        """Answer the host, which constructs tokenizers from a folder; there is none here."""
+        return self
+
+    def get_vocab(self) -> dict[str, int]:
+        """Word -> token number, special tokens included."""
+        return {"<start>": START, "<end>": END, "<unknown>": UNKNOWN, **self.ids}
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        words = re.findall(r"[a-z]+", text.lower())
+        return {"input_ids": [START, *(self.ids.get(w, UNKNOWN) for w in words), END]}
+
+
+class WordTextModel(CLIPTextModel):
+    """The host's CLIP text model with a vocabulary of the size in its configuration."""
+
+    def __init__(self, config_dict, dtype, device, operations):
+        super().__init__(config_dict, dtype, device, operations)
+        self.text_model.embeddings = CLIPEmbeddings(
+            config_dict["hidden_size"],
+            config_dict["vocab_size"],
+            config_dict["max_position_embeddings"],
+            dtype,
+            device,
+            operations,
+        )
+
+
+def text_config(num_words: int) -> dict:
+    """The text model's configuration for a word list."""
+    return {**TEXT_CONFIG, "vocab_size": num_words + UNKNOWN + 1}
+
+
+class _TextEncoder(sd1_clip.SDClipModel):
+    def __init__(self, device="cpu", dtype=None, model_options=None, num_words=0):
+        super().__init__(
+            device=device,
+            dtype=dtype,
+            max_length=NUM_TOKENS,
+            textmodel_json_config=text_config(num_words),
+            model_class=WordTextModel,
+            special_tokens={"start": START, "end": END, "pad": END},
+            model_options=model_options or {},
+        )
+
+
+def _tokenizer(words: list[str], embedding_directory=None, tokenizer_data=None) -> sd1_clip.SD1Tokenizer:
+    inner = functools.partial(
+        sd1_clip.SDTokenizer,
+        tokenizer_path=".",
+        max_length=NUM_TOKENS,
+        embedding_size=TEXT_CONFIG["hidden_size"],
+        embedding_key="words",
+        tokenizer_class=WordTokenizer(words),
+    )
+    return sd1_clip.SD1Tokenizer(embedding_directory, tokenizer_data or {}, clip_name="words", tokenizer=inner)
+
+
+def load_clip(path: Path) -> comfy.sd.CLIP:
+    """The demo text encoder as a stock CLIP; the word list is in the file's metadata."""
+    state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+    words = json.loads(metadata["words"])
+    target = comfy.supported_models_base.ClipTarget(
+        functools.partial(_tokenizer, words),
+        functools.partial(
+            sd1_clip.SD1ClipModel,
+            clip_name="words",
+            clip_model=functools.partial(_TextEncoder, num_words=len(words)),
+        ),
+    )
+    clip = comfy.sd.CLIP(target, tokenizer_data={}, parameters=sum(t.numel() for t in state.values()))
+    clip.load_sd(state)
+    return clip
+
+
+def load_vae(path: Path) -> comfy.sd.VAE:
+    """The demo picture codec; the host recognises it as a TAESD with 16 channels."""
+    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path), safe_load=True))
+
+
+def variants() -> list[str]:
+    """What can be loaded: base, weak (an earlier checkpoint of its training), every student file of the folder."""
+    students = sorted(path.stem.removeprefix("tiny_sd3_") for path in MODELS.glob(f"tiny_sd3_{STUDENT}*.safetensors"))
+    return ["base", "weak", *students]
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a file of the pack that is not there or cut off, as an interrupted download leaves it."""
+    if not path.is_file():
+        raise CheckpointMismatch(f"models/{path.name} is missing from the pack; install the pack again")
+    try:
+        with safe_open(path, "pt"):
+            pass
+    except SafetensorError as error:
+        raise CheckpointMismatch(
+            f"models/{path.name} is not a whole safetensors file ({error}); install the pack again"
+        ) from error
+
+
+def load_tiny(variant: str):
+    """Load the demo model.
+
+    Args:
+        variant: one of `variants()`.
+    Returns:
+        (MODEL, CLIP, VAE), all of the host's own classes.
+    Raises:
+        InvalidConfig: no such variant.
+        CheckpointMismatch: a file is missing or damaged.
+    """
+    if variant not in variants():
+        raise InvalidConfig(f"variant is {variant!r}; choose one of {', '.join(variants())}")
+    network = "base" if variant.startswith(STUDENT) else variant
+    files = {part: MODELS / f"tiny_sd3_{part}.safetensors" for part in (network, "text", "vae")}
+    for path in files.values():
+        _check_whole(path)
+    model = comfy.sd.load_diffusion_model(str(files[network]))
+    if variant.startswith(STUDENT):
+        model = load_student(model, MODELS / f"tiny_sd3_{variant}.safetensors")
+    return model, load_clip(files["text"]), load_vae(files["vae"])

@@ -1,0 +1,1 @@
+"""The parts of guidance that talk to ComfyUI."""

@@ -1,0 +1,1 @@
+"""The parts of prompts that talk to ComfyUI."""

@@ -1,0 +1,132 @@
+"""Text embeddings inside a CONDITIONING, changed entry by entry.
+
+A CONDITIONING is a list of [context [B,L,W], extras]; every entry keeps its extras (area, mask, times, hooks), nothing
+that was given is modified.
+
+Shapes: B batch, L tokens, W width of a token, P pooled width.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...errors import InvalidConfig, ShapeMismatch
+from ...files.sharpener_file import read_sharpener
+from ...files.student_file import check_base
+from ...prompts.arithmetic import SAME_ENCODERS, blended, cosine
+from ...prompts.sharpener import sharpened
+from ..guidance.student_loader import base_fingerprint
+from .encoded import POOLED
+
+MASK = "attention_mask"
+
+
+def sharpen(conditioning, path: Path, *, alpha: float = 1.0, beta: float = 0.0, null=None, negative=None, model=None):
+    """Write guidance into a CONDITIONING with the sharpener of a file.
+
+    Args:
+        conditioning: prompts; every entry is sharpened, pooled vectors stay.
+        path: sharpener file.
+        alpha: strength, in the range of the file; 0 changes nothing.
+        beta: strength of the negative term; without a negative prompt it has no effect.
+        null: CONDITIONING with one entry, the encoded empty prompt; needed without a negative one, or with beta.
+        negative: CONDITIONING with one entry, what the prompt is pushed away from instead of null.
+        model: MODEL that will be sampled, to be compared with the base in the file; None compares nothing.
+    Raises:
+        CheckpointMismatch: the file is not a whole sharpener, or one of another base.
+        InvalidConfig: alpha is out of range, or null is needed.
+        ShapeMismatch: widths, rows or numbers of tokens do not fit.
+    """
+    sharpener, info = read_sharpener(path)
+    info.check_alpha(alpha)
+    if model is not None and info.base:
+        check_base(info, base_fingerprint(model), path)
+    null_BLW, negative_BLW = _context_of(null, "null"), _context_of(negative, "negative")
+    against_BLW = null_BLW if negative_BLW is None else negative_BLW
+    if against_BLW is None:
+        raise InvalidConfig(
+            "neither null nor negative is connected; connect an encoded empty prompt to null, as in training"
+        )
+    if negative_BLW is None:
+        beta = 0.0
+    out = []
+    for context_BLW, extras in _entries(conditioning, "conditioning"):
+        network, against = sharpener.to(context_BLW.device), against_BLW.to(context_BLW.device)
+        sharp_BLW = sharpened(network, context_BLW, against, alpha=alpha, beta=beta, null_BLW=null_BLW)
+        out.append([sharp_BLW, dict(extras)])
+    return out
+
+
+def blend_prompts(base, terms: dict, reference=None):
+    """Add weighted prompts to those of a CONDITIONING, on the context, on the pooled vector likewise.
+
+    Args:
+        base: prompts; each is blended, its extras stay.
+        terms: what it is called -> (weight, CONDITIONING with one entry, or None where none is connected).
+        reference: CONDITIONING with one entry that says it all in one prompt, to compare with.
+    Returns:
+        (CONDITIONING, report): lines of cosines for each prompt, to base, to the reference; the last tells how near
+            the base was by itself.
+    Raises:
+        InvalidConfig: several entries in a term, or pooled vectors in some of the prompts only.
+        ShapeMismatch: widths or rows differ, or lengths where masks tell words from padding.
+    """
+    added = [(weight, _only(prompt, name)) for name, (weight, prompt) in terms.items() if prompt is not None]
+    full = None if reference is None else _only(reference, "reference")
+    out, report = [], []
+    for number, entry in enumerate(_entries(base, "base"), 1):
+        mixed = _blended_entry(entry, added)
+        out.append(mixed)
+        report.append(f"prompt {number} to base: {_cosines(mixed, entry)}")
+        if full is not None:
+            report.append(f"prompt {number} to reference: {_cosines(mixed, full)}")
+            report.append(f"base {number} to reference: {_cosines(entry, full)}")
+    return out, "\n".join(report)
+
+
+def _blended_entry(entry, added: list):
+    context_BLW, extras = entry
+    mixed_BLW = blended(context_BLW, [(weight, context) for weight, (context, _) in added])
+    if extras.get(MASK) is not None and mixed_BLW.shape[1] != context_BLW.shape[1]:
+        raise ShapeMismatch(
+            f"base has {context_BLW.shape[1]} tokens with a mask of its padding, the blend {mixed_BLW.shape[1]}; "
+            "with this text encoder blend prompts of one length"
+        )
+    pooled = [other.get(POOLED) for other in (extras, *(other for _, (_, other) in added))]
+    if all(vector is None for vector in pooled):
+        return [mixed_BLW, dict(extras)]
+    if any(vector is None for vector in pooled):
+        raise InvalidConfig(f"some prompts have a pooled vector, others have none; {SAME_ENCODERS}")
+    weights = [weight for weight, _ in added]
+    return [mixed_BLW, {**extras, POOLED: blended(pooled[0], list(zip(weights, pooled[1:], strict=True)))}]
+
+
+def _cosines(entry, other) -> str:
+    """Tell the cosines of two prompts, e.g. "tokens 0.981, pooled 0.954"."""
+    parts = {"tokens": (entry[0], other[0]), "pooled": (entry[1].get(POOLED), other[1].get(POOLED))}
+    told = [
+        f"{name} {cosine(*pair):.3f}" for name, pair in parts.items() if pair[0] is not None and pair[1] is not None
+    ]
+    return ", ".join(told)
+
+
+def _context_of(conditioning, name: str) -> Tensor | None:
+    return None if conditioning is None else _only(conditioning, name)[0]
+
+
+def _only(conditioning, name: str):
+    """Return the one entry of a CONDITIONING."""
+    if len(conditioning) != 1:
+        raise InvalidConfig(f"{name} holds {len(conditioning)} prompts; connect one encoded prompt")
+    return _entries(conditioning, name)[0]
+
+
+def _entries(conditioning, name: str) -> list:
+    """Return the entries of a CONDITIONING that has tokens."""
+    if not conditioning:
+        raise InvalidConfig(f"{name} holds no prompt; connect an encoded prompt")
+    for context, _ in conditioning:
+        if not isinstance(context, torch.Tensor) or context.ndim != 3:
+            raise ShapeMismatch(f"{name} holds no token embeddings [rows, tokens, width]; connect an encoded prompt")
+    return list(conditioning)

@@ -1,0 +1,1 @@
+"""The parts of reflection that talk to ComfyUI."""

@@ -1,0 +1,125 @@
+"""The reflection operator as a SAMPLER.
+
+Works with the guider of `reflection_guider`, which answers each leg by its own setting. The steps are Euler steps in
+the host's noise levels, which for noise-predicting models are DDIM steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from comfy.model_sampling import CONST, EDM, EPS
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ...errors import InvalidConfig
+from ...guidance.flow import Denoiser, euler, sample
+from ...reflection.operator import Inversion, core, exact, official, reflected, upper, upper_epsilon, window
+from .guider import FINAL, LEG_KEY, STRONG, WEAK, ReflectionGuider
+
+ALL_STEPS = -1
+EXACT, UPPER, OFFICIAL = "exact", "upper", "official"
+INVERSIONS: dict[str, dict[str, Callable[[Tensor], Inversion]]] = {
+    EXACT: {"flow": lambda sigmas: exact, "noise": lambda sigmas: exact, "other": lambda sigmas: exact},
+    UPPER: {"flow": lambda sigmas: upper, "noise": lambda sigmas: upper_epsilon},
+    OFFICIAL: {"flow": lambda sigmas: core(len(sigmas) - 1), "noise": official},
+}
+"""Option of the node -> kind of model -> how to invert, given the schedule [S+1]."""
+
+
+class ReflectionSampler(comfy.samplers.KSAMPLER):
+    """A SAMPLER that asks its guider for legs."""
+
+    asks_for_legs = True
+
+    def __init__(self, *, reflect_steps: int = ALL_STEPS, rounds: int = 1, inversion: str = EXACT):
+        """Choose the operator.
+
+        Args:
+            reflect_steps: how many steps from the start reflect; ALL_STEPS for every one (the step to sigma 0 never).
+            rounds: reflections per step.
+            inversion: a key of INVERSIONS.
+        Raises:
+            InvalidConfig: a value outside these.
+        """
+        if inversion not in INVERSIONS:
+            raise InvalidConfig(f"inversion is {inversion!r}; choose one of {', '.join(INVERSIONS)}")
+        if rounds < 1:
+            raise InvalidConfig(f"rounds is {rounds}; reflect once or more per step, or set reflect_steps to 0")
+        if reflect_steps < ALL_STEPS:
+            raise InvalidConfig(f"reflect_steps is {reflect_steps}; choose 0 or more, or {ALL_STEPS} for every step")
+        super().__init__(run, {"reflect_steps": reflect_steps, "rounds": rounds, "inversion": inversion})
+
+    def evaluations(self, sigmas: Tensor) -> int:
+        """How many predictions a run over a schedule asks for, each costing one pass or two."""
+        steps, rounds = len(sigmas) - 1, self.extra_options["rounds"]
+        chosen = self.extra_options["reflect_steps"]
+        reflecting = min(steps if chosen == ALL_STEPS else chosen, steps - int(sigmas[-1] == 0))
+        return steps + 2 * rounds * reflecting
+
+
+@torch.no_grad()
+def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, reflect_steps, rounds, inversion):
+    """Sample as the host calls its samplers: `model` is the guider behind the mask, x [B,...] at sigmas[0]."""
+    guider = model.inner_model
+    if not isinstance(guider, ReflectionGuider):
+        raise InvalidConfig("Reflection Sampler needs strong and weak predictions; connect Reflection Guider as guider")
+    guider.warn_if_nothing_differs()
+    kind = _kind_of(guider.inner_model.model_sampling)
+    if kind not in INVERSIONS[inversion]:
+        raise InvalidConfig(f"inversion {inversion!r} is not defined for this kind of model; choose {EXACT!r}")
+    steps = len(sigmas) - 1
+    chosen = steps if reflect_steps == ALL_STEPS else reflect_steps
+    if (inversion, kind) == (OFFICIAL, "noise") and chosen == steps and sigmas[-1] > 0:
+        raise InvalidConfig(
+            f"inversion {OFFICIAL!r} asks for a noise level after the last one, this schedule ends above zero; set "
+            f"reflect_steps to at most {steps - 1}, or choose {EXACT!r}"
+        )
+    with tqdm(total=steps, disable=disable) as bar:
+        legs = _Legs(model, extra_args or {}, callback)
+        step = reflected(
+            euler(legs.denoiser(STRONG)),
+            INVERSIONS[inversion][kind](sigmas)(legs.denoiser(WEAK)),
+            euler(legs.denoiser(FINAL)),
+            until=window(sigmas, chosen),
+            rounds=rounds,
+        )
+
+        def moved(index: int, sigma: Tensor, state: Tensor) -> None:
+            legs.step = index + 1
+            bar.update()
+
+        return sample(step, x, sigmas, callback=moved)
+
+
+class _Legs:
+    """Denoisers that ask the guider for one leg each, reporting every evaluation."""
+
+    def __init__(self, model, extra_args: dict, callback):
+        self.model, self.extra_args, self.callback = model, extra_args, callback
+        self.step, self.shown = 0, None
+
+    def denoiser(self, leg: str) -> Denoiser:
+        """(x, sigma) -> denoised prediction of the leg; interruptible before each."""
+        arguments = {**self.extra_args, "model_options": {**self.extra_args.get("model_options", {}), LEG_KEY: leg}}
+
+        def predict(x: Tensor, sigma: Tensor) -> Tensor:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            denoised = self.model(x, sigma * x.new_ones(len(x)), **arguments)
+            # the weak prediction is no preview of the picture
+            self.shown = self.shown if leg == WEAK else denoised
+            if self.callback is not None:
+                self.callback({"x": x, "i": self.step, "sigma": sigma, "sigma_hat": sigma, "denoised": self.shown})
+            return denoised
+
+        return predict
+
+
+def _kind_of(model_sampling) -> str:
+    """What the noise levels of a model mean, for the inversions."""
+    if isinstance(model_sampling, CONST):
+        return "flow"
+    return "noise" if isinstance(model_sampling, EPS) and not isinstance(model_sampling, EDM) else "other"

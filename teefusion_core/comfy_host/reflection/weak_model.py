@@ -1,0 +1,195 @@
+"""A weak network beside the strong one of the same run.
+
+What `weak` is decides how it runs: other weights are loaded together with the strong ones, in one go; a clone of
+the strong model runs on the strong one's weights, with what it has of its own (LoRA, model options, object patches)
+in place for the length of a leg.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import comfy.model_patcher
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy.model_sampling import CONST
+from torch import Tensor
+
+from ...errors import CheckpointMismatch, InvalidConfig
+from .lora_gap import LoraGap
+
+WEAK_KEY = "teefusion_weak"  # additional model of the strong patcher
+CACHE_KEY = "easycache"  # transformer option of the host's EasyCache with its LazyCache
+
+
+class Weak:
+    """The weak side of a run: its network, options with conds, valid between `enter` and `leave`."""
+
+    def __init__(self, strong, weak):
+        """Join the two.
+
+        Args:
+            strong: the run's MODEL; a weak model with weights of its own is registered on it, to be loaded jointly.
+            weak: any MODEL of the same latent space and kind of noise, or the strong one itself.
+        Raises:
+            CheckpointMismatch: the two do not share a latent space or a kind of noise.
+            InvalidConfig: two clones that differ in something which cannot be exchanged during a run, or a model
+                that answers with the prediction before.
+        """
+        check_compatible(strong, weak)
+        _check_uncached(strong, weak)
+        self.shared = weak.model is strong.model
+        if self.shared:
+            _check_exchangeable(strong, weak)
+            self.patcher = weak
+        else:
+            strong.set_additional_models(WEAK_KEY, [weak])
+            self.patcher = strong.get_additional_models_with_key(WEAK_KEY)[0]
+        self.strong, self.gap = strong, LoraGap([])
+        self.conds: dict[str, list[dict]] = {}
+        self.options: dict = {}
+
+    @property
+    def network(self):
+        """The host's model object that evaluates this side."""
+        return self.patcher.model
+
+    def same_weights(self) -> bool:
+        """Would both sides compute the same, given the same prompt at the same scale? To be asked inside a run."""
+        if _extras(self.patcher) != _extras(self.strong):
+            return False
+        if self.shared:
+            return not self.gap
+        pairs = zip(self.patcher.get_key_patches().values(), self.strong.get_key_patches().values(), strict=False)
+        return all(len(a) == len(b) == 1 and _equal(a[0][0], b[0][0]) for a, b in pairs)
+
+    def enter(
+        self, conds: dict[str, list[dict]], sigmas: Tensor, noise: Tensor, device, hooked: bool = False, **context
+    ) -> None:
+        """Get ready for a run, the strong model being loaded.
+
+        Args:
+            conds: prompts by role, as the guider holds them before the host processed them.
+            sigmas: noise levels of the run [S+1].
+            noise: starting noise [B,...].
+            device: where the run computes.
+            hooked: does a prompt of either side carry LoRAs of its own?
+            **context: what else the host's `process_conds` takes (latent_image, denoise_mask, seed, latent_shapes).
+        Raises:
+            InvalidConfig: prompts with LoRAs of their own beside two LoRA settings on one copy of the weights.
+        """
+        self.options = comfy.model_patcher.create_model_options_clone(self.patcher.model_options)
+        own = {} if self.shared else conds
+        kept = self.patcher.hook_patches, self.patcher.hook_patches_backup
+        comfy.sampler_helpers.prepare_model_patcher(self.patcher, own, self.options)
+        if self.shared:  # the run has registered the hooks of both sides, preparing a second time drops them
+            self.patcher.hook_patches, self.patcher.hook_patches_backup = kept
+        comfy.samplers.filter_registered_hooks_on_conds(own, self.options)
+        self.options.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
+        self.options.pop("multigpu_clones", None)
+        dtype = self.patcher.model_dtype()
+        comfy.samplers.cast_to_load_options(self.options, device=device, dtype=dtype)
+        if self.shared:
+            self.gap = LoraGap.between(self.strong, self.patcher)
+            if hooked and self.gap:
+                raise InvalidConfig(
+                    "strong and weak model share their weights but differ in LoRAs, while a prompt carries LoRA hooks "
+                    "of its own; leave out one of the two, or load the weak model from a file of its own"
+                )
+            self.gap.to(device, self.network.manual_cast_dtype or dtype)
+        else:
+            self.patcher.pre_run()
+        with self.active():
+            self.conds = comfy.samplers.process_conds(self.network, noise, conds, device, **context)
+
+    def leave(self) -> None:
+        """Let go of what belongs to the run."""
+        comfy.samplers.cast_to_load_options(self.options, device=self.patcher.offload_device)
+        comfy.sampler_helpers.cleanup_models(self.conds, [])
+        if not self.shared:
+            self.patcher.cleanup()
+            self.patcher.restore_hook_patches()
+        self.conds, self.options, self.gap = {}, {}, LoraGap([])
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Have `network` compute as the weak side inside the block."""
+        if not self.shared:
+            yield
+            return
+        with self.gap.active(), _objects_of(self.patcher, self.strong):
+            yield
+
+
+def check_compatible(strong, weak) -> None:
+    """Refuse a weak model whose latents or noise levels mean something else."""
+    mine, theirs = (patcher.model.latent_format for patcher in (weak, strong))
+    if type(mine) is not type(theirs):
+        raise CheckpointMismatch(
+            f"the weak model works in the latent space {type(mine).__name__}, the strong one in "
+            f"{type(theirs).__name__}; choose two models of one family"
+        )
+    flow = [isinstance(patcher.get_model_object("model_sampling"), CONST) for patcher in (weak, strong)]
+    if flow[0] != flow[1]:
+        raise CheckpointMismatch(
+            "one of the two models is a flow model, the other predicts noise; choose two models of one family"
+        )
+
+
+def _check_uncached(*patchers) -> None:
+    """Refuse nodes that skip a prediction because it would be like the one before."""
+    if any(CACHE_KEY in patcher.model_options.get("transformer_options", {}) for patcher in patchers):
+        raise InvalidConfig(
+            "EasyCache or LazyCache is on a model that is reflected: it answers with the prediction before, which here "
+            "is that of another leg, so that strong would equal weak; take it off"
+        )
+
+
+def _check_exchangeable(strong, weak) -> None:
+    """Refuse differences between clones that live in the loaded model and cannot be put in for one leg."""
+    for name, what in (
+        ("weight_wrapper_patches", "weight wrappers"),
+        ("injections", "a bypass LoRA or another injection"),
+        ("hook_patches", "LoRA hooks"),
+    ):
+        if _flat(getattr(strong, name, {})) != _flat(getattr(weak, name, {})):
+            raise InvalidConfig(
+                f"strong and weak model share their weights but differ in {what}, which cannot change during a run; "
+                "use an ordinary LoRA loader, or load the weak model from a file of its own"
+            )
+
+
+@contextmanager
+def _objects_of(weak, strong) -> Iterator[None]:
+    """Have the object patches of `weak` on the shared model inside the block."""
+    names = {n for n in {*weak.object_patches, *strong.object_patches} if _object(weak, n) is not _object(strong, n)}
+    mine = {name: weak.get_model_object(name) for name in names}
+    merged = {name: comfy.utils.set_attr(strong.model, name, value) for name, value in mine.items()}
+    try:
+        yield
+    finally:
+        for name, value in merged.items():
+            comfy.utils.set_attr(strong.model, name, value)
+
+
+def _object(patcher, name: str):
+    return patcher.object_patches.get(name)
+
+
+def _extras(patcher) -> list:
+    """What a model has besides its weights."""
+    return [_flat(part) for part in (patcher.model_options, patcher.object_patches, patcher.wrappers)]
+
+
+def _flat(options: dict) -> list:
+    """What is in model options, by identity: containers are copied with a clone, their contents are not."""
+    if isinstance(options, dict):
+        return [(str(key), _flat(value)) for key, value in sorted(options.items(), key=lambda item: str(item[0]))]
+    return [_flat(value) for value in options] if isinstance(options, list) else [id(options)]
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a, b.to(a.device)))

@@ -1,0 +1,97 @@
+"""A guider with a sampler on a LATENT, as KSampler does it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ..errors import InvalidConfig
+from .reflection.guider import ReflectionGuider
+from .reflection.sampler import ReflectionSampler
+
+log = logging.getLogger(__name__)
+
+
+def schedulers() -> list[str]:
+    """Names of the host's schedules."""
+    return list(comfy.samplers.KSampler.SCHEDULERS)
+
+
+def schedule(model, scheduler: str, steps: int, denoise: float) -> Tensor:
+    """Noise levels [steps+1] of the host for a share of the way, empty at denoise 0.
+
+    Raises:
+        InvalidConfig: no such scheduler, or fewer steps than one.
+    """
+    if scheduler not in schedulers():
+        raise InvalidConfig(f"scheduler is {scheduler!r}; choose one of {', '.join(schedulers())}")
+    if steps < 1:
+        raise InvalidConfig(f"steps is {steps}; choose 1 or more")
+    if denoise <= 0:
+        return torch.FloatTensor([])
+    total = steps if denoise > 0.9999 else int(steps / denoise)
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, total)[-(steps + 1) :]
+
+
+def run_reflection(guider: ReflectionGuider, sampler: ReflectionSampler, sigmas: Tensor, latent: dict, seed: int):
+    """Sample a LATENT with preview, progress per evaluation, masks as the host has them.
+
+    Args:
+        guider: with its prompts set.
+        sampler: the operator.
+        sigmas: noise levels [S+1].
+        latent: LATENT; not modified.
+        seed: of the noise.
+    Returns:
+        (LATENT, one line on what the run cost).
+    """
+    model = guider.model_patcher
+    start = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
+    begin = time.perf_counter()
+    samples = guider.sample(
+        noise,
+        start,
+        sampler,
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
+        callback=_progress(model, sampler.evaluations(sigmas) if len(sigmas) else 0),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    cost = cost_line(guider, max(len(sigmas) - 1, 0), time.perf_counter() - begin)
+    tell(cost)
+    out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}
+    out["samples"] = samples.to(comfy.model_management.intermediate_device())
+    return out, cost
+
+
+def _progress(model, evaluations: int) -> Callable:
+    """The host's preview callback, moved on by every evaluation instead of every step."""
+    show, done = latent_preview.prepare_callback(model, evaluations), iter(range(1 << 62))
+    return lambda step, denoised, x, total: show(next(done), denoised, x, evaluations)
+
+
+def cost_line(guider: ReflectionGuider, steps: int, seconds: float) -> str:
+    """Say what a run cost, e.g. "20 steps, 97 passes (4.85 per step), 3.1 s"."""
+    per_step = guider.passes / max(steps, 1)
+    return f"{steps} steps, {guider.passes:g} forward passes ({per_step:.3g} per step), {seconds:.1f} s"
+
+
+def tell(text: str) -> None:
+    """Show a line under the node that is running, in the log as well."""
+    log.info("TeEFusion: %s", text)
+    # absent where ComfyUI is used as a library
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if server is not None and getattr(server, "last_node_id", None) is not None:
+        server.send_progress_text(text, server.last_node_id)

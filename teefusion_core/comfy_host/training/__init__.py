@@ -1,0 +1,1 @@
+"""The parts of training that talk to ComfyUI."""

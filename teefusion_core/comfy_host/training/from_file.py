@@ -1,0 +1,200 @@
+"""A training that is described by a file.
+
+Sections: [model] what to start from, [teacher] whom to imitate, [data] prompts or pictures, [distil] the fields of
+DistillSettings, [train] those of TrainSettings with how processes share, [output] where to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.samplers
+import comfy.sd
+import comfy.utils
+import torch
+
+from ...errors import InvalidConfig
+from ...files.image_folder import captioned
+from ...prompts.prompt_list import lines_of
+from ...training.loop_settings import TrainSettings
+from ...training.parallel import DDP
+from ...training.processes import Processes
+from ...training.settings import DistillSettings
+from ..demo_model import load_tiny
+from ..prompts.encoded import Prompts, encoded
+from ..reflection.guider import ReflectionGuider, Scales
+from ..reflection.sampler import ReflectionSampler
+from .distillation import Distillation, latent_shape
+from .run import Training
+from .teacher import Teacher
+
+LEGAL: dict[str, set[str]] = {
+    "model": {"tiny", "checkpoint", "diffusion_model", "clip", "clip_type", "vae"},
+    "teacher": {"kind", "sampler", "weak_model", "strong_cfg", "weak_cfg", "reflect_steps", "inversion"},
+    "data": {"prompts", "negatives", "pictures", "width", "height"},
+    "distil": {field.name for field in fields(DistillSettings)},
+    "train": {field.name for field in fields(TrainSettings)} | {"parallel"},
+    "output": {"runs", "name", "student", "whole", "accept"},
+}
+
+
+def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path]:
+    """Build what a file describes.
+
+    Args:
+        config: its sections.
+        folder: that paths in it start from.
+    Returns:
+        (training, path of the student file to write).
+    Raises:
+        InvalidConfig: an unknown section or name, a missing one, a file that is not there.
+    """
+    _check_names(config)
+    sections = {name: dict(config.get(name, {})) for name in LEGAL}
+    model, clip, vae = _load(sections["model"], folder)
+    teacher, told = teacher_of(sections["teacher"], model, folder)
+    processes = Processes(sections["train"].pop("parallel", DDP))
+    settings, loop = _settings(DistillSettings, sections["distil"]), _settings(TrainSettings, sections["train"])
+    positives, nulls, start = _data(sections["data"], model, clip, vae, folder)
+    output = sections["output"]
+    name = str(_needed(output, "output", "name"))
+    distillation = Distillation(model, teacher, positives, nulls, settings, **start)
+    distillation.check_teacher()
+    root = folder / output.get("runs", "runs")
+    student = folder / output.get("student", f"{name}.safetensors")
+    accept, whole = output.get("accept", []), bool(output.get("whole", False))
+    training = Training(
+        distillation,
+        loop,
+        root=root,
+        name=name,
+        teacher=told,
+        accept=accept,
+        whole=whole,
+        processes=processes,
+    )
+    return training, student
+
+
+def _check_names(config: Mapping[str, Any]) -> None:
+    for section, values in config.items():
+        if section not in LEGAL or not isinstance(values, Mapping):
+            raise InvalidConfig(f"[{section}] is no section; legal are {', '.join(f'[{name}]' for name in LEGAL)}")
+        unknown = sorted(values.keys() - LEGAL[section])
+        if unknown:
+            raise InvalidConfig(f"[{section}] has {', '.join(unknown)}; legal are {', '.join(sorted(LEGAL[section]))}")
+
+
+def _needed(section: Mapping[str, Any], where: str, name: str) -> Any:
+    if name not in section:
+        raise InvalidConfig(f"[{where}] has no {name}; add it")
+    return section[name]
+
+
+def _file(folder: Path, name: str) -> str:
+    path = folder / name
+    if not path.is_file():
+        raise InvalidConfig(f"{path} is not there; paths start from the folder of the config file")
+    return str(path)
+
+
+def _settings(kind: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InvalidConfig(f"[train] is not complete or has values of the wrong type ({error})") from error
+
+
+def _load(section: Mapping[str, Any], folder: Path):
+    """MODEL, CLIP, VAE by one of three ways."""
+    if "tiny" in section:
+        return load_tiny(section["tiny"])
+    if "checkpoint" in section:
+        return comfy.sd.load_checkpoint_guess_config(_file(folder, section["checkpoint"]))[:3]
+    model = comfy.sd.load_diffusion_model(_file(folder, _needed(section, "model", "diffusion_model")))
+    kind = getattr(comfy.sd.CLIPType, str(section.get("clip_type", "sd3")).upper(), None)
+    if kind is None:
+        raise InvalidConfig(f"[model] clip_type is {section['clip_type']!r}; give one that CLIPLoader offers, e.g. sd3")
+    clip = comfy.sd.load_clip([_file(folder, name) for name in _needed(section, "model", "clip")], clip_type=kind)
+    vae = None
+    if "vae" in section:
+        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(_file(folder, section["vae"]), safe_load=True))
+    return model, clip, vae
+
+
+def _cfg(section: Mapping[str, Any], model, folder: Path):
+    name = section.get("sampler", "euler")
+    if name not in comfy.samplers.SAMPLER_NAMES:
+        raise InvalidConfig(f"[teacher] sampler is {name!r}; legal are {', '.join(comfy.samplers.SAMPLER_NAMES)}")
+    return comfy.samplers.CFGGuider(model), comfy.samplers.sampler_object(name), f"CFG at scale 1 + w, {name}"
+
+
+def _reflection(section: Mapping[str, Any], model, folder: Path, weak_cfg: float):
+    weak = None
+    if "weak_model" in section:
+        named = section["weak_model"]
+        weak = load_tiny(named)[0] if named == "weak" else comfy.sd.load_diffusion_model(_file(folder, named))
+    strong, weak_scale = section.get("strong_cfg"), section.get("weak_cfg", weak_cfg)
+    # the final scale is the trainer's to set; a strong one that begins alike goes with it
+    scales = Scales(1.0, weak_scale, 1.0) if strong is None else Scales(strong, weak_scale, strong + 1)
+    sampler = ReflectionSampler(
+        reflect_steps=section.get("reflect_steps", -1), inversion=section.get("inversion", "exact")
+    )
+    shown = "1 + w" if strong is None else f"{strong:g}"
+    told = f"reflection, cfg {shown} / {weak_scale:g} / 1 + w (strong / weak / final)"
+    return ReflectionGuider(model, weak, scales=scales), sampler, told
+
+
+TEACHERS = {
+    "cfg": _cfg,
+    "w2sd": lambda section, model, folder: _reflection(section, model, folder, 1.0),
+    "z-sampling": lambda section, model, folder: _reflection(section, model, folder, 0.0),
+}
+
+
+def teacher_of(section: Mapping[str, Any], model, folder: Path) -> tuple[Teacher, str]:
+    """Build what `[teacher]` describes.
+
+    Args:
+        section: its names with values.
+        model: MODEL that it runs.
+        folder: that paths in it start from.
+    Returns:
+        (teacher, the same in words).
+    Raises:
+        InvalidConfig: an unknown kind or sampler, a file that is not there.
+    """
+    kind = section.get("kind", "cfg")
+    if kind not in TEACHERS:
+        raise InvalidConfig(f"[teacher] kind is {kind!r}; legal are {', '.join(TEACHERS)}")
+    guider, sampler, told = TEACHERS[kind](section, model, folder)
+    return Teacher(guider, sampler), told
+
+
+def _lines(folder: Path, name: str) -> list[str]:
+    lines = lines_of(Path(_file(folder, name)).read_text(encoding="utf-8"))
+    if not lines:
+        raise InvalidConfig(f"{name} has no prompts; write one per line")
+    return lines
+
+
+@torch.no_grad()
+def _data(section: Mapping[str, Any], model, clip, vae, folder: Path):
+    """Prompts, nulls, where the teacher starts."""
+    width, height = (int(section.get(name, 1024)) for name in ("width", "height"))
+    negatives = _lines(folder, section["negatives"]) if "negatives" in section else []
+    nulls = Prompts(encoded(clip, ["", *negatives]), "null")
+    if ("pictures" in section) == ("prompts" in section):
+        raise InvalidConfig("[data] needs prompts (a file, one per line) or pictures (a folder), one of the two")
+    if "prompts" in section:
+        prompts = Prompts(encoded(clip, _lines(folder, section["prompts"])), "prompt")
+        return prompts, nulls, {"latent_CHW": latent_shape(model, width, height)}
+    if vae is None:
+        raise InvalidConfig("[data] has pictures, [model] no vae to encode them; add one")
+    found = captioned(folder / section["pictures"])
+    latents = [vae.encode(one.pixels(width, height)) for one in found]
+    return Prompts(encoded(clip, [one.caption for one in found]), "caption"), nulls, {"pictures": latents}

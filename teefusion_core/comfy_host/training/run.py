@@ -1,0 +1,193 @@
+"""A student trained on a ComfyUI model, from settings to student file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ... import __version__
+from ...errors import InvalidConfig
+from ...files.sharpener_file import SharpenerInfo
+from ...files.student_file import StudentInfo, write_described
+from ...guidance.methods import EMBEDDER
+from ...training.adapters import FULL, exchanged
+from ...training.checkpoint import RunFolder
+from ...training.loop import StepReport, train
+from ...training.loop_settings import TrainSettings
+from ...training.processes import Processes
+from ...training.sharpener_adapter import ALPHA, ALPHA_MAX, ALPHA_MIN, Sharpening
+from ...training.trajectory_cache import Walks
+from ..guidance.student_loader import base_fingerprint
+from .distillation import Distillation
+from .memory_check import Need, check_memory
+
+
+@dataclass(frozen=True)
+class Student:
+    """What a training has come to.
+
+    Attributes:
+        tensors, info: of the student file, or of the sharpener file.
+        update: what was trained, as LoRA loaders read it; nothing of a sharpener.
+        losses: of every step since the start.
+        finished: whether these are all.
+    """
+
+    tensors: dict[str, Tensor]
+    update: dict[str, Tensor]
+    info: StudentInfo | SharpenerInfo
+    losses: list[float]
+    finished: bool
+
+    def write(self, path: Path) -> None:
+        """Write its file, whole or not at all."""
+        write_described(path, self.tensors, self.info.metadata())
+
+
+class Training:
+    """One run: a distillation with its loop settings in a run folder."""
+
+    def __init__(
+        self,
+        distillation: Distillation,
+        settings: TrainSettings,
+        *,
+        root: Path,
+        name: str,
+        teacher: str,
+        accept: Collection[str] = (),
+        whole: bool = False,
+        processes: Processes | None = None,
+    ):
+        """Describe a run; nothing is written yet.
+
+        Args:
+            distillation: teacher with student.
+            settings: of the loop.
+            root, name: folder of runs with the name of this one; one that is there is gone on with.
+            teacher: the teacher in words, for the student file.
+            accept: names of settings that may differ from those of the stored run.
+            whole: give all weights of the student, instead of what changes the base.
+            processes: who trains.
+        Raises:
+            InvalidConfig: a name that is no plain folder name, or all weights of a model that a sharpener leaves alone.
+        """
+        if whole and isinstance(distillation.update, Sharpening):
+            raise InvalidConfig(
+                "a sharpener changes no weight of the model, so there is no whole student to write; set whole to false"
+            )
+        self.distillation, self.settings, self.teacher, self.whole = distillation, settings, teacher, whole
+        self.processes = processes or Processes()
+        self.base = base_fingerprint(distillation.model)
+        described = {f"distil_{name}": value for name, value in asdict(distillation.settings).items()}
+        described |= {"teacher": teacher, "data": _fingerprint(distillation)}
+        if self.processes.size > 1:
+            described["parallel"] = self.processes.parallel
+        self.folder = RunFolder(
+            root, name, base=self.base, described=described, accept=accept, processes=self.processes
+        )
+
+    def run(
+        self,
+        on_step: Callable[[StepReport], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        on_walk: Callable[[int], None] | None = None,
+        on_forecast: Callable[[Need], None] | None = None,
+    ) -> Student:
+        """Train to the end, or until stopped; the student is the moving average of its weights.
+
+        Args:
+            on_step, should_stop: as `train` has them.
+            on_walk: called before the teacher walks, with how often it has.
+            on_forecast: called before the first step, with the memory that training will take.
+        Raises:
+            InvalidConfig: it will not fit into the device's memory.
+            what `train` raises; the last checkpoint stays.
+        """
+        distil, settings = self.distillation, self.distillation.settings
+        walks = Walks(
+            distil.walk,
+            self.folder.path / "walks",
+            examples=(len(distil.grid_S) - 1) * settings.walk_rows,
+            kept=settings.walks,
+            uses=settings.uses,
+            seed=settings.seed,
+            processes=self.processes,
+            told=on_walk,
+        )
+        with distil.attached():
+            need = check_memory(distil, self.settings)
+            if on_forecast is not None:
+                on_forecast(need)
+            trained = train(
+                distil.update,
+                walks,
+                distil.loss,
+                self.settings,
+                folder=self.folder,
+                on_step=on_step,
+                should_stop=should_stop,
+                processes=self.processes,
+            )
+        with exchanged(distil.update, trained.average):
+            update = distil.update.state()
+            tensors = (distil.update.merged() if self.whole else update) | self._embedder()
+        if isinstance(distil.update, Sharpening):
+            update = {}
+        return Student(tensors, update, self.info(trained.step), trained.losses, trained.finished)
+
+    def _embedder(self) -> dict[str, Tensor]:
+        embedder = self.distillation.update.embedder
+        weights = {} if embedder is None else embedder.state_dict()
+        return {f"{EMBEDDER}{name}": weight.detach().float().cpu().clone() for name, weight in weights.items()}
+
+    def info(self, step: int) -> StudentInfo | SharpenerInfo:
+        """What a file of this run says of itself after so many steps."""
+        distil = self.distillation
+        if distil.fusion is None:
+            return self._sharpener_info(step)
+        return StudentInfo(
+            method=distil.fusion.method,
+            mode=FULL if self.whole else distil.update.mode,
+            w_min=distil.settings.w_min,
+            w_max=distil.settings.w_max,
+            gain=distil.fusion.gain,
+            guidance_timestep_scale=distil.fusion.scale,
+            w_precision=distil.fusion.precision,
+            teacher=self.teacher,
+            base=self.base,
+            step=step,
+            pack_version=__version__,
+        )
+
+    def _sharpener_info(self, step: int) -> SharpenerInfo:
+        distil = self.distillation
+        assert isinstance(distil.update, Sharpening)
+        sharpener = distil.update.sharpener
+        return SharpenerInfo(
+            method=distil.settings.method,
+            width=sharpener.width,
+            hidden=sharpener.hidden,
+            heads=sharpener.heads,
+            alpha=ALPHA,
+            alpha_min=ALPHA_MIN,
+            alpha_max=ALPHA_MAX,
+            teacher=f"{self.teacher}, w {distil.settings.w_max:g}",
+            base=self.base,
+            step=step,
+            pack_version=__version__,
+        )
+
+
+def _fingerprint(distillation: Distillation) -> str:
+    """Name the data of a run by the prompts' pooled vectors with the pictures, 16 hex digits."""
+    digest = hashlib.sha256()
+    for prompts in (distillation.positives, distillation.nulls):
+        digest.update(prompts.pooled(range(len(prompts))).float().cpu().contiguous().numpy().tobytes())
+    for picture in distillation.pictures:
+        digest.update(picture.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

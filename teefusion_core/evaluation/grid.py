@@ -1,0 +1,139 @@
+"""Pictures side by side: a row per prompt, a column per method, what each cost below it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from .plot import PAPER, fitted, font_of
+
+INK, FAINT = (24, 24, 28), (110, 110, 118)
+GAP, MARGIN, FRAME, BETWEEN = 8, 24, 4, 28
+"""Pixels between the pictures of a cell, around everything, of a frame, between columns."""
+HEADING, TITLE, NOTE = 21, 17, 14
+GROWS_FROM = 256
+"""Pictures larger than this have larger letters."""
+TITLE_LINES = 2
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one method made of one prompt."""
+
+    pictures: Sequence[Image.Image]
+    note: str = ""
+    """Lines below the pictures."""
+    frames: Sequence[Colour] = ()
+    """A colour around each picture, or none at all."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt with a cell per column."""
+
+    title: str
+    cells: Sequence[Cell]
+
+
+class _Grid:
+    """Sizes of a grid, then its drawing."""
+
+    def __init__(self, rows: Sequence[Row], side: int):
+        cells = [cell for row in rows for cell in row.cells]
+        sizes = [_scaled(picture, side) for cell in cells for picture in cell.pictures]
+        grow = max(1.0, side / GROWS_FROM)
+        self.heading, self.title, self.note = (round(grow * size) for size in (HEADING, TITLE, NOTE))
+        self.side, self.frame = side, FRAME if any(cell.frames for cell in cells) else 0
+        self.width = max(size[0] for size in sizes) + 2 * self.frame
+        self.height = max(size[1] for size in sizes) + 2 * self.frame
+        self.block = max(len(cell.pictures) for cell in cells) * (self.width + GAP) - GAP
+        self.notes = max(cell.note.count("\n") + 1 if cell.note else 0 for cell in cells)
+        self.columns = max(len(row.cells) for row in rows)
+        self.inner = self.columns * (self.block + BETWEEN) - BETWEEN
+
+    def lines_of(self, draw: ImageDraw.ImageDraw, title: str) -> list[str]:
+        """Break a title, at most so often."""
+        font, lines = font_of(self.title), [""]
+        for word in title.split():
+            longer = f"{lines[-1]} {word}".strip()
+            if draw.textlength(longer, font) <= self.inner or len(lines) == TITLE_LINES:
+                lines[-1] = longer
+            else:
+                lines.append(word)
+        return [fitted(draw, line, self.inner, font) for line in lines if line]
+
+    def row(self, draw: ImageDraw.ImageDraw, row: Row) -> int:
+        """Return the height of a row."""
+        above = len(self.lines_of(draw, row.title)) * (self.title + 6)
+        above += 4 if above else 0
+        return above + self.height + self.notes * (self.note + 5) + (4 if self.notes else 0) + 2 * GAP
+
+    def draw_row(self, image: Image.Image, top: int, row: Row) -> None:
+        """Draw title, pictures, notes of a row."""
+        draw = ImageDraw.Draw(image)
+        for line in self.lines_of(draw, row.title):
+            draw.text((MARGIN, top), line, INK, font_of(self.title))
+            top += self.title + 6
+        top += 4 if row.title else 0
+        for number, cell in enumerate(row.cells):
+            left = MARGIN + number * (self.block + BETWEEN)
+            for index, picture in enumerate(cell.pictures):
+                colour = cell.frames[index] if cell.frames else None
+                self.draw_picture(image, left + index * (self.width + GAP), top, picture, colour)
+            for index, line in enumerate(cell.note.splitlines()):
+                font, y = font_of(self.note), top + self.height + 4 + index * (self.note + 5)
+                draw.text((left, y), fitted(draw, line, self.block, font), FAINT, font)
+
+    def draw_picture(self, image: Image.Image, x: int, y: int, picture: Image.Image, colour: Colour | None) -> None:
+        """Draw a picture in the middle of its place."""
+        width, height = size = _scaled(picture, self.side)
+        # nearest: the viewer sees the pixels that were made
+        larger = width > picture.width
+        shown = picture.resize(size, Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS)
+        if colour is not None:
+            ImageDraw.Draw(image).rectangle((x, y, x + self.width - 1, y + self.height - 1), colour)
+        image.paste(shown, (x + (self.width - width) // 2, y + (self.height - height) // 2))
+
+
+def draw_grid(columns: Sequence[str], rows: Sequence[Row], *, side: int, legend: str = "") -> Image.Image:
+    """Draw a table of pictures.
+
+    Args:
+        columns: a heading per column, or none at all.
+        rows: at least one, with at least one picture; smaller pictures stand in the middle of their place.
+        side: pixels of the longer side of a picture.
+        legend: a line below the headings.
+    """
+    grid, canvas = _Grid(rows, side), ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    heading, small = font_of(grid.heading), font_of(grid.note)
+    head = (grid.heading + 8 if columns else 0) + (grid.note + 10 if legend else 0) + (6 if columns else 0)
+    heights = [grid.row(canvas, row) for row in rows]
+    image = Image.new("RGB", (2 * MARGIN + grid.inner, 2 * MARGIN + head + sum(heights) - 2 * GAP), PAPER)
+    draw, top = ImageDraw.Draw(image), MARGIN + head
+    for number, label in enumerate(columns):
+        left = MARGIN + number * (grid.block + BETWEEN)
+        draw.text((left, MARGIN), fitted(draw, label, grid.block, heading), INK, heading)
+    if legend:
+        draw.text((MARGIN, MARGIN + (grid.heading + 8 if columns else 0)), legend, FAINT, small)
+    for row, height in zip(rows, heights, strict=True):
+        grid.draw_row(image, top, row)
+        top += height
+    return image
+
+
+def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
+    """Put grids beside one another, aligned at the top."""
+    whole = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)), PAPER)
+    left = 0
+    for image in images:
+        whole.paste(image, (left, 0))
+        left += image.width
+    return whole
+
+
+def _scaled(picture: Image.Image, side: int) -> tuple[int, int]:
+    """Return width, height of a picture whose longer side is `side`."""
+    longer = max(picture.size)
+    return max(1, round(picture.width * side / longer)), max(1, round(picture.height * side / longer))

@@ -1,0 +1,124 @@
+"""How strongly a run was guided, told in text with a plot.
+
+Shapes: B pictures, S steps.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from .plot import INK, OTHER, PALE, PAPER, STRONG, Frame, fitted, font_of
+
+SIZE, BOX = (768, 512), (64, 92, 744, 440)
+"""Pixels of the plot, of the frame in it."""
+TEXT, SMALL = 17, 14
+MOST_MARKS, MOST_LEVELS, HEADROOM = 12, 6, 0.1
+UNDEFINED = "undefined: the model predicts the same for positive and negative; connect the encoded empty prompt"
+
+
+@dataclass(frozen=True)
+class GuidanceReport:
+    """What was measured in one run; passes are forward passes per picture."""
+
+    name: str
+    """Who was run, e.g. "CFGGuider"."""
+    sigmas: Sequence[float]
+    """Noise level that each step starts from, S of them."""
+    predicted_SB: Tensor
+    """CFG scale that the last prediction of each step amounts to; nan where it is undefined."""
+    moved_SB: Tensor
+    """The same of the way that each step went."""
+    passes: float
+    seconds: float
+    own_passes: float
+    """What the measurement took on top."""
+    own_seconds: float
+    clipped: float | None = None
+    """Share of colour values at their limits, None without pictures."""
+    saturation: float | None = None
+
+    def text(self) -> str:
+        """Write all of it, a line per step."""
+        lines = [self.cost(), self.strength()]
+        if self.clipped is not None and self.saturation is not None:
+            lines.append(f"clipped {100 * self.clipped:.2f} % of colour values, saturation {self.saturation:.3f}")
+        lines.append(f"measured with {self.own_passes:g} passes of the model besides, {self.own_seconds:.2f} s")
+        lines += ["", "| step | sigma | w_e of the prediction | w_e of the step |", "| --- | --- | --- | --- |"]
+        for step, sigma in enumerate(self.sigmas):
+            cells = (_with_range(of[step]) for of in (self.predicted_SB, self.moved_SB))
+            lines.append(f"| {step + 1} | {sigma:.4g} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def cost(self) -> str:
+        """Say what the run itself cost."""
+        steps = len(self.sigmas)
+        each = self.passes / max(steps, 1)
+        return f"{self.name}: {steps} steps, {self.passes:g} passes ({each:.3g} per step), {self.seconds:.2f} s"
+
+    def strength(self) -> str:
+        """Say which CFG scale the run amounts to."""
+        mean = float(self.moved_SB.nanmean())
+        if math.isnan(mean):
+            return f"effective guidance {UNDEFINED}"
+        return (
+            f"effective guidance as cfg {mean:.2f} over all steps, {float(self.predicted_SB.nanmean()):.2f} predicted"
+        )
+
+    def plot(self) -> Image.Image:
+        """Draw effective guidance over the noise levels; the band holds all pictures."""
+        image = Image.new("RGB", SIZE, PAPER)
+        draw, font, small = ImageDraw.Draw(image), font_of(TEXT), font_of(SMALL)
+        told = [self.cost(), self.strength()]
+        if self.clipped is not None:
+            told[1] += f"; {100 * self.clipped:.2f} % clipped"
+        for row, line in enumerate(told):
+            draw.text((16, 14 + row * 24), fitted(draw, line, SIZE[0] - 32, font), fill=INK, font=font)
+        self._legend(draw, small)
+        frame = Frame(image, BOX, (0, max(len(self.sigmas) - 1, 1)), self._span())
+        for level in _levels(*frame.y):
+            frame.level(level, f"{level:g}", small)
+        every = max(1, -(-len(self.sigmas) // MOST_MARKS))
+        for step in range(0, len(self.sigmas), every):
+            frame.mark(step, f"{self.sigmas[step]:.3g}", small)
+        draw.text(
+            (sum(BOX[::2]) / 2, BOX[3] + 30), "noise level sigma at the start of each step", INK, small, anchor="ma"
+        )
+        frame.band(_points(self.moved_SB.amin(1)), _points(self.moved_SB.amax(1)), PALE)
+        frame.line(_points(self.moved_SB.nanmean(1)), STRONG, width=3, dots=True)
+        frame.line(_points(self.predicted_SB.nanmean(1)), OTHER, width=2)
+        return image
+
+    def _legend(self, draw: ImageDraw.ImageDraw, font) -> None:
+        draw.text((16, 66), "w_e as a CFG scale:", INK, font)
+        for x, colour, label in ((170, STRONG, "of the step, band: all pictures"), (430, OTHER, "of the prediction")):
+            draw.line((x, 75, x + 24, 75), colour, 3)
+            draw.text((x + 32, 66), label, INK, font)
+
+    def _span(self) -> tuple[float, float]:
+        """Return the numbers at the bottom, at the top; 0 stands among them."""
+        found = [value for of in (self.moved_SB, self.predicted_SB) for value in of.flatten().tolist()]
+        finite = [value for value in found if math.isfinite(value)]
+        low, high = min([0.0, *finite]), max([1.0, *finite])
+        return low, high + HEADROOM * (high - low)
+
+
+def _points(values_S: Tensor) -> list[tuple[float, float]]:
+    return [(step, value) for step, value in enumerate(values_S.tolist()) if math.isfinite(value)]
+
+
+def _with_range(values_B: Tensor) -> str:
+    mean = float(values_B.nanmean())
+    if len(values_B) == 1 or math.isnan(mean):
+        return f"{mean:.3f}"
+    return f"{mean:.3f} ({float(values_B.amin()):.3f} to {float(values_B.amax()):.3f})"
+
+
+def _levels(low: float, high: float) -> list[float]:
+    """Round numbers between two, a handful of them."""
+    rough = (high - low) / MOST_LEVELS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    return [step * n for n in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -1,0 +1,144 @@
+"""The guidance term of TeEFusion: one vector added to the modulation of the base.
+
+    vec = G(psi(t)) + F(c) + gain * G(psi(1000 w)) * F(c - null)
+
+G embeds time, psi is the sinusoid in front of it, F embeds the pooled text, w is the guidance. The last
+term does not depend on t. F has biases, hence F(c - null) is not F(c) - F(null): both of its embedders
+are taken as they are.
+
+Shapes: B batch, P pooled width, D model width, K sinusoid width.
+Source: TeEFusion, arXiv 2507.18192, eq. 7; the factor 1000 with a gain of 1/256 is in AIDC-AI/TeEFusion.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidConfig, ShapeMismatch
+
+OFFICIAL_BF16 = "official bf16"
+EXACT = "exact"
+W_PRECISIONS = (OFFICIAL_BF16, EXACT)
+
+SINUSOID_MAX_PERIOD = 10000.0  # longest wavelength of psi over 2 pi; SD3, Flux, SDXL alike
+
+
+def guidance_rows(guidance: float | Sequence[float] | Tensor) -> Tensor:
+    """Read a guidance w given as a number or one per row.
+
+    Args:
+        guidance: w, unitless, finite, 0 or more.
+    Returns:
+        float64 on the CPU, [1] or [B].
+    Raises:
+        InvalidConfig: empty, NaN, infinite or negative values.
+        ShapeMismatch: more than one dimension.
+    """
+    w_B = torch.as_tensor(guidance, dtype=torch.float64).detach().cpu()
+    if w_B.ndim > 1:
+        raise ShapeMismatch(
+            f"guidance has shape {tuple(w_B.shape)}; give one number, or one number for each picture in a flat list"
+        )
+    w_B = w_B.reshape(-1)
+    if w_B.numel() == 0 or not bool(torch.isfinite(w_B).all() and (w_B >= 0).all()):
+        raise InvalidConfig(f"guidance is {w_B.tolist()}; it must be a finite number, 0 or more (5 is usual)")
+    return w_B
+
+
+def guidance_timestep(w_B: Tensor, *, precision: str = OFFICIAL_BF16, scale: float = 1000.0) -> Tensor:
+    """Scale guidance to what the time embedder eats, scale * w.
+
+    At this scale psi is nearly a hash (the cosine between 4992 and 5000 is 0.72), so the rounding is part
+    of the weights: the published student was run with w in bf16, multiplied in bf16 (5 -> 4992).
+
+    Args:
+        w_B: guidance, [B].
+        precision: "official bf16" or "exact", whatever the model computes in.
+        scale: guidance_timestep_scale of the architecture.
+    Returns:
+        float32 [B], device of w_B.
+    Raises:
+        InvalidConfig: unknown precision.
+    Source: pipelines/sd3_teefusion_pipeline.py of the authors.
+    """
+    if precision == OFFICIAL_BF16:
+        return (w_B.to(torch.bfloat16) * scale).to(torch.float32)
+    if precision == EXACT:
+        return (w_B.to(torch.float64) * scale).to(torch.float32)
+    raise InvalidConfig(f"w precision is {precision!r}; choose one of {', '.join(W_PRECISIONS)}")
+
+
+def sinusoid(timestep_B: Tensor, width: int = 256) -> Tensor:
+    """Embed numbers as waves, psi = [cos, sin] over falling frequencies.
+
+    Frequencies stay in float32 in this order of operations: with arguments in the thousands, another
+    rounding of them is visible in the result.
+
+    Args:
+        timestep_B: any scale, [B].
+        width: K, even.
+    Returns:
+        float32 [B,K].
+    """
+    half = width // 2
+    index = torch.arange(half, dtype=torch.float32, device=timestep_B.device)
+    frequency = torch.exp(-math.log(SINUSOID_MAX_PERIOD) * index / half)
+    angle = timestep_B.to(torch.float32)[:, None] * frequency
+    return torch.cat((angle.cos(), angle.sin()), dim=-1)
+
+
+def common_rows(**rows: int) -> int:
+    """Return the number of rows that named tensors share; one row serves any number.
+
+    Args:
+        rows: number of rows by what the tensor is called.
+    Returns:
+        The largest number.
+    Raises:
+        ShapeMismatch: a number that is neither 1 nor the largest.
+    """
+    most = max(rows.values())
+    if any(number not in (1, most) for number in rows.values()):
+        given = ", ".join(f"{name} has {number}" for name, number in rows.items())
+        raise ShapeMismatch(f"rows do not fit together: {given}; each must have 1 row, or all the same number")
+    return most
+
+
+def guidance_term(
+    pooled_BP: Tensor,
+    null_pooled_BP: Tensor,
+    guidance_timestep_B: Tensor,
+    *,
+    time_embed: Callable[[Tensor], Tensor],
+    pooled_embed: Callable[[Tensor], Tensor],
+    gain: float,
+    active_B: Tensor | None = None,
+) -> Tensor:
+    """Compute gain * G(psi(1000 w)) * F(c - null), row by row.
+
+    Args:
+        pooled_BP: pooled text vector of the prompt, [B,P] or [1,P].
+        null_pooled_BP: the same of the empty prompt, [B,P] or [1,P].
+        guidance_timestep_B: 1000 w, [B] or [1].
+        time_embed: G(psi(.)), [B] -> [B,D].
+        pooled_embed: F, [B,P] -> [B,D].
+        gain: multiplier that the student was trained with.
+        active_B: bool [B]; rows that are False get exactly zero. None: all are active.
+    Returns:
+        Term [B,D] to add to the output of F(c).
+    Raises:
+        ShapeMismatch: rows or widths differ.
+    Source: module docstring; differs from the authors' code in one w for each row.
+    """
+    if pooled_BP.shape[-1] != null_pooled_BP.shape[-1]:
+        raise ShapeMismatch(
+            f"pooled text is {pooled_BP.shape[-1]} wide, that of the null prompt {null_pooled_BP.shape[-1]}; "
+            "encode both with the same text encoders"
+        )
+    rows = {"pooled": len(pooled_BP), "null": len(null_pooled_BP), "guidance": len(guidance_timestep_B)}
+    common_rows(**rows, **({} if active_B is None else {"active": len(active_B)}))
+    term_BD = gain * time_embed(guidance_timestep_B) * pooled_embed(pooled_BP - null_pooled_BP)
+    # where, not a product: whatever an inactive row holds, even nan, must not come through
+    return term_BD if active_B is None else torch.where(active_B[:, None], term_BD, torch.zeros_like(term_BD))

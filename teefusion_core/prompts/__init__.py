@@ -1,0 +1,1 @@
+"""Prompts, as texts or as embeddings."""

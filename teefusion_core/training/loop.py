@@ -1,0 +1,351 @@
+"""The training loop, for one process or many.
+
+The caller brings a module, a source of examples, a loss; the loop knows nothing of guidance, networks or screens.
+On a CPU a run depends on nothing but its settings: stopped, killed, resumed or watched, it ends with the same weights,
+bit for bit, as long as data and loss draw from their own state or from torch's global generators.
+
+Source: AdamW, arXiv 1711.05101, as torch.optim has it.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ..errors import CheckpointMismatch, InvalidConfig, TrainingDiverged
+from ..files.shapes import odd_one
+from ..files.state_file import Tree
+from .checkpoint import RunFolder
+from .loop_settings import TrainSettings
+from .parallel import Objective, gathered, make_whole, share_like, whole
+from .processes import Processes
+from .random_state import kept_random_state, random_state, seed_random, set_random_state
+
+E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
+
+
+class Data(Protocol[E_co]):
+    """Where examples come from: a teacher at work, what it left in a cache, a folder of pictures."""
+
+    def next(self, rows: int) -> E_co:
+        """Return the next examples of this process, as many as `rows`."""
+
+    def state(self) -> Tree:
+        """Return position with randomness, all it takes to draw the same examples again; a tree of `tree_file`.
+
+        It is a snapshot: drawing on does not change it.
+        """
+
+    def load_state(self, state: Tree) -> None:
+        """Go on from a state; tensors come on the CPU, tuples as lists."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step did.
+
+    Attributes:
+        step, steps: finished ones, of how many.
+        loss: mean over the rows of all processes.
+        gradient_norm: L2 norm over all weights, before clipping.
+        lr: learning rate of the step.
+        rows: examples of all processes.
+        seconds, data_seconds: how long this process took for it, was waiting for data.
+        average: the moving average of the weights by name, float32; it goes on changing, copy what you keep. Where
+            processes shard, these are shares, which only all of them together can make whole.
+        losses: of every step since the start, resumed or not; it goes on growing.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    gradient_norm: float
+    lr: float
+    rows: int
+    seconds: float
+    data_seconds: float
+    average: Mapping[str, Tensor]
+    losses: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run has come to.
+
+    Attributes:
+        step: finished steps.
+        finished: whether these are all.
+        losses: of every step since the start, resumed or not.
+        average: the moving average of the weights by name, float32; without ema the weights themselves.
+    """
+
+    step: int
+    finished: bool
+    losses: list[float]
+    average: dict[str, Tensor]
+
+
+def train(
+    module: nn.Module,
+    data: Data[E],
+    loss: Callable[[E], Tensor],
+    settings: TrainSettings,
+    *,
+    folder: RunFolder | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    processes: Processes | None = None,
+) -> Trained:
+    """Train the parameters of a module that require gradients, in place.
+
+    A checkpoint is made before the first step, so that a disk which cannot hold one is known by then, every
+    `save_every` steps, at the end or stop. A run folder with checkpoints is gone on with.
+
+    Args:
+        module: equal in all processes, or made so from the first.
+        data: this process's share of the examples of each step.
+        loss: scalar mean over the rows of an example, differentiable in the parameters, which it reads off the module.
+        settings: how.
+        folder: where the run is kept; None keeps nothing.
+        on_step: called in the first process after each step. It may draw random numbers without changing the run.
+        should_stop: asked in every process before each step; one yes stops all. An exception out of this or of
+            on_step stops like a yes, is raised again once the checkpoint is written.
+        processes: who trains; by default those of torch.distributed.
+    Returns:
+        How far it came; the weights are in the module, whole in every process; an exception may leave shares.
+    Raises:
+        InvalidConfig: nothing to train, a loss that is no scalar or does not depend on the weights, changed settings.
+        CheckpointMismatch: a run folder that is not of this run.
+        CheckpointNotSaved: the disk does not take a checkpoint.
+        TrainingDiverged: loss or gradient is not finite; the step is not applied, the last checkpoint stays.
+    """
+    run = _Run(module, data, loss, settings, folder, processes or Processes())
+    callers = _Callers(on_step, should_stop)
+    with kept_random_state(run.device):
+        seed_random(run.device, (settings.seed + run.processes.rank) % 2**64)
+        run.resume()
+        try:
+            while run.step < settings.steps and not run.processes.any(callers.want_to_stop()):
+                report = run.advanced()
+                if run.processes.first:
+                    with kept_random_state(run.device):
+                        callers.told(report)
+                if settings.save_every and run.step % settings.save_every == 0:
+                    run.save()
+            run.save()
+        finally:
+            run.optimizer.zero_grad()
+    if callers.raised is not None:
+        raise callers.raised
+    average = {name: whole(mean) for name, mean in run.average.items()}
+    make_whole(module)
+    return Trained(run.step, run.step == settings.steps, run.losses, average)
+
+
+class _Callers:
+    """The caller's say between two steps; what it raises waits until the work is saved."""
+
+    def __init__(self, on_step: Callable[[StepReport], None] | None, should_stop: Callable[[], bool] | None):
+        self.on_step, self.should_stop = on_step, should_stop
+        self.raised: BaseException | None = None
+
+    def told(self, report: StepReport) -> None:
+        if self.on_step is not None:
+            self._guarded(partial(self.on_step, report))
+
+    def want_to_stop(self) -> bool:
+        asked = self.raised is None and self.should_stop is not None and self._guarded(self.should_stop)
+        return bool(asked) or self.raised is not None
+
+    def _guarded(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except BaseException as error:  # an interrupt is one that Exception leaves out
+            self.raised = error
+
+
+class _Run(Generic[E]):
+    """A run between two steps: all that a checkpoint holds."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        data: Data[E],
+        loss: Callable[[E], Tensor],
+        settings: TrainSettings,
+        folder: RunFolder | None,
+        processes: Processes,
+    ):
+        weights = list(_trained(module).values())
+        if not weights:
+            raise InvalidConfig("the module has no parameter that requires gradients; give one with weights to train")
+        self.data, self.settings, self.folder, self.processes = data, settings, folder, processes
+        self.device = weights[0].device
+        processes.spread_(weight.detach() for weight in weights)
+        self.objective = processes.way.wrap(Objective(module, loss), self.device.type)
+        self.weights = _trained(module)  # anew, for they may be shares now
+        self.average = {name: self._averaged(weight.detach()) for name, weight in self.weights.items()}
+        self.optimizer = torch.optim.AdamW(
+            self.weights.values(),
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+        self.optimizer.zero_grad()  # what the caller has left
+        self.step = 0
+        self.saved: int | None = None
+        self.before: dict[str, Tree] | None = None
+        self.losses: list[float] = []
+
+    def _averaged(self, weight: Tensor) -> Tensor:
+        # a thousandth of a step is lost in half precision
+        return weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True) if self.settings.ema else weight
+
+    def advanced(self) -> StepReport:
+        """Take one step; one that something breaks off, say a cancelled teacher, leaves the steps before it saved."""
+        self.before = self._own()
+        try:
+            return self.advance()
+        except TrainingDiverged:
+            raise
+        except BaseException:
+            # other processes would have to save at the same time
+            if self.before is not None and self.processes.size == 1:
+                self.save()
+            raise
+        finally:
+            self.before = None
+
+    def advance(self) -> StepReport:
+        """Take one optimizer step."""
+        start, settings = time.perf_counter(), self.settings
+        loss, data_seconds = self._accumulate()
+        self.processes.average_([loss])
+        norm = whole(nn.utils.clip_grad_norm_(self.weights.values(), settings.clip or math.inf))
+        mean_loss, gradient_norm = torch.stack((loss, norm.to(loss))).tolist()
+        if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
+            raise self._diverged(mean_loss, gradient_norm)
+        lr = settings.lr_at(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.before = None  # from here on the weights are between two steps
+        self.optimizer.step()
+        self.optimizer.zero_grad()  # a checkpoint, pictures of the student find the room
+        self._follow()
+        self.step += 1
+        self.losses.append(mean_loss)
+        rows = settings.batch * settings.accumulation * self.processes.size
+        seconds = time.perf_counter() - start
+        return StepReport(
+            self.step, settings.steps, mean_loss, gradient_norm, lr, rows, seconds, data_seconds, self.average,
+            self.losses,
+        )  # fmt: skip
+
+    def _accumulate(self) -> tuple[Tensor, float]:
+        """Leave the gradient of the mean loss in the weights; return that loss, the seconds spent on data."""
+        total, data_seconds = torch.zeros((), device=self.device), 0.0
+        for left in reversed(range(self.settings.accumulation)):
+            asked = time.perf_counter()
+            example = self.data.next(self.settings.batch)
+            data_seconds += time.perf_counter() - asked
+            with self.processes.way.passing(self.objective, left == 0):
+                loss = self.objective(example)
+                if loss.ndim or not loss.requires_grad:
+                    raise InvalidConfig(
+                        f"the loss has shape {list(loss.shape)}, {'a' if loss.requires_grad else 'no'} gradient; "
+                        "return a scalar that depends on the trainable weights"
+                    )
+                share = loss / self.settings.accumulation
+                share.backward()
+            total += share.detach().to(total)
+        return total, data_seconds
+
+    def _diverged(self, loss: float, gradient_norm: float) -> TrainingDiverged:
+        kept = "" if self.saved is None else f", the checkpoint of step {self.saved} stays"
+        return TrainingDiverged(
+            f"step {self.step + 1} has loss {loss}, gradient norm {gradient_norm}; it was not applied{kept}: "
+            f"give a lower lr (it was {self.settings.lr_at(self.step):g}), or take the broken example out of the data"
+        )
+
+    def _follow(self) -> None:
+        """Move the average towards the weights."""
+        if self.settings.ema:
+            average = list(self.average.values())
+            weights = [w.detach().to(a.dtype) for w, a in zip(self.weights.values(), average, strict=True)]
+            get_ema_multi_avg_fn(self.settings.ema_at(self.step))(average, weights, None)
+
+    def save(self) -> None:
+        """Make a checkpoint, unless this step has one."""
+        if self.folder is None or self.step == self.saved:
+            return
+        names, moments = list(self.weights), self.optimizer.state_dict()["state"]
+        shared: dict[str, Tree] = {
+            "weights": self.weights,
+            "optimizer": {names[index]: state for index, state in moments.items()},
+            "progress": {"losses": torch.tensor(self.losses, dtype=torch.float64)},
+        }
+        if self.settings.ema:
+            shared["average"] = self.average
+        shared = gathered(shared, self.processes.first)
+        self.folder.save(self.step, asdict(self.settings), shared, self.before or self._own())
+        self.saved = self.step
+
+    def _own(self) -> dict[str, Tree]:
+        """What this process has for itself."""
+        return {"random": random_state(self.device), "data": self.data.state()}
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint; make the first where there is none."""
+        if self.folder is None:
+            return
+        stored = self.folder.load(asdict(self.settings))
+        self.folder.sweep()
+        if stored is None:
+            self.save()
+            return
+        if stored.step > self.settings.steps:
+            raise InvalidConfig(
+                f"the run is at step {stored.step} of now {self.settings.steps}; give as many steps or more"
+            )
+        weights, moments = stored.shared["weights"], stored.shared["optimizer"]
+        _copy_(self.weights, weights)
+        if self.settings.ema:
+            _copy_(self.average, stored.shared.get("average") or weights)
+        state = {
+            index: {key: share_like(weight, value) if value.ndim else value for key, value in moments[name].items()}
+            for index, (name, weight) in enumerate(self.weights.items())
+            if name in moments
+        }
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.data.load_state(stored.own["data"])
+        set_random_state(self.device, stored.own["random"])
+        self.losses = stored.shared["progress"]["losses"].tolist()
+        self.step = self.saved = stored.step
+
+
+def _trained(module: nn.Module) -> dict[str, Tensor]:
+    return {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+
+
+def _copy_(ours: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    """Put stored weights into ours.
+
+    Raises:
+        CheckpointMismatch: other names or shapes; nothing is changed.
+    """
+    if odd := odd_one(ours, stored):
+        name, here, before = odd
+        raise CheckpointMismatch(
+            f"the run trains other weights: {name} is {before or 'not there'} in it, {here or 'not there'} here; "
+            "train the same weights at the same rank, or use another run name"
+        )
+    for name, weight in ours.items():
+        weight.detach().copy_(share_like(weight, stored[name]))

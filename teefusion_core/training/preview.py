@@ -1,0 +1,65 @@
+"""A training at a glance: the loss curve beside pictures of the student, as one image."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ..evaluation.plot import INK, PALE, STRONG, Frame, font_of
+
+SIZE, MARGIN, LINE = 256, 28, 16
+CURVE, SMOOTH = PALE, STRONG
+SMOOTHING = 0.95
+"""Share of the old in the running mean that is drawn over the single losses."""
+
+
+def loss_curve(losses: Sequence[float], steps: int) -> Image.Image:
+    """Draw losses over the steps of the whole run, loss on a logarithmic scale."""
+    image = Image.new("RGB", (SIZE, SIZE), "white")
+    finite = [max(loss, 1e-12) for loss in losses if math.isfinite(loss)]
+    if not finite:
+        return image
+    low, high = math.log(min(finite)), math.log(max(finite))
+    middle, half = (low + high) / 2, max(high - low, 0.05) / 2
+    far = SIZE - MARGIN
+    frame = Frame(image, (MARGIN, MARGIN, far, far), (0, max(steps - 1, 1)), (middle - half, middle + half))
+    mean, points, smooth = finite[0], [], []
+    for step, loss in enumerate(finite):
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss if step else loss
+        points.append((step, math.log(loss)))
+        smooth.append((step, math.log(mean)))
+    frame.line(points, CURVE)
+    frame.line(smooth, SMOOTH, width=2)
+    draw = ImageDraw.Draw(image)
+    font = font_of(LINE - 4)
+    draw.text((MARGIN, 6), f"loss {mean:.3g}, step {len(losses)} of {steps}", fill=INK, font=font)
+    draw.text((MARGIN, SIZE - 20), f"{math.exp(low):.3g} to {math.exp(high):.3g}, logarithmic", fill=INK, font=font)
+    return image
+
+
+def at_a_glance(
+    losses: Sequence[float], steps: int, pictures: np.ndarray | None, labels: Sequence[str], rows: int
+) -> Image.Image:
+    """Put the curve beside the student's pictures.
+
+    Args:
+        losses, steps: of the run so far, of the whole run.
+        pictures: uint8 [rows * columns, H, W, 3], row by row; None where there are none yet.
+        labels: one per column.
+        rows: how many prompts.
+    """
+    curve = loss_curve(losses, steps)
+    if pictures is None:
+        return curve
+    columns, cell = len(labels), (SIZE - LINE) // rows
+    image = Image.new("RGB", (SIZE + 4 + columns * (cell + 2), SIZE), "white")
+    image.paste(curve, (0, 0))
+    draw, font = ImageDraw.Draw(image), font_of(LINE - 4)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        left = SIZE + 4 + column * (cell + 2)
+        image.paste(Image.fromarray(picture).resize((cell - 2, cell - 2)), (left, LINE + row * cell))
+        if row == 0:
+            draw.text((left, 1), labels[column], fill=INK, font=font)
+    return image

@@ -1,0 +1,245 @@
+"""Conclusions of the tables, drawn from rows whose answer is known."""
+
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(REPO / "scripts"))
+try:
+    from lab.benches import _arms, _claims, _curves, _embedding, _page, _pictures, _rivals, _scores
+    from lab.benches._numbers import packed, unpacked
+finally:
+    sys.path.remove(str(REPO / "scripts"))
+
+GRID, NUM = (0.5, 2.0, 4.0), 100
+STUDENT = "TeEFusion of W2SD (LoRA, 1000 steps)"
+FIGURES = {"passes": 1.0, "milliseconds": 9.0, "saturation": 0.1, "contrast": 0.2, "clipped": 0.001}
+FULL = {"effective": 2.5, "diversity": 0.1}
+
+
+def signs(share, seed=0, num=NUM):
+    """Right answers for a share of the prompts, the easy ones first."""
+    order = np.random.default_rng(seed).permutation(num)
+    return "".join("1" if order[n] < share * num else "0" for n in range(num))
+
+
+def group(method, teacher="", trainable="", shares=(0.5, 0.9, 0.6), passes=1.0):
+    """Rows of a method that is right for these shares of the prompts at 0.5, 2, 4."""
+    rows = []
+    for seed in (0, 1, 2) if trainable else (None,):
+        for strength, share in zip(GRID, shares, strict=True):
+            right = {name: signs(share) for name in (*_rivals.CATEGORIES, "overall")}
+            row = {"method": method, "teacher": teacher, "trainable": trainable, "seed": seed, "knob": "w"}
+            row |= {"budget": 1000 if trainable else None, "sampler": "euler", "strength": strength, "right": right}
+            row |= FIGURES | {"passes": passes} | (FULL if strength == 2 else {})
+            rows.append(row | ({"psnr": 20.0, "ssim": 0.9} if trainable and strength == 2 else {}))
+    return rows
+
+
+def result(**changed):
+    """Everything that a measurement gives; `student`, `alone`, `layers`, `plain` change what its methods score."""
+    shares = {"student": (0.5, 0.9, 0.6), "alone": (0.3, 0.7, 0.4), "layers": (0.2, 0.5, 0.3), "plain": (0.4, 0.8, 0.5)}
+    shares |= changed
+    rows = [
+        *[row for row in group("no guidance", shares=(0.5, 0.5, 0.5)) if row["strength"] == 2],
+        *group("teacher", "CFG", shares=(0.4, 0.8, 0.5), passes=2.0),
+        *group("teacher", "W2SD", shares=(0.5, 0.9, 0.6), passes=3.9),
+        *group("teefusion", "W2SD", "lora", shares["student"]),
+        *group("w alone", "W2SD", "lora", shares["alone"]),
+        *group("distillcfg", "W2SD", "lora", shares["layers"]),
+        *group("teefusion", "CFG", "lora", shares["plain"]),
+    ]
+    rows.append(group("CFG, matched", "CFG")[1] | {"of": STUDENT, "strength": 1.5})
+    rows += [row | {"sampler": "dpmpp_2m"} for row in rows if row["method"] == "teefusion" and row["strength"] == 2]
+    curve = {"method": "teefusion", "teacher": "W2SD", "trainable": "lora", "budget": 1000, "seconds": 600.0}
+    falling = packed(1 + 3 * math.exp(-point / 10) for point in range(100))
+    velocities = [{**row, "cosine": packed([0.99] * 20), "guidance_cosine": packed([0.8] * 20)} for row in rows[-2:]]
+    made = {
+        "settings": {"prompts": NUM, "steps": 20, "guidance": GRID, "threads": 1},
+        "minutes": 1.0,
+        "rows": rows,
+        "curves": [{**curve, "seed": seed, "losses": falling} for seed in (0, 1)],
+        "checkpoints": [{**rows[7], "step": 500}],
+        "velocities": velocities,
+        "embedding": [],
+        "missing": [{"student": "w2sd-lora-7.safetensors", "command": "python -m lab.demo_world.distill_student"}],
+    }
+    return made | {"claims": _claims.claims(made)}
+
+
+def verdicts(made, text):
+    """Verdicts of the claim whose text has these words."""
+    [claim] = [claim for claim in made["claims"] if text in claim["claim"]]
+    return [found["verdict"] for found in claim["results"]]
+
+
+class TestClaims:
+    def test_a_student_like_its_teacher_is_about_it(self):
+        assert verdicts(result(), f"{STUDENT} reaches 95%") == ["holds"] * 2
+
+    def test_a_student_far_below_is_not(self):
+        assert verdicts(result(student=(0.2, 0.5, 0.3)), f"{STUDENT} reaches") == ["does not hold"] * 2
+
+    def test_the_cost_is_that_of_the_rows(self):
+        assert "at 1/3.9 of the passes" in result()["claims"][0]["claim"]
+
+    def test_the_order_of_the_ablation(self):
+        assert verdicts(result(), "steps) beats G(psi(w)) alone") == ["holds"] * 2
+        assert verdicts(result(), "alone of W2SD (LoRA, 1000 steps) beats DistillCFG") == ["holds"] * 2
+
+    def test_an_order_turned_round_does_not_hold(self):
+        turned = result(student=(0.2, 0.5, 0.3), alone=(0.5, 0.9, 0.6))
+        assert verdicts(turned, "steps) beats G(psi(w)) alone") == ["does not hold"] * 2
+
+    def test_equal_methods_leave_it_undecided(self):
+        assert verdicts(result(alone=(0.5, 0.9, 0.6)), "steps) beats G(psi(w)) alone") == ["undecided"] * 2
+
+    def test_students_that_rise_with_their_teachers(self):
+        assert verdicts(result(), "rise with their teachers") == ["holds"] * 2
+        assert verdicts(result(plain=(0.9, 0.95, 0.9)), "rise with their teachers") == ["does not hold"] * 2
+
+    def test_teachers_that_are_alike_tell_nothing(self):
+        made = result()
+        alike = [
+            row | {"right": made["rows"][1]["right"]} if row["method"] == "teacher" else row for row in made["rows"]
+        ]
+        [claim] = [c for c in _claims.claims(made | {"rows": alike}) if "rise with their teachers" in c["claim"]]
+        assert [(found["value"], found["verdict"]) for found in claim["results"]] == [(0, "undecided")] * 2
+
+    def test_a_peak_inside(self):
+        assert verdicts(result(), f"{STUDENT} is best inside") == ["holds"] * 2
+
+    def test_a_peak_at_the_end(self):
+        at_the_end = verdicts(result(student=(0.3, 0.5, 0.9)), f"{STUDENT} is best inside")
+        assert at_the_end == ["holds", "does not hold"]
+
+    def test_methods_that_are_not_there_are_not_compared(self):
+        made = result()
+        rows = [row for row in made["rows"] if row["method"] != "w alone"]
+        assert not [c for c in _claims.claims(made | {"rows": rows}) if "alone" in c["claim"]]
+
+    def test_students_of_different_budgets_are_not_compared(self):
+        made = result()
+        rows = [row | {"budget": 500} if row["method"] == "w alone" else row for row in made["rows"]]
+        texts = [claim["claim"] for claim in _claims.claims(made | {"rows": rows}) if claim["paper"] == "Table 3"]
+        assert texts == [f"{STUDENT} beats DistillCFG of W2SD (LoRA, 1000 steps)"]
+
+    def test_matched_guidance_is_compared_too(self):
+        [claim] = [c for c in result()["claims"] if "W2SD (LoRA, 1000 steps) beats CFG" in c["claim"]]
+        assert [found["at"] for found in claim["results"]][2] == "CFG 2.50, its effective guidance"
+
+    def test_every_figure_comes_with_its_interval(self):
+        for claim in result()["claims"]:
+            for found in claim["results"]:
+                assert found["low"] <= found["value"] <= found["high"], claim["claim"]
+
+
+class TestEarly:
+    def curves(self, falling):
+        return [{"losses": packed(falling(point / 100) for point in range(100))}] * 2
+
+    def test_a_fall_at_the_start_is_fast(self):
+        assert _curves.early_share(self.curves(lambda x: math.exp(-10 * x)))["verdict"] == "holds"
+
+    def test_an_even_fall_is_not(self):
+        found = _curves.early_share(self.curves(lambda x: 1 - x))
+        assert found["verdict"] == "does not hold" and found["value"] == pytest.approx(0.23, abs=0.02)
+
+
+class TestScores:
+    def test_each_half_is_scored_at_what_is_best_on_the_other(self):
+        rows = group("teacher", "CFG", shares=(0.5, 0.5, 0.5))
+        for row, right in zip(rows, ("10" * 50, "00" * 50, "01" * 50), strict=True):
+            row["right"] = {"overall": right}
+        best_KN, chosen = _scores.own_best(rows)
+        assert chosen == [4.0, 0.5] and best_KN.sum() == 0
+
+    def test_prompts_that_claim_nothing_do_not_count(self):
+        row = {"right": {"relation": "1-0-1"}}
+        assert float(_scores.values([row], "relation").nanmean()) == pytest.approx(2 / 3)
+
+    def test_the_same_numbers_each_time(self):
+        assert result() == result()
+
+
+class TestMissing:
+    def test_each_is_named_with_a_command_that_trains_it(self, monkeypatch, tmp_path):
+        from lab.demo_world import distill_student
+
+        monkeypatch.setattr(distill_student, "STUDENTS", tmp_path)
+        (tmp_path / "cfg-lora-1.safetensors").write_bytes(b"")
+        (tmp_path / "cfg-lora-1.json").write_text(json.dumps({"steps": 7}))
+        found, missing = _arms.students()
+        assert [(arm.teacher, arm.seed, arm.budget) for arm in found] == [("CFG", 1, 7)]
+        commands = {row["student"]: row["command"] for row in missing}
+        assert len(missing) == len(_arms.WANTED) * len(_arms.SEEDS) - 1
+        rest = "--teacher W2SD --trainable lora --method 'w alone' --seed 2"
+        assert commands["w2sd-w-alone-lora-2.safetensors"] == f"python -m lab.demo_world.distill_student {rest}"
+
+
+@pytest.fixture(scope="module")
+def html():
+    return _page.page(result(), {"no guidance": b"\x89PNG"})
+
+
+class TestPage:
+    def test_it_needs_nothing_but_itself(self, html):
+        assert "<script" not in html and "<link" not in html and "@import" not in html
+        assert not re.search(r"(?:src|href)=[\"'](?!data:|#)", html)
+
+    def test_it_says_every_claim_with_its_verdict(self, html):
+        assert html.count('<td class="holds">') == sum(
+            found["verdict"] == "holds" for claim in result()["claims"] for found in claim["results"]
+        )
+
+    def test_plots_are_in_it(self, html):
+        assert html.count("<svg") == len(_page.PLOTS) - 1  # no embedding was given
+
+    def test_it_is_the_same_each_time(self, html):
+        assert _page.page(result(), {"no guidance": b"\x89PNG"}) == html
+
+    def test_without_students_it_says_so(self):
+        rows = [row for row in result()["rows"] if not row["trainable"] and "of" not in row]
+        bare = result() | {"rows": rows, "curves": [], "checkpoints": [], "velocities": []}
+        assert "Nothing of this kind was there" in _page.page(bare | {"claims": _claims.claims(bare)}, {})
+
+    def test_text_is_text(self):
+        assert "<b>" not in _page._table([["a"], ["<b>"]])
+
+
+def test_strips_come_back(tmp_path):
+    given = {name: np.full((8, 4, 4, 3), shade, np.uint8) for name, shade in (("a", 0), ("b", 200))}
+    _pictures.keep(given, tmp_path / "sheet.png")
+    found = _pictures.strips(tmp_path / "sheet.png")
+    assert list(found) == ["a", "b"] and all(png.startswith(b"\x89PNG") for png in found.values())
+
+
+def test_packed_numbers_come_back():
+    assert unpacked(packed([1.23456, -2, 0])) == [1.235, -2, 0]
+
+
+class TestEmbedding:
+    def test_neighbours_see_as_many_as_the_perplexity_says(self):
+        x = torch.randn(40, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        p = _embedding._likeness(x, 8.0)
+        assert float(p.sum()) == pytest.approx(1) and torch.equal(p, p.T)
+
+    def test_groups_apart_stay_apart(self):
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(40, 5, dtype=torch.float64, generator=generator)
+        x[20:] += 20
+        y = _embedding.tsne(x, perplexity=5.0, steps=400)
+        first, second = y[:20], y[20:]
+        between = float((first.mean(0) - second.mean(0)).norm())
+        assert between > 2 * max(float((part - part.mean(0)).norm(dim=1).max()) for part in (first, second))
+
+    def test_cosines_of_a_vector_with_itself(self):
+        x = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).double()
+        assert _embedding.cosines(x).tolist() == [[1, 0], [0, 1]]

@@ -1,0 +1,83 @@
+"""Memory told before the first step, against what the training then takes."""
+
+import pytest
+import torch
+
+from teefusion_core.training.loop_settings import TrainSettings
+
+from ..unit.allocator import allocated
+
+MIB = 2**20
+CASES = {
+    "lora": (dict(), 16),
+    "checkpointing": (dict(gradient_checkpointing=True, rank=32), 32),
+    "everything": (dict(trainable="everything"), 4),
+    "teacher": (dict(walk_rows=64), 2),
+}
+
+
+@pytest.fixture(autouse=True)
+def _outside_inference_mode():
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def loop(batch):
+    return TrainSettings(steps=2, batch=batch, lr=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_within_a_tenth_of_the_allocators_peak(pack, distil, tmp_path, name):
+    options, batch = CASES[name]
+    distillation, needs = distil(uses=0, walks=1, **options), []
+    training = pack.comfy_host.Training(distillation, loop(batch), root=tmp_path, name="run", teacher="CFG")
+    peak = allocated(lambda: training.run(on_forecast=needs.append))
+    assert needs[0].peak == pytest.approx(peak, rel=0.1)
+
+
+def test_trials_leave_nothing_behind(pack, distil, world):
+    distillation = distil()
+    before = torch.get_rng_state()
+    with distillation.attached():
+        need = pack.comfy_host.memory_check.check_memory(distillation, loop(2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(weight.grad is None for weight in distillation.update.parameters())
+    assert "GiB beside the model" in str(need)
+
+
+class TestTooLarge:
+    def free(self, pack, monkeypatch, size):
+        monkeypatch.setattr(pack.comfy_host.memory_check, "_free", lambda device: size)
+
+    def refused(self, pack, distillation, batch):
+        with distillation.attached(), pytest.raises(pack.errors.InvalidConfig) as caught:
+            pack.comfy_host.memory_check.check_memory(distillation, loop(batch))
+        return str(caught.value)
+
+    def test_batch(self, pack, distil, monkeypatch):
+        self.free(pack, monkeypatch, 40 * MIB)
+        told = self.refused(pack, distil(), 64)
+        assert "0.04 GiB are free; change batch to " in told and "gradient_checkpointing, with batch to" in told
+        fitting = int(told.split("change batch to ")[1].split()[0])
+        distillation = distil()
+        with distillation.attached():
+            assert pack.comfy_host.memory_check.check_memory(distillation, loop(fitting)).peak <= 40 * MIB
+            with pytest.raises(pack.errors.InvalidConfig):
+                pack.comfy_host.memory_check.check_memory(distillation, loop(fitting + 1))
+
+    def test_walk_rows(self, pack, distil, monkeypatch):
+        self.free(pack, monkeypatch, 40 * MIB)
+        told = self.refused(pack, distil(walk_rows=64), 1)
+        assert "change walk_rows to " in told and "batch" not in told
+
+    def test_nothing_fits(self, pack, distil, monkeypatch):
+        self.free(pack, monkeypatch, 1 * MIB)
+        told = self.refused(pack, distil(trainable="everything"), 1)
+        assert "walk_rows (not even 1 fits)" in told and "batch (not even 1 fits)" in told
+
+    def test_before_anything_is_written(self, pack, distil, tmp_path, monkeypatch):
+        self.free(pack, monkeypatch, 1 * MIB)
+        training = pack.comfy_host.Training(distil(), loop(1), root=tmp_path, name="run", teacher="CFG")
+        with pytest.raises(pack.errors.InvalidConfig, match="training needs about"):
+            training.run()
+        assert not list(tmp_path.iterdir())

@@ -1,0 +1,313 @@
+"""Updates of a frozen network: hung on, lifted off, stored, read back."""
+
+import pytest
+import torch
+from torch import nn
+
+from teefusion_core.errors import CheckpointMismatch, InvalidConfig
+from teefusion_core.guidance.architectures import Architecture
+from teefusion_core.training.adapters import TRAINABLE, Lora, Whole, exchanged, linear_layers
+
+PREFIX = "diffusion_model."
+ROW = Architecture(
+    name="toy",
+    landmarks=(),
+    time_mlp="time",
+    pooled_embed="text",
+    modulation="scale",
+    guidance_timestep_scale=1.0,
+    gain=1.0,
+    source="here",
+)
+
+
+class Network(nn.Module):
+    """Two embedders, a modulated body with a norm; one layer is narrower than the rank in use here."""
+
+    def __init__(self, seed=1):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.time, self.text = nn.Sequential(nn.Linear(6, 6), nn.SiLU()), nn.Linear(6, 6)
+        self.scale, self.norm = nn.Linear(6, 6), nn.LayerNorm(6)
+        self.body = nn.Sequential(nn.Linear(6, 5), nn.SiLU(), nn.Linear(5, 2))
+
+    def forward(self, x):
+        return self.body(self.norm(x) * self.scale(self.time(x) + self.text(x)))
+
+
+X = torch.linspace(-2, 2, 24).reshape(4, 6)
+EVERY_KIND = pytest.mark.parametrize("kind", TRAINABLE)
+
+
+@pytest.fixture
+def network():
+    return Network().requires_grad_(False)
+
+
+def update_of(kind, network, rank=4, seed=0):
+    return TRAINABLE[kind](network, ROW, rank, seed)
+
+
+def trained(update, seed=5):
+    """The same, changed at random."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in update.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return update
+
+
+def output(network, update=None):
+    if update is None:
+        return network(X)
+    with update.worn():
+        return network(X)
+
+
+def snapshot(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def unchanged(network, before):
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(isinstance(p, nn.Parameter) for m in network.modules() for p in m._parameters.values())
+    return not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
+@EVERY_KIND
+def test_it_changes_nothing_at_the_start(network, kind):
+    assert torch.equal(output(network, update_of(kind, network)), output(network))
+
+
+@EVERY_KIND
+def test_what_is_trained_changes_the_output_for_as_long_as_it_is_worn(network, kind):
+    before, plain = snapshot(network), output(network)
+    update = trained(update_of(kind, network))
+    assert not torch.allclose(output(network, update), plain, atol=0.01)
+    assert torch.equal(output(network), plain) and unchanged(network, before)
+
+
+@EVERY_KIND
+def test_an_error_inside_leaves_the_network_clean(network, kind):
+    before, update = snapshot(network), trained(update_of(kind, network))
+    with pytest.raises(RuntimeError), update.attached():
+        network(X)
+        raise RuntimeError
+    assert unchanged(network, before)
+    with pytest.raises(RuntimeError), update.attached(), update.lifted():
+        raise RuntimeError
+    assert unchanged(network, before)
+
+
+@EVERY_KIND
+def test_the_network_holds_its_own_weights_wherever_no_layer_is_at_work(network, kind):
+    """Who loads, freezes or saves a model in the middle of a training meets these."""
+    own = dict(network.named_parameters())
+    update = trained(update_of(kind, network))
+
+    def as_it_was():
+        found = dict(network.named_parameters())
+        return found.keys() == own.keys() and all(found[name] is own[name] for name in own)
+
+    with update.attached():
+        network(X)
+        assert as_it_was()
+        with pytest.raises(RuntimeError):
+            network(X[:, :3])
+        assert as_it_was()
+
+
+@EVERY_KIND
+def test_lifted_it_is_the_base_again(network, kind):
+    plain, update = output(network), trained(update_of(kind, network))
+    worn = output(network, update)
+    with update.attached():
+        assert torch.equal(network(X), worn)
+        with update.lifted():
+            assert torch.equal(network(X), plain)
+        assert torch.equal(network(X), worn)
+    with update.lifted():
+        assert torch.equal(network(X), plain), "not attached at all"
+
+
+@EVERY_KIND
+def test_training_lowers_the_loss_without_touching_the_base(network, kind):
+    before, update = snapshot(network), update_of(kind, network)
+    optimizer, losses = torch.optim.Adam(update.parameters(), lr=0.03), []
+    for _ in range(100):
+        loss = (output(network, update) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(parameter.grad is not None for parameter in update.parameters())
+    assert all(parameter.grad is None for parameter in network.parameters()) and unchanged(network, before)
+
+
+@EVERY_KIND
+def test_the_gradient_survives_checkpointing(network, kind):
+    """The recomputation happens during backward, with the update still on."""
+    grads = []
+    for checkpointed in (False, True):
+        update = trained(update_of(kind, network))
+        with update.attached():
+            x = X.clone().requires_grad_()
+            out = torch.utils.checkpoint.checkpoint(network, x, use_reentrant=False) if checkpointed else network(x)
+            out.square().mean().backward()
+        grads.append([parameter.grad for parameter in update.parameters()])
+    for plain, recomputed in zip(*grads, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+@EVERY_KIND
+def test_the_state_read_back_is_the_same_update(network, kind):
+    update, again = trained(update_of(kind, network)), update_of(kind, network)
+    state = update.state()
+    again.load(state)
+    torch.testing.assert_close(output(network, again), output(network, update), rtol=5e-3, atol=5e-3)
+    assert all(name.startswith(PREFIX) and t.is_contiguous() and not t.requires_grad for name, t in state.items())
+
+
+@EVERY_KIND
+def test_a_foreign_state_is_refused_whole(network, kind):
+    update = update_of(kind, network)
+    state = trained(update_of(kind, network)).state()
+    name = next(n for n in state if not n.endswith("alpha") and n.startswith(f"{PREFIX}t"))
+    before = [parameter.detach().clone() for parameter in update.parameters()]
+    with pytest.raises(CheckpointMismatch, match="choose a file of the same base"):
+        update.load({**state, name: torch.zeros(1, 1)})
+    assert all(torch.equal(a, b) for a, b in zip(before, update.parameters(), strict=True))
+
+
+def test_each_kind_trains_what_it_says(network):
+    linear = ["time.0", "text", "scale", "body.0", "body.2"]
+    assert linear_layers(network) == linear
+    assert update_of("lora", network).layers == linear
+    assert update_of("lora on modulation", network).layers == ["time.0", "text", "scale"]
+    embedders = [f"{layer}.{leaf}" for layer in ("time.0", "text") for leaf in ("weight", "bias")]
+    assert update_of("embedders", network).names == embedders
+    assert update_of("everything", network).names == [name for name, _ in network.named_parameters()]
+
+
+@EVERY_KIND
+def test_merged_weights_compute_what_the_update_does(network, kind):
+    update = trained(update_of(kind, network))
+    with update.attached():
+        expected = network(X)
+    other = Network(seed=2)
+    other.load_state_dict(update.merged())
+    torch.testing.assert_close(other(X), expected)
+
+
+def test_merged_weights_keep_the_dtype_of_the_base(network):
+    network.body.half()
+    merged = trained(update_of("lora", network)).merged()
+    assert {name: weight.dtype for name, weight in merged.items()} == {
+        name: weight.dtype for name, weight in network.state_dict().items()
+    }
+
+
+def test_merged_weights_of_an_8_bit_base_take_16(network):
+    network.body[2].weight.data = network.body[2].weight.data.to(torch.float8_e4m3fn)
+    merged = trained(update_of("lora", network)).merged()
+    assert merged["body.2.weight"].dtype == torch.bfloat16
+
+
+class TestLora:
+    def test_it_is_the_matrix_product(self, network):
+        update = trained(Lora(network, 4, layers=["text"], alpha=2.0))
+        up, down = update.up["text"], update.down["text"]
+        expected = Network()
+        with torch.no_grad():
+            expected.text.weight += 0.5 * up @ down
+        torch.testing.assert_close(output(network, update), output(expected))
+
+    def test_a_narrow_layer_uses_its_own_width(self, network):
+        sizes = {name: tuple(p.shape) for name, p in Lora(network, 4, layers=["body.0", "body.2"]).named_parameters()}
+        assert sizes == {
+            "down.body/0": (4, 6), "up.body/0": (5, 4), "down.body/2": (2, 5), "up.body/2": (2, 2)
+        }  # fmt: skip
+
+    def test_the_seed_decides_the_start(self, network):
+        a, b, c = (Lora(network, 4, seed=seed).down["text"] for seed in (0, 0, 1))
+        assert torch.equal(a, b) and not torch.equal(a, c)
+
+    def test_the_state_has_three_tensors_per_layer_under_the_names_of_the_host(self, network):
+        state = trained(Lora(network, 4, alpha=2.0)).state()
+        parts = ("alpha", "lora_down.weight", "lora_up.weight")
+        assert set(state) == {f"{PREFIX}{layer}.{part}" for layer in linear_layers(network) for part in parts}
+        for name, tensor in state.items():
+            assert tensor.dtype == (torch.float32 if name.endswith("alpha") else torch.float16)
+
+    @pytest.mark.parametrize("alpha", [None, 2.0])
+    def test_a_loader_makes_the_same_update_from_the_state(self, network, alpha):
+        """Loaders scale up @ down by alpha over the rank that they find in the file, also for the narrow layer."""
+        update = trained(Lora(network, 4, alpha=alpha))
+        state = update.state()
+        loaded, ranks = Network(), {}
+        with torch.no_grad():
+            for path in update.layers:
+                down, up = (state[f"{PREFIX}{path}.lora_{part}.weight"].float() for part in ("down", "up"))
+                ranks[path] = len(down)
+                loaded.get_submodule(path).weight += state[f"{PREFIX}{path}.alpha"] / len(down) * (up @ down)
+        torch.testing.assert_close(output(loaded), output(network, update), rtol=5e-3, atol=5e-3)
+        assert (ranks["text"], ranks["body.2"]) == (4, 2)
+
+    def test_factors_stay_in_full_precision_on_a_half_base(self):
+        network = Network().bfloat16().requires_grad_(False)
+        update = Lora(network, 2, layers=["text"])
+        assert {p.dtype for p in update.parameters()} == {torch.float32}
+        with update.worn():
+            out = network(X.bfloat16())
+            out.float().square().mean().backward()
+        assert out.dtype == torch.bfloat16 and update.up["text"].grad.dtype == torch.float32
+
+    @pytest.mark.parametrize("rank", [0, -3])
+    def test_a_rank_below_one_is_refused(self, network, rank):
+        with pytest.raises(InvalidConfig, match=f"rank is {rank} for 5 layers"):
+            Lora(network, rank)
+
+    def test_a_network_without_linear_layers_is_refused(self):
+        with pytest.raises(InvalidConfig, match="rank is 4 for 0 layers"):
+            Lora(nn.LayerNorm(3), 4)
+
+
+class TestWhole:
+    def test_a_half_base_is_trained_in_full_precision(self):
+        """An update too small for bfloat16 is kept until it has grown."""
+        network = Network().bfloat16().requires_grad_(False)
+        update = Whole(network, ["text.weight"])
+        plain = output_of_half(network, update)
+        with torch.no_grad():
+            for _ in range(64):
+                update.copies["text/weight"] += 2**-12
+        assert update.copies["text/weight"].dtype == torch.float32
+        assert not torch.equal(output_of_half(network, update), plain)
+        assert network.text.weight.dtype == torch.bfloat16
+
+    def test_the_state_is_the_difference_under_the_names_of_the_host(self, network):
+        update = trained(update_of("embedders", network))
+        state = update.state()
+        assert set(state) == {f"{PREFIX}{layer}.{part}" for layer in ("time.0", "text") for part in ("diff", "diff_b")}
+        difference = update.copies["text/bias"] - network.text.bias
+        torch.testing.assert_close(state[f"{PREFIX}text.diff_b"].float(), difference, rtol=1e-3, atol=1e-3)
+
+    def test_nothing_to_train_is_refused(self, network):
+        with pytest.raises(InvalidConfig, match="no parameter"):
+            Whole(network, [])
+
+
+@EVERY_KIND
+def test_other_values_last_as_long_as_the_block(network, kind):
+    update = trained(update_of(kind, network))
+    worn, average = output(network, update), {name: 0.5 * p.detach() for name, p in update.named_parameters()}
+    with pytest.raises(RuntimeError), exchanged(update, average):
+        assert not torch.equal(output(network, update), worn)
+        raise RuntimeError
+    assert torch.equal(output(network, update), worn)
+
+
+def output_of_half(network, update):
+    with update.worn():
+        return network(X.bfloat16())

@@ -1,0 +1,93 @@
+"""Folders of captioned pictures, the broken ones among them."""
+
+import struct
+import zlib
+
+import pytest
+import torch
+from PIL import Image
+
+from teefusion_core.errors import InvalidConfig
+from teefusion_core.files.image_folder import captioned
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number, name in enumerate(("b.png", "a.jpg", "c.webp")):
+        Image.new("RGB", (40, 20), (60 * number, 0, 255)).save(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text(f" caption of {name}\n")
+    return tmp_path
+
+
+def huge_png(path, width, height):
+    """A PNG of any size whose header is all that there is."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+
+
+def test_pictures_come_in_the_order_of_their_names(folder):
+    (folder / "notes.md").write_text("no picture")
+    found = captioned(folder)
+    assert [one.path.name for one in found] == ["a.jpg", "b.png", "c.webp"]
+    assert found[0].caption == "caption of a.jpg"
+
+
+def test_the_middle_is_taken_at_the_size_asked_for(tmp_path):
+    picture = Image.new("RGB", (40, 20), (255, 0, 0))
+    picture.paste((0, 255, 0), (10, 0, 30, 20))
+    picture.save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("x")
+    pixels = captioned(tmp_path)[0].pixels(16, 16)
+    assert pixels.shape == (1, 16, 16, 3) and pixels.dtype == torch.float32
+    assert torch.equal(pixels[0, 8, 8], torch.tensor([0.0, 1.0, 0.0])) and float(pixels[..., 0].mean()) < 0.1
+
+
+def test_a_picture_lying_on_its_side_is_put_upright(tmp_path):
+    picture = Image.new("RGB", (20, 20), (0, 0, 0))
+    picture.paste((255, 255, 255), (0, 0, 20, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    picture.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    (tmp_path / "a.txt").write_text("x")
+    pixels = captioned(tmp_path)[0].pixels(20, 20)
+    assert float(pixels[0, :8].mean()) < 0.1 and float(pixels[0, 12:].mean()) > 0.9
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture at all", b"\x89PNG\r\n\x1a\n"], ids=["empty", "text", "cut"])
+def test_a_file_that_is_no_picture_is_named(folder, content):
+    (folder / "b.png").write_bytes(content)
+    with pytest.raises(InvalidConfig, match=r"b\.png is no whole picture .*; mend it or take it out"):
+        captioned(folder)[1].pixels(8, 8)
+
+
+def test_a_cut_picture_is_named(folder):
+    whole = (folder / "a.jpg").read_bytes()
+    (folder / "a.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InvalidConfig, match="a.jpg is no whole picture"):
+        captioned(folder)[0].pixels(8, 8)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", [(10_000, 10_000), (50_000, 50_000)], ids=str)
+def test_a_huge_picture_is_refused_by_its_header(folder, size):
+    huge_png(folder / "b.png", *size)
+    with pytest.raises(InvalidConfig, match=r"b\.png is"):
+        captioned(folder)[1].pixels(8, 8)
+
+
+@pytest.mark.parametrize("caption", [None, "", "  \n"])
+def test_a_missing_caption_is_named(folder, caption):
+    text = folder / "b.txt"
+    text.unlink()
+    if caption is not None:
+        text.write_text(caption)
+    with pytest.raises(InvalidConfig, match=r"b\.png has no caption; write one into b\.txt"):
+        captioned(folder)
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path):
+    with pytest.raises(InvalidConfig, match="has no pictures"):
+        captioned(tmp_path)
+    with pytest.raises(InvalidConfig, match="is no folder"):
+        captioned(tmp_path / "nowhere")

@@ -1,0 +1,113 @@
+"""Picture metrics against literal twins, at pictures with known answers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from teefusion_core.errors import ShapeMismatch
+from teefusion_core.evaluation.image_metrics import clipping, contrast, diversity, psnr, saturation, ssim
+
+BLACK, WHITE, RED = (torch.tensor(color).expand(1, 16, 16, 3) for color in ([0.0] * 3, [1.0] * 3, [1.0, 0.0, 0.0]))
+
+
+def some(num=3, size=20, seed=0):
+    return torch.rand(num, size, size, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def test_saturation_of_gray_is_zero_of_pure_colour_one():
+    assert saturation(torch.cat((BLACK, WHITE, RED))).tolist() == [0, 0, 1]
+
+
+def test_saturation_pixel_by_pixel():
+    images = some()
+    literal = [np.mean([max(p) - min(p) for row in image.tolist() for p in row]) for image in images]
+    np.testing.assert_allclose(saturation(images), literal, rtol=1e-9)
+
+
+def test_clipping_counts_both_ends():
+    half = torch.cat((BLACK[:, :8], torch.full((1, 8, 16, 3), 0.5)), 1)
+    assert clipping(torch.cat((WHITE, half, torch.full_like(half, 0.5)))).tolist() == [1, 0.5, 0]
+
+
+def test_contrast_of_half_black_half_white():
+    half = torch.cat((BLACK[:, :8], WHITE[:, :8]), 1)
+    torch.testing.assert_close(contrast(torch.cat((half, WHITE))), torch.tensor([0.5, 0.0]).double())
+
+
+def test_contrast_pixel_by_pixel():
+    images = some()
+    luma = [[0.2126 * r + 0.7152 * g + 0.0722 * b for row in image.tolist() for r, g, b in row] for image in images]
+    np.testing.assert_allclose(contrast(images), [np.std(values) for values in luma], rtol=1e-9)
+
+
+def test_psnr_of_a_known_difference():
+    a = torch.full((2, 4, 4, 3), 0.5)
+    b = torch.stack((a[0] + 0.1, a[1]))
+    assert psnr(a, b).tolist() == [pytest.approx(20, abs=1e-4), math.inf]
+
+
+def literal_ssim(a_HW, b_HW):
+    """Wang et al. window by window, in plain numpy."""
+    offsets = np.arange(-5, 6)
+    weight = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
+    weight /= weight.sum()
+    found = []
+    for row in range(5, a_HW.shape[0] - 5):
+        for column in range(5, a_HW.shape[1] - 5):
+            x, y = (im[row - 5 : row + 6, column - 5 : column + 6] for im in (a_HW, b_HW))
+            mx, my = (weight * x).sum(), (weight * y).sum()
+            vx, vy = (weight * (x - mx) ** 2).sum(), (weight * (y - my) ** 2).sum()
+            cov = (weight * (x - mx) * (y - my)).sum()
+            top = (2 * mx * my + 0.01**2) * (2 * cov + 0.03**2)
+            found.append(top / ((mx**2 + my**2 + 0.01**2) * (vx + vy + 0.03**2)))
+    return np.mean(found)
+
+
+def test_ssim_window_by_window():
+    a = some()
+    b = (a + 0.2 * some(seed=1)).clamp(0, 1)
+    luma = np.array([0.2126, 0.7152, 0.0722])
+    literal = [literal_ssim(x.double().numpy() @ luma, y.double().numpy() @ luma) for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(ssim(a, b), literal, rtol=1e-9)
+    assert (ssim(a, b) < 0.99).all()
+
+
+def test_ssim_of_a_picture_with_itself_is_one():
+    torch.testing.assert_close(ssim(some(), some()), torch.ones(3).double())
+
+
+def test_diversity_pair_by_pair():
+    images = torch.stack([some(seed=seed) for seed in range(3)])
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    literal = [
+        np.mean([np.sqrt(np.mean((images[i, b] - images[j, b]).double().numpy() ** 2)) for i, j in pairs])
+        for b in range(3)
+    ]
+    np.testing.assert_allclose(diversity(images), literal, rtol=1e-9)
+
+
+def test_diversity_of_one_picture_repeated_is_zero():
+    assert diversity(some().expand(4, -1, -1, -1, -1)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("call", [saturation, clipping, contrast])
+def test_latents_are_no_pictures(call):
+    with pytest.raises(ShapeMismatch, match=r"give \[pictures, H, W, 3\]"):
+        call(torch.zeros(2, 16, 8, 8))
+
+
+def test_pictures_of_two_sizes_are_refused():
+    with pytest.raises(ShapeMismatch, match="one size"):
+        psnr(some(), some(size=21))
+
+
+def test_pictures_smaller_than_the_window_are_refused():
+    with pytest.raises(ShapeMismatch, match="11 or more"):
+        ssim(some(size=10), some(size=10))
+
+
+def test_one_seed_has_no_diversity():
+    with pytest.raises(ShapeMismatch, match="two seeds"):
+        diversity(some()[None])

@@ -1,0 +1,536 @@
+"""The loop: exact arithmetic, then every way in which a run ends too early.
+
+Runs that are killed, or have several processes, are forked off a helper, which is this file started as a program:
+`import torch` is then paid once, a process that has never trained is safe to fork.
+"""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import skip_init
+
+from teefusion_core.errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig, TrainingDiverged
+from teefusion_core.training import checkpoint
+from teefusion_core.training.adapters import Lora
+from teefusion_core.training.checkpoint import RunFolder
+from teefusion_core.training.loop import TrainSettings, train
+
+REPO = Path(__file__).resolve().parent.parent.parent
+KILLS = 20
+SETTINGS = TrainSettings(
+    steps=24, lr=0.02, batch=4, accumulation=2, warmup=3, schedule="cosine", weight_decay=0.01, ema=0.9,
+    save_every=3, seed=5,
+)  # fmt: skip
+
+
+class Waves:
+    """Points on a wave; of `size` processes each gets every size-th row of what one process would get."""
+
+    def __init__(self, *, rank=0, size=1, broken_at=None):
+        self.generator, self.position = torch.Generator().manual_seed(1), 0
+        self.rank, self.size, self.broken_at = rank, size, broken_at
+
+    def next(self, rows):
+        x = torch.randn(rows * self.size, 3, generator=self.generator)[self.rank :: self.size]
+        self.position += 1
+        if self.position == self.broken_at:
+            x[0, 0] = math.nan
+        return x, torch.sin(x.sum(1, keepdim=True)) + 0.01 * (self.position % 5)
+
+    def state(self):
+        return {"generator": self.generator.get_state(), "position": self.position}
+
+    def load_state(self, state):
+        self.generator.set_state(state["generator"])
+        self.position = state["position"]
+
+
+class Toy:
+    """A low-rank update of a frozen network; `noise` is drawn from torch's global generator."""
+
+    def __init__(self, noise=0.1):
+        generator, self.noise = torch.Generator().manual_seed(2), noise
+        self.network = torch.nn.ModuleDict(
+            {"a": skip_init(torch.nn.Linear, 3, 8), "b": skip_init(torch.nn.Linear, 8, 1)}
+        )
+        for parameter in self.network.requires_grad_(False).parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        self.module = Lora(self.network, 2, alpha=4)
+
+    def loss(self, example):
+        x, y = example
+        with self.module.worn():
+            hidden = torch.tanh(self.network["a"](x))
+            hidden = hidden + self.noise * torch.randn_like(hidden)
+            return (self.network["b"](hidden) - y).square().mean()
+
+
+def run(folder=None, settings=SETTINGS, *, data=None, toy=None, **options):
+    """Train a fresh toy; return it, what came of it."""
+    toy = toy or Toy()
+    return toy, train(toy.module, data or Waves(), toy.loss, settings, folder=folder, **options)
+
+
+def opened(root, name="run", **options):
+    return RunFolder(root, name, **dict(base="base") | options)
+
+
+def result(toy, trained):
+    """Everything that two runs can differ in."""
+    return {
+        "weights": {name: weight.detach().clone() for name, weight in toy.module.named_parameters()},
+        "average": dict(trained.average),
+        "losses": trained.losses,
+    }
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return a == b
+
+
+def names_in(path):
+    return sorted(entry.name for entry in path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """What a run that nothing happens to comes to."""
+    torch.set_num_threads(1)
+    return result(*run())
+
+
+class Stop:
+    """Says yes from a given call on."""
+
+    def __init__(self, after):
+        self.calls, self.after = 0, after
+
+    def __call__(self):
+        self.calls += 1
+        return self.calls > self.after
+
+
+class TestArithmetic:
+    def test_steps_equal_adamw_written_out(self):
+        settings = TrainSettings(steps=12, lr=0.05, batch=4, accumulation=2, clip=0.3, warmup=4, schedule="linear",
+                                 weight_decay=0.1, beta1=0.8, beta2=0.95, ema=0.7)  # fmt: skip
+        toy, trained = run(settings=settings, toy=Toy(noise=0.0))
+        slow, data, clipped = Toy(noise=0.0), Waves(), 0
+        weights = list(slow.module.parameters())
+        first, second = ([torch.zeros_like(w) for w in weights] for _ in range(2))
+        average = [w.detach().clone() for w in weights]
+        for step in range(12):
+            losses = [slow.loss(data.next(4)) for _ in range(2)]
+            mean = sum(losses) / 2
+            gradients = torch.autograd.grad(mean, weights)
+            assert mean.item() == pytest.approx(trained.losses[step], rel=1e-4)
+            norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+            clipped += norm > 0.3
+            lr = 0.05 * (step + 1) / 4 if step < 4 else 0.05 * (1 - (step - 4) / 8)
+            decay = min(0.7, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for w, g, m, v, a in zip(weights, gradients, first, second, average, strict=True):
+                    g = g * min(1.0, 0.3 / norm)
+                    m.copy_(0.8 * m + 0.2 * g)
+                    v.copy_(0.95 * v + 0.05 * g * g)
+                    w.mul_(1 - lr * 0.1)
+                    hat = m / (1 - 0.8 ** (step + 1)), v / (1 - 0.95 ** (step + 1))
+                    w.sub_(lr * hat[0] / (hat[1].sqrt() + 1e-8))
+                    a.copy_(decay * a + (1 - decay) * w)
+        assert clipped > 0
+        for (name, mine), w, a in zip(toy.module.named_parameters(), weights, average, strict=True):
+            torch.testing.assert_close(mine, w, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(trained.average[name], a, rtol=1e-3, atol=1e-5)
+
+    def test_it_learns(self):
+        settings = replace(SETTINGS, steps=150, lr=0.05)
+        _, trained = run(settings=settings, toy=Toy(noise=0.0))
+        assert sum(trained.losses[-20:]) < 0.5 * sum(trained.losses[:20])
+
+    def test_accumulation_is_a_larger_batch(self):
+        class Listed(Waves):
+            def next(self, rows):
+                self.position += rows
+                x = torch.sin(
+                    torch.arange(self.position - rows, self.position)[:, None] * torch.tensor([1.0, 2.0, 3.0])
+                )
+                return x, x.sum(1, keepdim=True)
+
+        whole, parts = (
+            result(*run(settings=replace(SETTINGS, batch=b, accumulation=a), toy=Toy(noise=0.0), data=Listed()))
+            for b, a in ((8, 1), (2, 4))
+        )
+        assert parts["losses"] == pytest.approx(whole["losses"], rel=1e-4)
+
+    def test_clip_0_does_not_clip(self):
+        longest = []
+        run(settings=replace(SETTINGS, clip=0), on_step=lambda report: longest.append(report.gradient_norm))
+        assert same(
+            result(*run(settings=replace(SETTINGS, clip=0))), result(*run(settings=replace(SETTINGS, clip=1e9)))
+        )
+        assert max(longest) > 1
+
+    def test_without_ema_the_average_is_the_weights(self, tmp_path):
+        settings = replace(SETTINGS, ema=0)
+        toy, trained = run(opened(tmp_path), settings)
+        assert same(trained.average, {name: w.detach() for name, w in toy.module.named_parameters()})
+        assert "average.safetensors" not in names_in(tmp_path / "run" / "step-00000024")
+
+    def test_half_precision_weights_have_a_float32_average(self):
+        module = nn.Linear(3, 1).bfloat16()
+        trained = train(module, Waves(), lambda e: (module(e[0].bfloat16()) - e[1]).square().mean(), SETTINGS)
+        assert {a.dtype for a in trained.average.values()} == {torch.float32}
+
+    def test_frozen_weights_stay(self):
+        module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+        module[0].requires_grad_(False)
+        before = module[0].weight.clone()
+        trained = train(module, Waves(), lambda e: (module(e[0]) - e[1]).square().mean(), SETTINGS)
+        assert torch.equal(module[0].weight, before) and set(trained.average) == {"1.weight", "1.bias"}
+
+
+class TestCallers:
+    def test_reports_tell_what_happened(self):
+        reports = []
+        toy, trained = run(on_step=reports.append)
+        assert [r.step for r in reports] == list(range(1, 25)) and {r.steps for r in reports} == {24}
+        assert [r.loss for r in reports] == trained.losses
+        assert [r.lr for r in reports] == [SETTINGS.lr_at(step) for step in range(24)]
+        assert {r.rows for r in reports} == {8}
+        assert all(0 <= r.data_seconds <= r.seconds for r in reports)
+        assert reports[0].average.keys() == dict(toy.module.named_parameters()).keys()
+        assert trained.finished and trained.step == 24
+
+    def test_a_run_is_a_function_of_its_seed(self, uninterrupted):
+        assert same(result(*run()), uninterrupted)
+        assert not same(result(*run(settings=replace(SETTINGS, seed=6))), uninterrupted)
+
+    def test_watching_does_not_change_the_run(self, uninterrupted):
+        assert same(result(*run(on_step=lambda report: torch.randn(7))), uninterrupted)
+
+    def test_the_randomness_of_others_is_left_alone(self):
+        torch.manual_seed(3)
+        expected = torch.randn(4)
+        torch.manual_seed(3)
+        run()
+        assert torch.equal(torch.randn(4), expected)
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+    def test_work_is_saved_when_the_data_breaks_off_a_step(self, error, tmp_path, uninterrupted):
+        """In the middle of an accumulated step, between two checkpoints."""
+
+        class Cancelled(Waves):
+            def next(self, rows):
+                example = super().next(rows)
+                if self.position == 2 * 13 + 2:
+                    raise error
+                return example
+
+        settings = replace(SETTINGS, save_every=10)
+        with pytest.raises(error):
+            run(opened(tmp_path), settings, data=Cancelled())
+        assert opened(tmp_path).steps()[-1] == 13
+        assert same(result(*run(opened(tmp_path), settings)), uninterrupted)
+
+    def test_gradients_are_not_left_behind(self):
+        toy, _ = run()
+        assert all(weight.grad is None for weight in toy.module.parameters())
+
+    def test_nothing_to_train(self):
+        with pytest.raises(InvalidConfig, match="no parameter that requires gradients"):
+            train(nn.Linear(3, 1).requires_grad_(False), Waves(), lambda e: e, SETTINGS)
+
+    @pytest.mark.parametrize("wrong", [lambda w: torch.zeros(()), lambda w: w.square()], ids=["constant", "no scalar"])
+    def test_a_loss_that_is_none(self, wrong):
+        module = nn.Linear(3, 1)
+        with pytest.raises(InvalidConfig, match="the loss has shape .* gradient; return a scalar"):
+            train(module, Waves(), lambda e: wrong(module.weight), SETTINGS)
+
+
+class TestStopping:
+    @pytest.mark.parametrize("after", [0, 1, 7, 12])
+    def test_a_stopped_run_goes_on_bit_for_bit(self, tmp_path, uninterrupted, after):
+        _, stopped = run(opened(tmp_path), should_stop=Stop(after))
+        assert (stopped.step, stopped.finished) == (after, False)
+        assert opened(tmp_path).steps()[-1] == after
+        assert same(result(*run(opened(tmp_path))), uninterrupted)
+
+    def test_a_finished_run_has_nothing_left_to_do(self, tmp_path, uninterrupted):
+        run(opened(tmp_path))
+        told = []
+        assert same(result(*run(opened(tmp_path), on_step=told.append)), uninterrupted) and told == []
+
+    @pytest.mark.parametrize("where", ["on_step", "should_stop"])
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+    def test_an_interrupt_waits_for_the_checkpoint(self, tmp_path, uninterrupted, where, error):
+        calls = []
+
+        def interrupt(*report):
+            calls.append(report)
+            if len(calls) == 8:
+                raise error("enough")
+
+        with pytest.raises(error, match="enough"):
+            run(opened(tmp_path), **{where: interrupt})
+        assert opened(tmp_path).steps()[-1] == (8 if where == "on_step" else 7)
+        assert same(result(*run(opened(tmp_path))), uninterrupted)
+
+    def test_weights_between_two_steps_are_never_saved(self, tmp_path, uninterrupted, monkeypatch):
+        step, calls = torch.optim.AdamW.step, []
+
+        def interrupted(optimizer, *arguments):
+            calls.append(step(optimizer, *arguments))
+            if len(calls) == 8:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.AdamW, "step", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(opened(tmp_path))
+        assert opened(tmp_path).steps()[-1] == 6
+        assert same(result(*run(opened(tmp_path))), uninterrupted)
+
+    def test_a_longer_run_is_accepted_by_name(self, tmp_path):
+        run(opened(tmp_path))
+        longer = replace(SETTINGS, steps=30)
+        with pytest.raises(InvalidConfig, match=r"other settings: steps \(24 -> 30\)"):
+            run(opened(tmp_path), longer)
+        _, trained = run(opened(tmp_path, accept=["steps"]), longer)
+        assert trained.step == len(trained.losses) == 30
+        with pytest.raises(InvalidConfig, match="at step 30 of now 24; give as many"):
+            run(opened(tmp_path, accept=["steps"]))
+
+    def test_an_average_can_be_begun_later(self, tmp_path):
+        run(opened(tmp_path), replace(SETTINGS, ema=0), should_stop=Stop(6))
+        _, trained = run(opened(tmp_path, accept=["ema"]))
+        assert trained.finished
+
+    def test_other_weights_are_refused(self, tmp_path):
+        run(opened(tmp_path), should_stop=Stop(2))
+        module = nn.Linear(3, 1)
+        with pytest.raises(CheckpointMismatch, match=r"trains other weights: bias is not there in it, \[1\] here"):
+            train(module, Waves(), lambda e: module(e[0]).mean(), SETTINGS, folder=opened(tmp_path))
+
+
+class TestMishaps:
+    def test_nan_in_the_data(self, tmp_path):
+        toy = Toy()
+        with pytest.raises(
+            TrainingDiverged,
+            match=r"step 8 has loss nan.*not applied, the checkpoint of step 6 stays: .*broken example",
+        ):
+            run(opened(tmp_path), data=Waves(broken_at=15), toy=toy)
+        assert opened(tmp_path).steps()[-1] == 6
+        expected, _ = run(should_stop=Stop(7))
+        assert same(dict(toy.module.named_parameters()), dict(expected.module.named_parameters()))
+
+    def test_a_gradient_that_is_infinite(self):
+        module = nn.Linear(3, 1)
+        before = module.weight.detach().clone()
+
+        def loss(example):
+            return (module.weight - module.weight.detach()).abs().sum().sqrt()  # 0, of endless slope
+
+        with pytest.raises(TrainingDiverged, match="step 1 has loss 0.0, gradient norm nan; it was not applied: "):
+            train(module, Waves(), loss, SETTINGS)
+        assert torch.equal(module.weight, before)
+
+    def test_the_run_goes_on_once_the_data_is_mended(self, tmp_path, uninterrupted):
+        with pytest.raises(TrainingDiverged):
+            run(opened(tmp_path), data=Waves(broken_at=31))
+        assert same(result(*run(opened(tmp_path))), uninterrupted)
+
+    def test_a_damaged_newest_checkpoint(self, tmp_path, uninterrupted, caplog):
+        run(opened(tmp_path), should_stop=Stop(8))
+        path = tmp_path / "run" / "step-00000008" / "optimizer.safetensors"
+        path.write_bytes(path.read_bytes()[:-5])
+        assert same(result(*run(opened(tmp_path))), uninterrupted)
+        assert "checkpoint of step 8 is damaged" in caplog.text
+
+    def test_a_full_disk(self, tmp_path, uninterrupted, monkeypatch):
+        write, room = checkpoint.write_tree, [9]
+
+        def filling_up(path, tree):
+            room[0] -= 1
+            if room[0] < 0:
+                path.write_bytes(b"half")
+                raise OSError(28, "No space left on device")
+            write(path, tree)
+
+        monkeypatch.setattr(checkpoint, "write_tree", filling_up)
+        with pytest.raises(CheckpointNotSaved, match="No space left"):
+            run(opened(tmp_path))
+        monkeypatch.undo()
+        assert names_in(tmp_path / "run") == ["step-00000000"]
+        assert same(result(*run(opened(tmp_path))), uninterrupted)
+
+    def test_a_disk_that_takes_nothing_is_told_before_the_first_step(self, tmp_path):
+        (tmp_path / "run").write_text("in the way")
+        told = []
+        with pytest.raises(CheckpointNotSaved, match="checkpoint of step 0"):
+            run(opened(tmp_path), on_step=told.append)
+        assert told == []
+
+
+class Helper:
+    """Forks runs: a line of JSON in, their process ids out, then how they ended."""
+
+    def __init__(self):
+        path = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def start(self, root, name, *, size=1, noise=0.1, stop_after=None, **settings):
+        job = {"root": str(root), "name": name, "size": size, "noise": noise, "stop_after": stop_after}
+        job["settings"] = settings
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def ended(self):
+        """Wait; return the exit codes, minus the signal for the killed."""
+        return json.loads(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def helper():
+    helper = Helper()
+    yield helper
+    helper.close()
+
+
+def finished(root, name, settings=SETTINGS, **options):
+    """The last checkpoint of a run, all of it."""
+    stored = opened(root, name, **options).load(vars(settings))
+    assert stored.step == settings.steps
+    return {"shared": stored.shared, "own": stored.own}
+
+
+def test_20_kills_at_random_moments_change_no_bit(helper, tmp_path, record_property):
+    helper.start(tmp_path, "whole")
+    start = time.monotonic()
+    assert helper.ended() == [0]
+    duration, rng, found, number = time.monotonic() - start, random.Random(0), [], 0
+    expected = finished(tmp_path, "whole")
+    while len(found) < KILLS:
+        [pid] = helper.start(tmp_path, f"killed-{number}")
+        time.sleep(rng.uniform(0, duration / 2))
+        with suppress(ProcessLookupError):  # it was faster
+            os.kill(pid, signal.SIGKILL)
+        [code] = helper.ended()
+        if code == -signal.SIGKILL:
+            found.append(max(opened(tmp_path, f"killed-{number}").steps(), default=None))
+        else:
+            assert code == 0
+            assert same(finished(tmp_path, f"killed-{number}"), expected)
+            number += 1
+    helper.start(tmp_path, f"killed-{number}")
+    assert helper.ended() == [0]
+    assert same(finished(tmp_path, f"killed-{number}"), expected)
+    assert not list(tmp_path.glob("*/*.part"))
+    record_property("newest checkpoint at each kill", found)
+
+
+def test_two_processes_equal_one(helper, tmp_path):
+    plain = dict(accumulation=1, steps=20)
+    # what each process draws for itself one process cannot draw
+    quiet = dict(plain, noise=0.0)
+    helper.start(tmp_path, "one", **quiet, batch=8)
+    assert helper.ended() == [0]
+    helper.start(tmp_path, "two", **quiet, batch=4, size=2)
+    assert helper.ended() == [0, 0]
+    one = finished(tmp_path, "one", replace(SETTINGS, **plain, batch=8))
+    two = Pair(tmp_path, "two", replace(SETTINGS, **plain, batch=4))
+    assert names_in(tmp_path / "two" / "step-00000020").count("rank-1.safetensors") == 1
+    torch.testing.assert_close(two.shared["progress"]["losses"], one["shared"]["progress"]["losses"], rtol=0, atol=1e-6)
+    for name, weight in one["shared"]["weights"].items():
+        torch.testing.assert_close(two.shared["weights"][name], weight, rtol=1e-4, atol=1e-5)
+
+    helper.start(tmp_path, "stopped", **quiet, batch=4, size=2, stop_after=7)
+    assert helper.ended() == [0, 0]
+    assert opened(tmp_path, "stopped").steps()[-1] == 7
+    helper.start(tmp_path, "stopped", **quiet, batch=4, size=2)
+    assert helper.ended() == [0, 0]
+    again = Pair(tmp_path, "stopped", replace(SETTINGS, **plain, batch=4))
+    assert same(again.shared, two.shared) and same(again.own, two.own)
+
+
+class Pair:
+    """The last checkpoint of two processes, read by the second."""
+
+    rank, size, first = 1, 2, False
+
+    def __init__(self, root, name, settings):
+        stored = opened(root, name, processes=self).load(vars(settings))
+        self.shared, self.own = stored.shared, stored.own
+
+    def any(self, flag):
+        return flag
+
+
+def perform(job, rank):
+    """Train the toy in this process."""
+    size, root = job["size"], Path(job["root"])
+    torch.set_num_threads(1)
+    if size > 1:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{root}/{job['name']}.{job['stop_after']}", rank=rank, world_size=size
+        )
+    toy = Toy(noise=job["noise"])
+    # one process says stop, all do
+    stop = Stop(job["stop_after"]) if job["stop_after"] and rank == size - 1 else None
+    settings = replace(SETTINGS, **job["settings"])
+    run(opened(root, job["name"]), settings, data=Waves(rank=rank, size=size), toy=toy, should_stop=stop)
+    if size > 1:
+        torch.distributed.destroy_process_group()
+
+
+def fork(job, rank):
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            perform(job, rank)
+            code = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(code)
+    return pid
+
+
+def main():
+    # imports what torch leaves to the first optimizer, seconds that each run would pay else
+    torch.optim.AdamW(Toy().module.parameters()).step()
+    for line in sys.stdin:
+        job = json.loads(line)
+        pids = [fork(job, rank) for rank in range(job["size"])]
+        print(json.dumps(pids), flush=True)
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

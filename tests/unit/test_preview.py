@@ -1,0 +1,45 @@
+"""The picture of a training: it shows what it is given, whatever that is."""
+
+import math
+
+import numpy as np
+import pytest
+
+from teefusion_core.training.preview import CURVE, SIZE, SMOOTH, at_a_glance, loss_curve
+
+
+def places(image, colour):
+    """(x, y) of every pixel of a colour."""
+    y, x = np.nonzero((np.asarray(image) == colour).all(2))
+    return x, y
+
+
+def test_a_falling_loss_falls_from_left_to_right():
+    x, y = places(loss_curve([math.exp(-step / 20) for step in range(100)], 100), SMOOTH)
+    first, last = y[x < x.min() + 5].mean(), y[x > x.max() - 5].mean()
+    assert last - first > SIZE / 3 and np.corrcoef(x, y)[0, 1] > 0.95
+
+
+def test_half_a_run_fills_half_of_the_picture():
+    whole, half = (places(loss_curve([1.0 / (step + 1) for step in range(50)], steps), SMOOTH)[0] for steps in (50, 99))
+    assert (half.max() - half.min()) == pytest.approx((whole.max() - whole.min()) / 2, abs=4)
+
+
+@pytest.mark.parametrize("losses", [[], [0.5], [0.5] * 9, [0.0, 1e9], [math.nan, 0.5, math.inf, 0.4]], ids=str)
+def test_odd_losses_are_drawn_too(losses):
+    image = loss_curve(losses, 20)
+    assert image.size == (SIZE, SIZE)
+    assert bool(len(places(image, SMOOTH)[0]) + len(places(image, CURVE)[0])) == any(map(math.isfinite, losses))
+
+
+def test_pictures_stand_in_rows_of_prompts():
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]], dtype=np.uint8)
+    pictures = np.broadcast_to(colours[:, None, None], (4, 8, 8, 3))
+    image = at_a_glance([1.0, 0.5], 4, pictures, ["w 1", "w 5"], rows=2)
+    centres = [(np.mean(x), np.mean(y)) for x, y in (places(image, tuple(colour)) for colour in colours)]
+    (red, green, blue, yellow) = centres
+    assert SIZE < red[0] < green[0] and red[1] == green[1] < blue[1] == yellow[1] and red[0] == blue[0]
+
+
+def test_without_pictures_it_is_the_curve():
+    assert at_a_glance([1.0], 4, None, ["w 1"], rows=1).size == (SIZE, SIZE)
