@@ -63,7 +63,7 @@ class TeEFusionConditioning(io.ComfyNode):
                 ),
                 inp(
                     io.Combo.Input,
-                    "w_precision",
+                    "guidance_precision",
                     options=[AUTO, OFFICIAL_BF16, EXACT],
                     default=AUTO,
                     optional=True,
@@ -85,8 +85,8 @@ class TeEFusionConditioning(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, positive, null, guidance, w_precision=AUTO) -> io.NodeOutput:
+    def execute(cls, model, positive, null, guidance, guidance_precision=AUTO) -> io.NodeOutput:
         """Fuse, with errors that carry the node's name."""
         with reported_by(DISPLAY_NAME):
-            precision = None if w_precision == AUTO else w_precision
-            return io.NodeOutput(*apply_fusion(model, positive, null, guidance, w_precision=precision))
+            precision = None if guidance_precision == AUTO else guidance_precision
+            return io.NodeOutput(*apply_fusion(model, positive, null, guidance, guidance_precision=precision))

@@ -1,5 +1,7 @@
 """Node that makes students."""
 
+from dataclasses import fields
+
 from comfy_api.latest import io
 
 from ..teefusion_core.comfy_host.sampling import schedulers
@@ -68,8 +70,10 @@ def _run() -> list:
         _int("batch_size", 4, 1, 4096, "Examples per step. More is steadier, slower, takes more memory."),
         _float("learning_rate", 5e-4, 1e-8, 1.0, 1e-6, "Learning rate of AdamW; warms up over 20 steps, then falls."),
         _int("rank", 16, 1, 1024, "Rank of the LoRA; more can learn more and makes a larger file."),
-        _float("w_min", 1.0, 0.0, 100.0, 0.1, "Least guidance w of the student. The teacher's CFG scale is 1 + w."),
-        _float("w_max", 8.0, 0.0, 100.0, 0.1, "Largest guidance w. The student refuses what lies outside."),
+        _float(
+            "guidance_min", 1.0, 0.0, 100.0, 0.1, "Least guidance w of the student. The teacher's CFG scale is 1 + w."
+        ),
+        _float("guidance_max", 8.0, 0.0, 100.0, 0.1, "Largest guidance w. The student refuses what lies outside."),
         _int("width", 1024, 16, 16384, "Width of the teacher's pictures in pixels; not used with latents."),
         _int("height", 1024, 16, 16384, "Height of the teacher's pictures in pixels; not used with latents."),
         _int("teacher_steps", 20, 1, 1000, "Steps of the teacher's schedule; sample the student with about as many."),
@@ -94,7 +98,7 @@ def _learned() -> list:
             "prediction. clean: the way straight to its picture.",
         ),
         _combo(
-            "time",
+            "timestep_sampling",
             TIMES,
             "between",
             "Where the teacher steps. grid: on the schedule. between: anywhere between its levels. even: anywhere, in "
@@ -105,10 +109,16 @@ def _learned() -> list:
 
 def _walks() -> list:
     return [
-        _int("walks", 16, 1, 100_000, "How many of the teacher's latest walks are drawn from; they are kept on disk."),
-        _int("walk_rows", 8, 1, 1024, "Pictures that the teacher paints at once."),
+        _int(
+            "cache_size",
+            16,
+            1,
+            100_000,
+            "How many of the teacher's latest walks are drawn from; they are kept on disk.",
+        ),
+        _int("images_per_trajectory", 8, 1, 1024, "Pictures that the teacher paints at once."),
         _float(
-            "uses",
+            "reuse",
             1.0,
             0.0,
             1e6,
@@ -119,7 +129,7 @@ def _walks() -> list:
             "negative_share", 0.0, 0.0, 1.0, 0.05, "Share of walks with a negative prompt in place of the empty one."
         ),
         _float(
-            "term_share",
+            "initial_gain_ratio",
             0.0,
             0.0,
             4.0,
@@ -201,7 +211,7 @@ def _optional() -> list:
                 "How guidance enters the student. teefusion: times the prompt, as published; takes negative prompts. "
                 "w alone, distillcfg: for comparison. teefusion split: embeds prompt and negative each whole, where "
                 "F(c - n) means little. dice: a sharpener of prompts instead, for DICE Sharpen; "
-                "give w_min and w_max one number."
+                "give guidance_min and guidance_max one number."
             ),
         ),
     ]
@@ -238,20 +248,17 @@ class DistillTrainer(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, guider, sampler, prompts, name, steps, batch_size, learning_rate, rank, w_min, w_max, width, height,
-        teacher_steps, scheduler, trainable, target, time, walks, walk_rows, uses, negative_share, term_share,
-        gradient_checkpointing, save_every, preview_every, run_seed, accept_changes, clip=(None,),
-        negative_prompts=("",), positive=(), null=(), latents=(), vae=(None,), whole_model=(False,),
-        method=(TEEFUSION,),
+        cls, model, guider, sampler, prompts, name, steps, batch_size, learning_rate, rank, guidance_min, guidance_max,
+        width, height, teacher_steps, scheduler, trainable, target, timestep_sampling, cache_size,
+        images_per_trajectory, reuse, negative_share, initial_gain_ratio, gradient_checkpointing, save_every,
+        preview_every, run_seed, accept_changes, clip=(None,), negative_prompts=("",), positive=(), null=(), latents=(),
+        vae=(None,), whole_model=(False,), method=(TEEFUSION,),
     ) -> io.NodeOutput:  # fmt: skip
         """Train, with errors that carry the node's name; every input comes as a list."""
+        given = locals()
         with reported_by(DISPLAY_NAME):
-            settings = DistillSettings(
-                w_min=w_min[0], w_max=w_max[0], teacher_steps=teacher_steps[0], scheduler=scheduler[0], time=time[0],
-                target=target[0], walk_rows=walk_rows[0], walks=walks[0], uses=uses[0], negatives=negative_share[0],
-                trainable=trainable[0], rank=rank[0], term_share=term_share[0],
-                method=method[0], gradient_checkpointing=gradient_checkpointing[0], seed=run_seed[0],
-            )  # fmt: skip
+            shared = {field.name: given[field.name][0] for field in fields(DistillSettings) if field.name in given}
+            settings = DistillSettings(**shared, seed=run_seed[0])
             loop = TrainSettings(
                 steps=steps[0], batch=batch_size[0], lr=learning_rate[0], warmup=min(20, steps[0] - 1),
                 schedule="linear", save_every=save_every[0], seed=run_seed[0],

@@ -19,10 +19,7 @@ from typing import Any
 try:
     import torch
 except ModuleNotFoundError:
-    sys.exit(
-        "TeEFusion: this Python has no torch; use that of your ComfyUI "
-        "(.venv/bin/python in the folder of the pack, where scripts/demo.py has made it)"
-    )
+    sys.exit("TeEFusion: this Python has no torch; run the command with the Python of your ComfyUI")
 import torch.distributed as dist
 
 from .errors import InvalidConfig, TeEFusionError

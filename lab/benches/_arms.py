@@ -130,7 +130,14 @@ def untrained(path: Path) -> Arm:
 
         gain = info.gain * share / TRAINED_SHARE
         return one_pass(
-            *apply_fusion(study.base, prompt, study.bench.null, HEADLINE["w"], w_precision=info.w_precision, gain=gain),
+            *apply_fusion(
+                study.base,
+                prompt,
+                study.bench.null,
+                HEADLINE["w"],
+                guidance_precision=info.guidance_precision,
+                gain=gain,
+            ),
             sampler,
         )
 

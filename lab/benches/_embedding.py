@@ -30,7 +30,7 @@ def embeddings(study: Study, students: dict[str, Path]) -> list[dict[str, Any]]:
     for name, path in {"base": None, **students}.items():
         info = read_student(next(iter(students.values())) if path is None else path)[1]
         model = study.base if path is None else load(study.base, path)
-        scale = info.guidance_timestep_scale
+        scale = info.guidance_embedding_scale
         found.append({"name": name, "scale": scale, **_described(_embedded(model, scale, FINE))})
         found[-1]["cosines"] = [packed(row, 4) for row in cosines(_embedded(model, scale, COARSE))]
     return found

@@ -58,7 +58,7 @@ def _measured(what: str, batch: int, rank: int, **settings: Any) -> dict[str, An
     from lab.benches._training import Parts
     from teefusion_core.comfy_host.training.run import Training
 
-    parts = Parts(batch=batch, rank=rank, walks=1, uses=0, **settings)
+    parts = Parts(batch=batch, rank=rank, cache_size=1, reuse=0, **settings)
     parts.stock(1, batch) if what == "stock" else parts.teacher_seconds()  # what is loaded once
     if what == "stock":
         return {"taken": taken(lambda: parts.stock(3, batch))}

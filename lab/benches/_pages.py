@@ -71,6 +71,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
 PAGES = (
     "README.md",
     "README.zh-CN.md",
+    "docs/method.md",
+    "docs/reflection.md",
     "docs/train.md",
     "docs/evidence.md",
     "docs/composition.md",

@@ -82,13 +82,24 @@ def _in_parts() -> Graph:
 
 def _reported() -> Graph:
     """The picture of a measured run; its plot tells seconds, so it is drawn but not compared."""
-    parts = _start("base") | _guided() | {
-        "sigmas": node("BasicScheduler", model=["load", 0], scheduler="normal", steps=STEPS, denoise=1.0),
-        "sample": node(
-            "GuidanceReport", model=["load", 0], guider=["guider", 0], sampler=["sampler", 0], sigmas=["sigmas", 0],
-            latent_image=["empty", 0], positive=["prompt", 0], negative=["null", 0], noise_seed=SEED,
-        ),
-    }  # fmt: skip
+    parts = (
+        _start("base")
+        | _guided()
+        | {
+            "sigmas": node("BasicScheduler", model=["load", 0], scheduler="normal", steps=STEPS, denoise=1.0),
+            "sample": node(
+                "GuidanceReport",
+                model=["load", 0],
+                guider=["guider", 0],
+                sampler=["sampler", 0],
+                sigmas=["sigmas", 0],
+                latent_image=["empty", 0],
+                positive=["prompt", 0],
+                negative=["null", 0],
+                noise_seed=SEED,
+            ),
+        }
+    )
     return parts | _end() | _grid("")
 
 
@@ -118,18 +129,51 @@ def _guided() -> Graph:
 def _trainer(name: str) -> Graph:
     """A training of three steps, to its curve; under a name of its own, or it would be finished already."""
     settings = dict(
-        steps=3, batch_size=2, learning_rate=0.002, rank=2, w_min=1.0, w_max=6.0, width=SIZE, height=SIZE,
-        teacher_steps=3, scheduler="normal", trainable="lora on modulation", target="secant", time="between", walks=1,
-        walk_rows=2, uses=1.0, negative_share=0.0, term_share=0.25, gradient_checkpointing=False, save_every=50,
-        preview_every=2, run_seed=0, accept_changes="", negative_prompts="", whole_model=False, method="teefusion",
-    )  # fmt: skip
-    return _start("base") | _guided() | {
-        "train": node(
-            "DistillTrainer", model=["load", 0], guider=["guider", 0], sampler=["sampler", 0], clip=["load", 1],
-            vae=["load", 2], prompts=f"{PROMPT}\n{OTHER}", name=name, **settings,
-        ),
-        PICTURE: node("LossGraphNode", loss=["train", 1], filename_prefix="soak_loss"),
-    }  # fmt: skip
+        steps=3,
+        batch_size=2,
+        learning_rate=0.002,
+        rank=2,
+        guidance_min=1.0,
+        guidance_max=6.0,
+        width=SIZE,
+        height=SIZE,
+        teacher_steps=3,
+        scheduler="normal",
+        trainable="lora on modulation",
+        target="secant",
+        timestep_sampling="between",
+        cache_size=1,
+        images_per_trajectory=2,
+        reuse=1.0,
+        negative_share=0.0,
+        initial_gain_ratio=0.25,
+        gradient_checkpointing=False,
+        save_every=50,
+        preview_every=2,
+        run_seed=0,
+        accept_changes="",
+        negative_prompts="",
+        whole_model=False,
+        method="teefusion",
+    )
+    return (
+        _start("base")
+        | _guided()
+        | {
+            "train": node(
+                "DistillTrainer",
+                model=["load", 0],
+                guider=["guider", 0],
+                sampler=["sampler", 0],
+                clip=["load", 1],
+                vae=["load", 2],
+                prompts=f"{PROMPT}\n{OTHER}",
+                name=name,
+                **settings,
+            ),
+            PICTURE: node("LossGraphNode", loss=["train", 1], filename_prefix="soak_loss"),
+        }
+    )
 
 
 def graphs(number: int) -> dict[str, Graph]:
@@ -160,12 +204,18 @@ def stock() -> Graph:
         "prompts": node("LoadTrainingDataset", folder_name=PROMPTS),
         "empty": node("EmptySD3LatentImage", width=SIZE, height=SIZE, batch_size=1),
         "sample": node(
-            "KSampler", model=["model", 0], positive=["prompts", 1], negative=["prompts", 1],
-            latent_image=["empty", 0], cfg=1.0, sampler_name="euler", **SAMPLING,
+            "KSampler",
+            model=["model", 0],
+            positive=["prompts", 1],
+            negative=["prompts", 1],
+            latent_image=["empty", 0],
+            cfg=1.0,
+            sampler_name="euler",
+            **SAMPLING,
         ),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["load", 0]),
         PICTURE: node("SaveImage", images=["decode", 0], filename_prefix="stock"),
-    }  # fmt: skip
+    }
 
 
 def furnish(base: Path, models: Path) -> None:
@@ -179,8 +229,10 @@ def furnish(base: Path, models: Path) -> None:
     from teefusion_core.prompts.sharpener import Sharpener
 
     for kind, name in (
-        ("loras", STUDENT), ("diffusion_models", "tiny_sd3_base.safetensors"), ("vae", "tiny_sd3_vae.safetensors"),
-    ):  # fmt: skip
+        ("loras", STUDENT),
+        ("diffusion_models", "tiny_sd3_base.safetensors"),
+        ("vae", "tiny_sd3_vae.safetensors"),
+    ):
         (base / "models" / kind).mkdir(parents=True, exist_ok=True)
         shutil.copy(models / name, base / "models" / kind / name)
     _random_clip(base / "models" / "clip_vision")

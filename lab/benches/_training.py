@@ -19,7 +19,7 @@ PROMPTS = 64
 class Parts:
     """Teacher, student, optimizer on one copy of the base."""
 
-    def __init__(self, *, batch: int, rank: int, walk_rows: int = 16, **settings: Any):
+    def __init__(self, *, batch: int, rank: int, images_per_trajectory: int = 16, **settings: Any):
         from lab.demo_world.distill_student import captions
         from lab.demo_world.measure import encode
         from teefusion_core.comfy_host.demo_model import load_tiny
@@ -43,19 +43,24 @@ class Parts:
             Prompts(self.prompts, "prompt"),
             Prompts([null], "null"),
             DistillSettings(
-                teacher_steps=STEPS, scheduler=SCHEDULER, walk_rows=walk_rows, rank=rank, term_share=0.25, **settings
+                teacher_steps=STEPS,
+                scheduler=SCHEDULER,
+                images_per_trajectory=images_per_trajectory,
+                rank=rank,
+                initial_gain_ratio=0.25,
+                **settings,
             ),
             latent_CHW=LATENT,
         )
         self.batch, self.rank = batch, rank
-        self.loop = TrainSettings(steps=STEPS * walk_rows // batch, batch=batch, lr=1e-4)
-        self.rows = walk_rows
+        self.loop = TrainSettings(steps=STEPS * images_per_trajectory // batch, batch=batch, lr=1e-4)
+        self.rows = images_per_trajectory
 
     def walks(self, folder: Path, *, kept: int, uses: float) -> Any:
         """Examples from walks in a folder."""
-        from teefusion_core.training.trajectory_cache import Walks
+        from teefusion_core.training.trajectory_cache import TrajectoryCache
 
-        return Walks(self.distil.walk, folder, examples=STEPS * self.rows, kept=kept, uses=uses)
+        return TrajectoryCache(self.distil.walk, folder, examples=STEPS * self.rows, kept=kept, uses=uses)
 
     def trained(self, data: Any) -> list[Any]:
         """Run as many steps as one walk has examples for; return their reports."""

@@ -29,10 +29,10 @@ LIMITS = {
     "peak": 1.15,
 }
 MEMORY: dict[str, dict[str, Any]] = {
-    "LoRA": dict(batch=32, rank=16, walk_rows=4),
-    "LoRA, checkpointing": dict(batch=64, rank=64, walk_rows=4, gradient_checkpointing=True),
-    "everything": dict(batch=16, rank=1, walk_rows=4, trainable="everything"),
-    "LoRA, teacher of many rows": dict(batch=4, rank=16, walk_rows=64),
+    "LoRA": dict(batch=32, rank=16, images_per_trajectory=4),
+    "LoRA, checkpointing": dict(batch=64, rank=64, images_per_trajectory=4, gradient_checkpointing=True),
+    "everything": dict(batch=16, rank=1, images_per_trajectory=4, trainable="everything"),
+    "LoRA, teacher of many rows": dict(batch=4, rank=16, images_per_trajectory=64),
 }
 MIB = 2**20
 
@@ -88,7 +88,7 @@ def _steps() -> dict[str, Any]:
 
 def _beside_stock(batch: int) -> dict[str, Any]:
     """Our step without teacher beside one of ComfyUI's LoRA trainer, at the same batch and rank."""
-    parts, ours, stock = Parts(batch=batch, rank=RANK, walk_rows=batch), [], []
+    parts, ours, stock = Parts(batch=batch, rank=RANK, images_per_trajectory=batch), [], []
     with tempfile.TemporaryDirectory() as folder:
         cached = parts.walks(Path(folder), kept=2, uses=0)
         for _ in range(ROUNDS + 1):
@@ -113,7 +113,9 @@ def _foretold(name: str) -> dict[str, Any]:
 
 
 def _peak_beside_stock(batch: int) -> dict[str, Any]:
-    ours, stock = (peaks(what=what, batch=batch, rank=RANK, walk_rows=batch)["taken"] for what in ("ours", "stock"))
+    ours, stock = (
+        peaks(what=what, batch=batch, rank=RANK, images_per_trajectory=batch)["taken"] for what in ("ours", "stock")
+    )
     row = {"batch": batch, "ours": ours, "stock": stock, "ratio": round(ours / stock, 4)}
     say(str(row))
     return row
@@ -159,9 +161,9 @@ def stock_table(result: dict[str, Any]) -> list[list[str]]:
 
 def memory_table(result: dict[str, Any]) -> list[list[str]]:
     """Return heading with one line per setting."""
-    lines = [["trained", "batch", "rank", "walk_rows", "foretold", "taken", "difference"]]
+    lines = [["trained", "batch", "rank", "images_per_trajectory", "foretold", "taken", "difference"]]
     for row in result["memory"]:
-        cells = [row["case"], *(str(row[name]) for name in ("batch", "rank", "walk_rows"))]
+        cells = [row["case"], *(str(row[name]) for name in ("batch", "rank", "images_per_trajectory"))]
         cells += [f"{row[name] / MIB:.0f} MiB" for name in ("foretold", "taken")]
         lines.append([*cells, f"{100 * row['error']:+.0f} %"])
     return lines

@@ -49,7 +49,7 @@ class Recipe:
         w_max: the strongest guidance that is trained.
         w: the one guidance of a sharpener's teacher.
         lr: where another rate than that of LEARNING_RATE is tried.
-        share: strength of the guidance term at the start, see `term_share` in docs/train.md.
+        share: strength of the guidance term at the start, see `initial_gain_ratio` in docs/train.md.
     """
 
     teacher: str = "CFG"
@@ -115,16 +115,16 @@ def described(recipe: Recipe) -> dict[str, dict]:
     data = {"prompts": prompts, "width": 64, "height": 64}
     w_min, w_max = recipe.guidance
     distil = {
-        "w_min": w_min,
-        "w_max": w_max,
-        "walk_rows": 16,
-        "walks": recipe.walks,
-        "uses": 0,
+        "guidance_min": w_min,
+        "guidance_max": w_max,
+        "images_per_trajectory": 16,
+        "cache_size": recipe.walks,
+        "reuse": 0,
         "rank": recipe.rank,
-        "term_share": recipe.share,
+        "initial_gain_ratio": recipe.share,
         "trainable": recipe.trainable,
         "method": recipe.method,
-        "negatives": recipe.negatives,
+        "negative_share": recipe.negatives,
         "seed": recipe.seed,
     }
     train = {

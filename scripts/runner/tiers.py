@@ -17,19 +17,6 @@ from .environment import clean_env
 from .places import ROOT
 from .stop import Stop, say
 
-TIERS = (
-    "lint",
-    "unit",
-    "property",
-    "golden",
-    "guard",
-    "demo_world",
-    "setup",
-    "host",
-    "distributed",
-    "server",
-    "browser",
-)
 TOGETHER = ("unit", "property", "golden", "guard", "demo_world", "setup")
 """Tiers without a ComfyUI in the process share one pytest; the others need a process each."""
 TIERS = ("lint", *TOGETHER, "host", "distributed", "server", "browser")

@@ -24,7 +24,7 @@ def import_from_comfyui() -> None:
     found = next((path for path in places if (path / "comfy").is_dir() and (path / "main.py").is_file()), None)
     if found is None:
         raise InvalidConfig(
-            f"there is no ComfyUI in {' or '.join(map(str, places))}; set COMFYUI_PATH to the folder of one, that with "
-            "its main.py, or run scripts/demo.py once"
+            f"there is no ComfyUI in {' or '.join(map(str, places))}; set COMFYUI_PATH to the folder of one, "
+            "which has main.py in it"
         )
     sys.path.insert(0, str(found))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 
-def odd_one(
+def first_shape_mismatch(
     ours: Mapping[str, Tensor], given: Mapping[str, Tensor]
 ) -> tuple[str, list[int] | None, list[int] | None] | None:
     """Return the first name whose tensors differ in shape, with the shapes: ours, given; None where one is missing.

@@ -11,7 +11,7 @@ import torch
 
 from ..errors import CheckpointMismatch, InvalidConfig
 from ..prompts.sharpener import Sharpener
-from .shapes import odd_one
+from .shapes import first_shape_mismatch
 from .student_file import described, parsed, read_described, write_described
 
 FORMAT = "teefusion-sharpener/1"
@@ -115,7 +115,7 @@ def read_sharpener(path: Path) -> tuple[Sharpener, SharpenerInfo]:
             sharpener = Sharpener(info.width, info.hidden, info.heads)
     except InvalidConfig as error:
         raise CheckpointMismatch(f"{path.name} was edited, use the original file: {error}") from error
-    if odd := odd_one(sharpener.state_dict(), tensors):
+    if odd := first_shape_mismatch(sharpener.state_dict(), tensors):
         name, wanted, found = odd
         raise CheckpointMismatch(
             f"{path.name} does not hold the sharpener that it describes ({info.width} wide, {info.hidden} inside): "

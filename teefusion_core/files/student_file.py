@@ -41,10 +41,10 @@ class StudentInfo:
         method: how guidance enters, a name in METHODS.
         mode: what the tensors are ("lora": low-rank updates of the base, "diff": differences from it, "full": all
             weights of the student).
-        w_min, w_max: trained range of guidance.
+        guidance_min, guidance_max: trained range of guidance.
         gain: multiplier of the guidance term.
-        guidance_timestep_scale: factor on w before psi.
-        w_precision: rounding of w, "exact" or "official bf16".
+        guidance_embedding_scale: factor on w before psi.
+        guidance_precision: rounding of w, "exact" or "official bf16".
         teacher: the teacher in words.
         base: fingerprint of the base model.
         step: optimizer steps trained.
@@ -53,11 +53,11 @@ class StudentInfo:
 
     method: str
     mode: str
-    w_min: float
-    w_max: float
+    guidance_min: float
+    guidance_max: float
     gain: float
-    guidance_timestep_scale: float
-    w_precision: str
+    guidance_embedding_scale: float
+    guidance_precision: str
     teacher: str
     base: str
     step: int
@@ -65,7 +65,7 @@ class StudentInfo:
 
     def metadata(self) -> dict[str, str]:
         """As safetensors metadata, all strings; the teacher comes with its hash."""
-        return {"format": FORMAT, "w_convention": CONVENTION, **described(self, self.teacher)}
+        return {"format": FORMAT, "guidance_convention": CONVENTION, **described(self, self.teacher)}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> "StudentInfo":

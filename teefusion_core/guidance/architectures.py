@@ -33,7 +33,7 @@ class Architecture:
         time_mlp: path of G, which eats the sinusoid.
         pooled_embed: path of F; the term is added to its output.
         modulation: part of the paths of the layers that turn G + F into scales with shifts.
-        guidance_timestep_scale: factor on w before psi.
+        guidance_embedding_scale: factor on w before psi.
         gain: multiplier of the term when the student names none.
         source: where the constants were read.
         beside_text: numbers that F takes in behind the pooled text. They are the same for prompt and null (SDXL:
@@ -46,7 +46,7 @@ class Architecture:
     time_mlp: str
     pooled_embed: str
     modulation: str
-    guidance_timestep_scale: float
+    guidance_embedding_scale: float
     gain: float
     source: str
     beside_text: int = 0
@@ -100,7 +100,7 @@ def _row(name: str, landmarks: tuple[str, ...], time_mlp: str, pooled_embed: str
         time_mlp=time_mlp,
         pooled_embed=pooled_embed,
         modulation=modulation,
-        guidance_timestep_scale=PUBLISHED_TIMESTEP_SCALE,
+        guidance_embedding_scale=PUBLISHED_TIMESTEP_SCALE,
         gain=PUBLISHED_GAIN,
         source="AIDC-AI/TeEFusion, pipelines/sd3_model.py",
         **more,

@@ -20,7 +20,7 @@ from ..errors import InvalidConfig, ShapeMismatch
 
 OFFICIAL_BF16 = "official bf16"
 EXACT = "exact"
-W_PRECISIONS = (OFFICIAL_BF16, EXACT)
+GUIDANCE_PRECISIONS = (OFFICIAL_BF16, EXACT)
 
 SINUSOID_MAX_PERIOD = 10000.0  # longest wavelength of psi over 2 pi; SD3, Flux, SDXL alike
 
@@ -56,7 +56,7 @@ def guidance_timestep(w_B: Tensor, *, precision: str = OFFICIAL_BF16, scale: flo
     Args:
         w_B: guidance, [B].
         precision: "official bf16" or "exact", whatever the model computes in.
-        scale: guidance_timestep_scale of the architecture.
+        scale: guidance_embedding_scale of the architecture.
     Returns:
         float32 [B], device of w_B.
     Raises:
@@ -67,7 +67,7 @@ def guidance_timestep(w_B: Tensor, *, precision: str = OFFICIAL_BF16, scale: flo
         return (w_B.to(torch.bfloat16) * scale).to(torch.float32)
     if precision == EXACT:
         return (w_B.to(torch.float64) * scale).to(torch.float32)
-    raise InvalidConfig(f"w precision is {precision!r}; choose one of {', '.join(W_PRECISIONS)}")
+    raise InvalidConfig(f"w precision is {precision!r}; choose one of {', '.join(GUIDANCE_PRECISIONS)}")
 
 
 def sinusoid(timestep_B: Tensor, width: int = 256) -> Tensor:

@@ -54,7 +54,7 @@ class Stored:
     own: Tree
 
 
-class RunFolder:
+class CheckpointFolder:
     """The newest checkpoints of one run.
 
     Every process of the run makes one of its own on the same disk, then calls `save`, `load` at the same steps.

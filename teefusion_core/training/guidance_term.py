@@ -77,6 +77,6 @@ def calibrated_gain(
     dtype = pooled_BP.dtype
     time_embed, pooled_embed = architecture.embedders(network, dtype)
     vec_BD = time_embed(sigma_B * 1000) + pooled_embed(pooled_BP)
-    fusion = Fusion(network, architecture, 1.0, architecture.guidance_timestep_scale, EXACT, method)
+    fusion = Fusion(network, architecture, 1.0, architecture.guidance_embedding_scale, EXACT, method)
     term_BD = fusion.term(pooled_BP, null_BP, w_B, dtype)
     return share * float(vec_BD.square().mean().sqrt() / term_BD.square().mean().sqrt())

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..errors import CheckpointMismatch, InvalidConfig, TrainingDiverged
-from ..files.shapes import odd_one
+from ..files.shapes import first_shape_mismatch
 from ..files.state_file import Tree
-from .checkpoint import RunFolder
+from .checkpoint import CheckpointFolder
 from .loop_settings import TrainSettings
 from .parallel import Objective, gathered, make_whole, share_like, whole
 from .processes import Processes
@@ -98,7 +98,7 @@ def train(
     loss: Callable[[E], Tensor],
     settings: TrainSettings,
     *,
-    folder: RunFolder | None = None,
+    folder: CheckpointFolder | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     processes: Processes | None = None,
@@ -180,7 +180,7 @@ class _Run(Generic[E]):
         data: Data[E],
         loss: Callable[[E], Tensor],
         settings: TrainSettings,
-        folder: RunFolder | None,
+        folder: CheckpointFolder | None,
         processes: Processes,
     ):
         weights = list(_trained(module).values())
@@ -341,7 +341,7 @@ def _copy_(ours: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointMismatch: other names or shapes; nothing is changed.
     """
-    if odd := odd_one(ours, stored):
+    if odd := first_shape_mismatch(ours, stored):
         name, here, before = odd
         raise CheckpointMismatch(
             f"the run trains other weights: {name} is {before or 'not there'} in it, {here or 'not there'} here; "

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from ..errors import InvalidConfig
+from .setting_rules import Rule, check, choice, number, whole
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
@@ -48,10 +48,7 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self):
-        for name, value in asdict(self).items():
-            is_legal, legal = _LEGAL[name]
-            if not is_legal(value):
-                raise InvalidConfig(f"{name} is {value!r}; give {legal}")
+        check(asdict(self), _LEGAL)
         if self.warmup >= self.steps:
             raise InvalidConfig(f"warmup is {self.warmup} of {self.steps} steps; give fewer than steps")
 
@@ -73,30 +70,18 @@ class TrainSettings:
         return min(self.ema, (1 + step) / (10 + step))
 
 
-_Row = tuple[Callable[[Any], bool], str]
-
-
-def _whole(least: int) -> _Row:
-    # bool is an int to Python, True steps are none to a user
-    return lambda value: type(value) is int and value >= least, f"a whole number, {least} or more"
-
-
-def _number(is_legal: Callable[[float], bool], legal: str) -> _Row:
-    return lambda value: type(value) in (int, float) and math.isfinite(value) and is_legal(value), legal
-
-
-_LEGAL: dict[str, _Row] = {
-    "steps": _whole(1),
-    "lr": _number(lambda value: value > 0, "a finite number above 0"),
-    "batch": _whole(1),
-    "accumulation": _whole(1),
-    "clip": _number(lambda value: value >= 0, "a finite number, 0 or more (0 does not clip)"),
-    "warmup": _whole(0),
-    "schedule": (lambda value: isinstance(value, str) and value in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-    "weight_decay": _number(lambda value: value >= 0, "a finite number, 0 or more"),
-    "beta1": _number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    "beta2": _number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    "ema": _number(lambda value: 0 <= value < 1, "a number from 0 (no average) to below 1"),
-    "save_every": _whole(0),
-    "seed": (lambda value: type(value) is int and 0 <= value < 2**64, "a whole number from 0 to 2^64 - 1"),
+_LEGAL: dict[str, Rule] = {
+    "steps": whole(1),
+    "lr": number(lambda value: value > 0, "a finite number above 0"),
+    "batch": whole(1),
+    "accumulation": whole(1),
+    "clip": number(lambda value: value >= 0, "a finite number, 0 or more (0 does not clip)"),
+    "warmup": whole(0),
+    "schedule": choice(SCHEDULES),
+    "weight_decay": number(lambda value: value >= 0, "a finite number, 0 or more"),
+    "beta1": number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    "beta2": number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    "ema": number(lambda value: 0 <= value < 1, "a number from 0 (no average) to below 1"),
+    "save_every": whole(0),
+    "seed": whole(0, 2**64 - 1),
 }

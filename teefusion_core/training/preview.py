@@ -38,7 +38,7 @@ def loss_curve(losses: Sequence[float], steps: int) -> Image.Image:
     return image
 
 
-def at_a_glance(
+def preview_image(
     losses: Sequence[float], steps: int, pictures: np.ndarray | None, labels: Sequence[str], rows: int
 ) -> Image.Image:
     """Put the curve beside the student's pictures.

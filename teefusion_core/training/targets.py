@@ -43,7 +43,7 @@ straight line to the teacher's picture, for students of very few steps.
 
 
 @dataclass(frozen=True)
-class Walk:
+class Trajectory:
     """One way of the teacher, or a step each from many noised pictures.
 
     Attributes:
@@ -118,7 +118,7 @@ def target_of(target: str, states: list[Tensor], last: list[Tensor], sigma_S: Te
     return TARGETS[target](states, last, sigma_S, step)
 
 
-def step_weights(walk: Walk) -> Tensor:
+def step_weights(walk: Trajectory) -> Tensor:
     """How much each step of a walk shall count, [S]: one over the mean square of what guidance adds in it.
 
     That is fifty times more in the first step than in the last, a hundred times more at w 5 than at w 0.5: late steps
@@ -128,20 +128,20 @@ def step_weights(walk: Walk) -> Tensor:
     return 1 / walk.guidance_SBCHW.float().square().flatten(1).mean(1).clamp(min=1e-12)
 
 
-def replay_loss(student: Velocity, example: Example, along: float = 1.0) -> Tensor:
+def replay_loss(student: Velocity, example: Example, guidance_error_weight: float = 1.0) -> Tensor:
     """Weighted mean squared distance of the student's velocity from the teacher's.
 
     Args:
         student: velocity at the example's w and prompts, differentiable.
-        along: how many times the error along the guidance counts. With 1, the plain mean square, a student that can
-            not foretell the direction of the guidance exactly shrinks it: users then get less guidance than they set.
+        guidance_error_weight: weight of the error along the guidance. With 1, the plain mean square, a student that
+            cannot predict the direction of the guidance exactly shrinks it: users then get less guidance than they set.
     Returns:
         Scalar loss.
     """
     error_BN = (student(example.x_BCHW, example.sigma_B) - example.target_BCHW).flatten(1)
     direction_BN = normalize(example.guidance_BCHW.flatten(1), dim=1)
     along_B = (error_BN * direction_BN).sum(1).square() / error_BN.shape[1]
-    return (example.weight_B * (error_BN.square().mean(1) + (along - 1) * along_B)).mean()
+    return (example.weight_B * (error_BN.square().mean(1) + (guidance_error_weight - 1) * along_B)).mean()
 
 
 def _read(grid_S: Tensor, place_S: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Walks of a teacher kept on disk, from which a training draws.
+"""TrajectoryCache of a teacher kept on disk, from which a training draws.
 
 A walk is known by its number alone, so a lost or damaged file is made again. Processes that train together share the
 walks, draw the same rows of them, then read a share of these each: how many they are does not change what is learned.
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import InvalidConfig
 from ..files.state_file import Tree, write_tree
 from .processes import Processes
-from .targets import Example, Walk, step_weights
+from .targets import Example, Trajectory, step_weights
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +35,12 @@ def generator_of(seed: int, *place: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(mixed.getrandbits(63))
 
 
-class Walks:
+class TrajectoryCache:
     """Examples from the latest walks; new ones are made as training goes on."""
 
     def __init__(
         self,
-        make: Callable[[int], Walk],
+        make: Callable[[int], Trajectory],
         folder: Path,
         *,
         examples: int,
@@ -160,7 +160,7 @@ class Walks:
         return {**latents, **numbers, **of_step, "w_B": small["w"]}
 
 
-def _stored(walk: Walk) -> dict[str, torch.Tensor]:
+def _stored(walk: Trajectory) -> dict[str, torch.Tensor]:
     """A walk with the weights of its steps; latents as float16."""
     halved = {name: value.half() if name in _LATENTS else value for name, value in vars(walk).items()}
     return {**halved, "weight_S": step_weights(walk)}

@@ -12,7 +12,14 @@ from runner.thumbnails import runs_here
 FILES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(WORKFLOWS.glob("*.json"))}
 SHORT = {  # widget -> value that makes a run a matter of seconds
     "DistillTrainer": {
-        **{"steps": 3, "walks": 1, "walk_rows": 2, "batch_size": 2, "teacher_steps": 3, "preview_every": 1},
+        **{
+            "steps": 3,
+            "cache_size": 1,
+            "images_per_trajectory": 2,
+            "batch_size": 2,
+            "teacher_steps": 3,
+            "preview_every": 1,
+        },
         "name": "browser_student",
     },
     **dict.fromkeys(("KSampler", "W2SDTeacherSampler", "ZSampling", "BasicScheduler"), {"steps": 3}),

@@ -24,7 +24,14 @@ STEPS, LATE = 20, 15
 def config(name, *, batch=1, parallel=None, **train):
     sharing = {"parallel": parallel} if parallel else {}
     train = {"steps": STEPS, "batch": batch, "accumulation": 2, "lr": 1e-3, "save_every": 5, **sharing, **train}
-    distil = {"teacher_steps": 4, "walk_rows": 2, "walks": 2, "term_share": 0.25, "w_max": 6.0, "along": 1.0}
+    distil = {
+        "teacher_steps": 4,
+        "images_per_trajectory": 2,
+        "cache_size": 2,
+        "initial_gain_ratio": 0.25,
+        "guidance_max": 6.0,
+        "guidance_error_weight": 1.0,
+    }
     distil |= {"trainable": "lora on modulation", "rank": 3}
     return {
         "model": {"tiny": "base"},

@@ -43,7 +43,7 @@ KNOWN_LAYERS = {"teefusion_core/prompts/sharpener.py", "teefusion_core/guidance/
 FROZEN = {
     "TinySD3Loader": "variant | MODEL CLIP VAE",
     "TeEFusionStudentLoader": "model student | MODEL",
-    "TeEFusionConditioning": "model positive null guidance w_precision | MODEL CONDITIONING",
+    "TeEFusionConditioning": "model positive null guidance guidance_precision | MODEL CONDITIONING",
     "DICESharpen": "conditioning sharpener alpha beta null negative model | CONDITIONING",
     "TextEmbeddingBlend": "base add_weight subtract_weight add subtract reference | CONDITIONING report",
     "W2SDTeacherSampler": "strong_model positive negative latent_image seed steps strong_cfg weak_cfg final_cfg"
@@ -53,8 +53,9 @@ FROZEN = {
     "ReflectionGuider": "strong_model positive negative strong_cfg weak_cfg final_cfg rule chats_alpha weak_model"
     " weak_positive weak_negative | GUIDER",
     "ReflectionSampler": "reflect_steps rounds inversion | SAMPLER",
-    "DistillTrainer": "model guider sampler prompts name steps batch_size learning_rate rank w_min w_max width height"
-    " teacher_steps scheduler trainable target time walks walk_rows uses negative_share term_share"
+    "DistillTrainer": "model guider sampler prompts name steps batch_size learning_rate rank guidance_min guidance_max"
+    " width height teacher_steps scheduler trainable target timestep_sampling cache_size images_per_trajectory reuse"
+    " negative_share initial_gain_ratio"
     " gradient_checkpointing save_every preview_every run_seed accept_changes clip negative_prompts positive null"
     " latents vae whole_model method | LORA_MODEL LOSS_MAP steps file",
     "GuidanceReport": "model guider sampler sigmas latent_image positive negative noise_seed vae"

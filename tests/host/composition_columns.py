@@ -99,7 +99,7 @@ class Student(Column):
         """The student's weights with the formula written into the text embedder."""
         network, info = setup.model.model.diffusion_model, setup.model.get_attachment("teefusion_student")
         null_1P = self.prompts()["negative"][0][1]["pooled_output"]
-        assert info["w_precision"] == "exact"
+        assert info["guidance_precision"] == "exact"
 
         def forward(y_BP):
             from comfy.ldm.modules.diffusionmodules.util import timestep_embedding

@@ -124,7 +124,15 @@ def distil(host, pack, world, encoded):
         teacher = parts.Teacher(guider, sampler or host.comfy.samplers.sampler_object("euler"))
         positives = parts.Prompts([encoded[text] for text in texts], "prompt")
         start = {name: options.pop(name) for name in ("pictures",) if name in options} or {"latent_CHW": LATENT}
-        settings = dict(teacher_steps=STEPS, walk_rows=ROWS, walks=2, rank=4, term_share=0.25, w_min=1.0, w_max=6.0)
+        settings = dict(
+            teacher_steps=STEPS,
+            images_per_trajectory=ROWS,
+            cache_size=2,
+            rank=4,
+            initial_gain_ratio=0.25,
+            guidance_min=1.0,
+            guidance_max=6.0,
+        )
         settings = DistillSettings(**settings | options)
         null = parts.Prompts([encoded[text] for text in nulls], "null")
         return parts.Distillation(model, teacher, positives, null, settings, **start)

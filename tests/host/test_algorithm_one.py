@@ -40,7 +40,13 @@ def test_the_loss_of_a_batch(host, pack, golden_model, case):
     teacher = parts.Teacher(host.comfy.samplers.CFGGuider(model), host.comfy.samplers.sampler_object("euler"))
     pictures = [0.5 * row[None] for row in data["x"]]
     settings = DistillSettings(
-        w_min=W_MIN, w_max=W_MAX, teacher_steps=STEPS, target="re-evaluated", along=1.0, walk_rows=2, rank=2
+        guidance_min=W_MIN,
+        guidance_max=W_MAX,
+        teacher_steps=STEPS,
+        target="re-evaluated",
+        guidance_error_weight=1.0,
+        images_per_trajectory=2,
+        rank=2,
     )
     distil = parts.Distillation(model, teacher, prompts, nulls, settings, pictures=pictures)
     walk = distil.walk(0)

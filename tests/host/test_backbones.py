@@ -72,7 +72,9 @@ def literal_twin(host, backbone, model, null, w, gain):
 def distillation(host, pack, backbone, model, **options):
     """A distillation with plain CFG as its teacher."""
     parts, cfg = pack.comfy_host, host.comfy.samplers.CFGGuider(model)
-    settings = dict(teacher_steps=STEPS, walk_rows=2, walks=1, rank=2, term_share=0.3, w_max=6.0)
+    settings = dict(
+        teacher_steps=STEPS, images_per_trajectory=2, cache_size=1, rank=2, initial_gain_ratio=0.3, guidance_max=6.0
+    )
     return parts.Distillation(
         model,
         parts.Teacher(cfg, host.comfy.samplers.sampler_object("euler")),
@@ -88,7 +90,7 @@ def test_the_formula(backbone, host, pack, model_of, tell):
     model = model_of(backbone)
     assert architecture_of(model.model.diffusion_model).name == backbone.family
     positive, null, before = prompt(backbone, 1), prompt(backbone, 2), weights_of(model)
-    fused = pack.comfy_host.apply_fusion(model, positive, null, W, gain=GAIN, w_precision="exact")
+    fused = pack.comfy_host.apply_fusion(model, positive, null, W, gain=GAIN, guidance_precision="exact")
     with torch.inference_mode():
         plain = sampled(host, backbone, model, positive, null)
         got = sampled(host, backbone, *fused, null)
@@ -143,7 +145,7 @@ def test_two_steps_of_training_make_a_student_that_loads(backbone, host, pack, m
         got = sampled(host, backbone, *parts.apply_fusion(loaded, positive, null, W), null)
         merged = literal_twin(host, backbone, loaded, null, W, student.info.gain)
         assert relative(got, sampled(host, backbone, merged, positive, null)) < EQUAL
-        fused = parts.apply_fusion(model, positive, null, W, gain=student.info.gain, w_precision="exact")
+        fused = parts.apply_fusion(model, positive, null, W, gain=student.info.gain, guidance_precision="exact")
         assert relative(got, sampled(host, backbone, *fused, null)) > OTHER, "the update is heard"
     with pytest.raises(pack.errors.CheckpointMismatch, match="was trained from the base"):
         parts.load_student(built(host, backbone, seed=9), tmp_path / "student.safetensors")

@@ -20,7 +20,14 @@ REPO = Path(__file__).resolve().parent.parent.parent
 CONFIG = {
     "model": {"tiny": "base"},
     "data": {"prompts": "prompts.txt", "width": 64, "height": 64},
-    "distil": {"teacher_steps": 4, "walk_rows": 2, "walks": 2, "rank": 2, "term_share": 0.25, "w_max": 6.0},
+    "distil": {
+        "teacher_steps": 4,
+        "images_per_trajectory": 2,
+        "cache_size": 2,
+        "rank": 2,
+        "initial_gain_ratio": 0.25,
+        "guidance_max": 6.0,
+    },
     "train": {"steps": 12, "batch": 2, "lr": 1e-3, "save_every": 2},
     "output": {"name": "mine"},
 }
@@ -92,7 +99,7 @@ def test_pictures_with_a_reflection_teacher(folder):
         folder,
         data={"pictures": "pictures"},
         teacher={"kind": "w2sd", "weak_model": "weak"},
-        distil={"gradient_checkpointing": True, "trainable": "embedders", "negatives": 0.5},
+        distil={"gradient_checkpointing": True, "trainable": "embedders", "negative_share": 0.5},
         train={"steps": 2},
     )
     config = json.loads(path.read_text())
@@ -111,7 +118,7 @@ def test_pictures_with_a_reflection_teacher(folder):
         ({"train": {"lr": 0}}, "lr is 0; give a finite number above 0"),
         ({"train": {"rank": 4}}, r"[train] has rank; legal are"),
         ({"train": {"parallel": "dpp"}}, "parallel is 'dpp'; choose one of ddp, fsdp"),
-        ({"distil": {"rank": 0}}, "rank is 0; give 1 or more"),
+        ({"distil": {"rank": 0}}, "rank is 0; give a whole number, 1 or more"),
         ({"teacher": {"kind": "magic"}}, "kind is 'magic'; legal are cfg, w2sd, z-sampling"),
         ({"teacher": {"sampler": "euler_ancestral"}}, "adds noise of its own"),
         ({"data": {"prompts": "nowhere.txt"}}, "nowhere.txt is not there"),

@@ -120,7 +120,7 @@ class TestTypes:
         about = {name: load(name).model.get_attachment(pack.comfy_host.STUDENT_KEY) for name in ("base", "student")}
         assert about["base"] is None
         assert about["student"]["method"] == "teefusion" and about["student"]["gain"] > 0
-        assert about["student"]["w_min"] <= 1 and about["student"]["w_max"] >= 4
+        assert about["student"]["guidance_min"] <= 1 and about["student"]["guidance_max"] >= 4
 
     def test_weak_differs_from_base(self, load, base, pack):
         prints = [pack.comfy_host.base_fingerprint(load(name).model) for name in ("base", "weak", "student")]

@@ -44,7 +44,7 @@ def shaken(distillation, seed=3):
 class TestWalk:
     @pytest.mark.parametrize("negatives", [0.0, 1.0])
     def test_targets_are_guided_velocities_written_out(self, distil, world, encoded, negatives):
-        walk = distil(negatives=negatives).walk(0)
+        walk = distil(negative_share=negatives).walk(0)
         null = NEGATIVE if negatives else ""
         assert walk.x_SBCHW.shape == (STEPS, ROWS, *LATENT) and 1 <= float(walk.w) <= 6
         for step in range(STEPS):
@@ -183,7 +183,7 @@ class TestTraining:
         return tmp_path_factory.mktemp("runs")
 
     def training(self, pack, distil, root, name="run", loop=LOOP, **options):
-        options = dict(uses=0, walks=1, along=1.0) | options
+        options = dict(reuse=0, cache_size=1, guidance_error_weight=1.0) | options
         return pack.comfy_host.Training(distil(**options), loop, root=root, name=name, teacher="CFG, Euler")
 
     def test_a_student_learns_and_its_file_works(self, pack, top, distil, world, encoded, tmp_path):
@@ -200,19 +200,19 @@ class TestTraining:
             pack.comfy_host.apply_fusion(loaded, encoded[PROMPT], encoded[""], 9.0)
 
     def test_stopped_halfway_it_ends_with_the_same_bits(self, pack, distil, tmp_path):
-        whole = self.training(pack, distil, tmp_path, "whole", uses=1.0).run()
+        whole = self.training(pack, distil, tmp_path, "whole", reuse=1.0).run()
         asked = iter([False] * 13 + [True])
-        part = self.training(pack, distil, tmp_path, "parts", uses=1.0).run(should_stop=lambda: next(asked))
+        part = self.training(pack, distil, tmp_path, "parts", reuse=1.0).run(should_stop=lambda: next(asked))
         assert not part.finished and len(part.losses) == 13
-        rest = self.training(pack, distil, tmp_path, "parts", uses=1.0).run()
+        rest = self.training(pack, distil, tmp_path, "parts", reuse=1.0).run()
         assert rest.losses == whole.losses
         assert all(torch.equal(rest.tensors[name], tensor) for name, tensor in whole.tensors.items())
 
     def test_other_settings_or_data_are_named(self, pack, distil, tmp_path):
         stop = {"should_stop": lambda: True}
         self.training(pack, distil, tmp_path).run(**stop)
-        with pytest.raises(pack.errors.InvalidConfig, match=r"distil_w_max \(6.0 -> 5.0\)"):
-            self.training(pack, distil, tmp_path, w_max=5.0).run(**stop)
+        with pytest.raises(pack.errors.InvalidConfig, match=r"distil_guidance_max \(6.0 -> 5.0\)"):
+            self.training(pack, distil, tmp_path, guidance_max=5.0).run(**stop)
         with pytest.raises(pack.errors.InvalidConfig, match="data"):
             self.training(pack, distil, tmp_path, texts=TEXTS[:2]).run(**stop)
         with pytest.raises(pack.errors.InvalidConfig, match="run name"):
@@ -223,7 +223,7 @@ class TestTraining:
     def test_every_method_is_sampled_as_it_was_trained(self, pack, distil, world, encoded, method, whole, tmp_path):
         from lab.demo_world.measure import predictions
 
-        distillation = shaken(distil(method=method, w_max=8.0))
+        distillation = shaken(distil(method=method, guidance_max=8.0))
         x, sigma, w = randn(8, 2, *LATENT), torch.tensor(0.7), 3.5
         with torch.no_grad(), distillation.attached():
             mine = distillation.velocity([0, 0], [0, 0], torch.full((2,), w))(x, sigma.expand(2))
@@ -304,15 +304,15 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("bad", "message"),
         [
-            (dict(w_min=-1.0), "w_min is -1.0; give 0 or more"),
-            (dict(w_max=0.5), "give a larger w_max"),
-            (dict(w_max=float("nan")), "w_max is nan"),
-            (dict(rank=0), "rank is 0; give 1 or more"),
+            (dict(guidance_min=-1.0), "guidance_min is -1.0; give a number, 0 or more"),
+            (dict(guidance_max=0.5), "give a larger guidance_max"),
+            (dict(guidance_max=float("nan")), "guidance_max is nan"),
+            (dict(rank=0), "rank is 0; give a whole number, 1 or more"),
             (dict(target="x0"), "target is 'x0'; give one of secant"),
-            (dict(time="cosine"), "time is 'cosine'; give one of grid"),
+            (dict(timestep_sampling="cosine"), "timestep_sampling is 'cosine'; give one of grid"),
             (dict(trainable="bias"), "trainable is 'bias'; give one of lora"),
-            (dict(walks=0), "walks is 0"),
-            (dict(negatives=1.5), "negatives is 1.5; give a share"),
+            (dict(cache_size=0), "cache_size is 0"),
+            (dict(negative_share=1.5), "negative_share is 1.5; give a share"),
         ],
         ids=str,
     )

@@ -12,7 +12,7 @@ CASES = {
     "lora": (dict(), 16),
     "checkpointing": (dict(gradient_checkpointing=True, rank=32), 32),
     "everything": (dict(trainable="everything"), 4),
-    "teacher": (dict(walk_rows=64), 2),
+    "teacher": (dict(images_per_trajectory=64), 2),
 }
 
 
@@ -29,7 +29,7 @@ def loop(batch):
 @pytest.mark.parametrize("name", CASES)
 def test_within_a_tenth_of_the_allocators_peak(pack, distil, tmp_path, name):
     options, batch = CASES[name]
-    distillation, needs = distil(uses=0, walks=1, **options), []
+    distillation, needs = distil(reuse=0, cache_size=1, **options), []
     training = pack.comfy_host.Training(distillation, loop(batch), root=tmp_path, name="run", teacher="CFG")
     peak = allocated(lambda: training.run(on_forecast=needs.append))
     assert needs[0].peak == pytest.approx(peak, rel=0.1)
@@ -67,13 +67,13 @@ class TestTooLarge:
 
     def test_walk_rows(self, pack, distil, monkeypatch):
         self.free(pack, monkeypatch, 40 * MIB)
-        told = self.refused(pack, distil(walk_rows=64), 1)
-        assert "change walk_rows to " in told and "batch" not in told
+        told = self.refused(pack, distil(images_per_trajectory=64), 1)
+        assert "change images_per_trajectory to " in told and "batch" not in told
 
     def test_nothing_fits(self, pack, distil, monkeypatch):
         self.free(pack, monkeypatch, 1 * MIB)
         told = self.refused(pack, distil(trainable="everything"), 1)
-        assert "walk_rows (not even 1 fits)" in told and "batch (not even 1 fits)" in told
+        assert "images_per_trajectory (not even 1 fits)" in told and "batch (not even 1 fits)" in told
 
     def test_before_anything_is_written(self, pack, distil, tmp_path, monkeypatch):
         self.free(pack, monkeypatch, 1 * MIB)

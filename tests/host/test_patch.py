@@ -84,7 +84,7 @@ def test_velocity_of_both_golden_cases(case, golden_model, pack, runner, host, r
     positive = conditioning(data["context"], data["pooled"])
     null = conditioning(data["context"][:1], data["pooled_null"])
     before = velocity(host, model, data["x"], data["context"], data["pooled"], config["sigma"])
-    fused, prompt = pack.comfy_host.apply_fusion(model, positive, null, config["w"], w_precision=EXACT)
+    fused, prompt = pack.comfy_host.apply_fusion(model, positive, null, config["w"], guidance_precision=EXACT)
     got = one_step_velocity(runner, fused, prompt, data["x"], config["sigma"])
     record_property("relative_error", relative(got, expected["velocity"]))
     assert relative(got, expected["velocity"]) < 1e-5
@@ -98,7 +98,7 @@ def test_eight_euler_steps_of_both_golden_cases(case, golden_model, pack, runner
     config, data, expected, model = CASES[case], inputs(case), stored(case), golden_model(case)
     positive = conditioning(data["context"], data["pooled"])
     null = conditioning(data["context"][:1], data["pooled_null"])
-    fused, prompt = pack.comfy_host.apply_fusion(model, positive, null, config["w"], w_precision=EXACT)
+    fused, prompt = pack.comfy_host.apply_fusion(model, positive, null, config["w"], guidance_precision=EXACT)
     got = runner(fused, prompt, data["x"], torch.tensor(EULER8_SIGMAS))
     record_property("relative_error", relative(got, expected["euler8"]))
     assert relative(got, expected["euler8"]) < 1e-4
@@ -354,10 +354,12 @@ def test_student_metadata_sets_gain_precision_range(golden_model, pack, runner, 
     x = inputs(CASE)["x"][:1]
     positive, null, _ = prompts
     student = golden_model(CASE).clone()
-    metadata = dict(gain=0.25, w_min=1.0, w_max=8.0, w_precision=EXACT, guidance_timestep_scale=1000.0)
+    metadata = dict(
+        gain=0.25, guidance_min=1.0, guidance_max=8.0, guidance_precision=EXACT, guidance_embedding_scale=1000.0
+    )
     student.set_attachments(pack.comfy_host.STUDENT_KEY, metadata)
     by_file = pack.comfy_host.apply_fusion(student, positive, null, 5.0)
-    by_hand = pack.comfy_host.apply_fusion(golden_model(CASE), positive, null, 5.0, w_precision=EXACT, gain=0.25)
+    by_hand = pack.comfy_host.apply_fusion(golden_model(CASE), positive, null, 5.0, guidance_precision=EXACT, gain=0.25)
     assert torch.equal(runner(*by_file, x), runner(*by_hand, x))
     for w in (0.5, 8.01, [5.0, 9.0]):
         with pytest.raises(pack.errors.InvalidConfig, match="trained for w from 1 to 8"):
@@ -392,7 +394,7 @@ class TestBadInput:
         refuse("InvalidConfig", "finite number, 0 or more", guidance=w)
 
     def test_unknown_precision(self, refuse):
-        refuse("InvalidConfig", "choose one of", w_precision="fp4")
+        refuse("InvalidConfig", "choose one of", guidance_precision="fp4")
 
     @pytest.mark.parametrize("name", ["positive", "null"])
     def test_prompt_without_pooled_output(self, refuse, prompts, name):

@@ -33,7 +33,7 @@ def test_sockets_of_conditioning_are_frozen(pack):
         ("positive", "CONDITIONING"),
         ("null", "CONDITIONING"),
         ("guidance", "FLOAT"),
-        ("w_precision", "COMBO"),
+        ("guidance_precision", "COMBO"),
     ]
     assert [item.get_io_type() for item in schema.outputs] == ["MODEL", "CONDITIONING"]
     guidance, precision = schema.inputs[3], schema.inputs[4]

@@ -11,7 +11,7 @@ from .distillation_parts import LATENT, NEGATIVE, ROWS, TEXTS
 from .reflection_parts import PROMPT, randn, relative, weights_of
 
 LOOP = TrainSettings(steps=4, batch=12, lr=3e-3, save_every=2, warmup=1)
-DICE = dict(method="dice", w_min=2.0, w_max=2.0, uses=0, walks=1)
+DICE = dict(method="dice", guidance_min=2.0, guidance_max=2.0, reuse=0, cache_size=1)
 FILE = "mine.safetensors"
 
 
@@ -163,11 +163,11 @@ def test_another_base_is_refused_where_the_model_is_connected(pack, world, encod
 
 
 def test_stopped_halfway_it_ends_with_the_same_bits(teach):
-    whole = teach("whole", uses=1.0).run()
+    whole = teach("whole", reuse=1.0).run()
     asked = iter([False] * 3 + [True])
-    part = teach("parts", uses=1.0).run(should_stop=lambda: next(asked))
+    part = teach("parts", reuse=1.0).run(should_stop=lambda: next(asked))
     assert not part.finished and len(part.losses) == 3
-    rest = teach("parts", uses=1.0).run()
+    rest = teach("parts", reuse=1.0).run()
     assert rest.losses == whole.losses
     assert all(torch.equal(rest.tensors[name], tensor) for name, tensor in whole.tensors.items())
 
@@ -202,7 +202,7 @@ def test_models_without_a_place_for_the_term_are_fine(host, pack, top, kind, tmp
     before = weights_of(world.model)
 
     def distillation(**options):
-        settings = DistillSettings(**DICE | dict(teacher_steps=3, walk_rows=2) | options)
+        settings = DistillSettings(**DICE | dict(teacher_steps=3, images_per_trajectory=2) | options)
         start = dict(latent_CHW=(world.channels, 8, 8))
         return parts.Distillation(world.model, teacher, positives, nulls, settings, **start)
 
@@ -212,17 +212,17 @@ def test_models_without_a_place_for_the_term_are_fine(host, pack, top, kind, tmp
     after = weights_of(world.model)
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
     with pytest.raises(pack.errors.UnsupportedArchitecture, match="is of another family"):
-        distillation(method="teefusion", w_max=3.0)
+        distillation(method="teefusion", guidance_max=3.0)
 
 
 class TestRefused:
     def test_a_range_of_guidance(self, distil):
-        with pytest.raises(ValueError, match="w_min is 1.0, w_max 2.0; a sharpener learns one guidance"):
-            distil(**DICE | dict(w_min=1.0))
+        with pytest.raises(ValueError, match="guidance_min is 1.0, guidance_max 2.0; a sharpener learns one guidance"):
+            distil(**DICE | dict(guidance_min=1.0))
 
     def test_one_guidance_for_the_others(self, distil):
-        with pytest.raises(ValueError, match="give a larger w_max"):
-            distil(w_min=2.0, w_max=2.0)
+        with pytest.raises(ValueError, match="give a larger guidance_max"):
+            distil(guidance_min=2.0, guidance_max=2.0)
 
     def test_the_whole_model(self, pack, teach):
         with pytest.raises(pack.errors.InvalidConfig, match="a sharpener changes no weight of the model"):
@@ -230,7 +230,7 @@ class TestRefused:
 
 
 def test_negatives_are_what_it_is_pushed_away_from(distil):
-    distillation = shaken(distil(negatives=1.0, **DICE))
+    distillation = shaken(distil(negative_share=1.0, **DICE))
     walk = distillation.walk(0)
     assert set(walk.null_SB.flatten().tolist()) == {1} and walk.x_SBCHW.shape[1] == ROWS
     example = example_of(walk)

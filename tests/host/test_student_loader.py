@@ -42,7 +42,7 @@ def whole(pack, distil, tmp_path):
 
     folders = {"diffusion_models": tmp_path / "models", "loras": tmp_path / "updates"}
     with torch.inference_mode(False), torch.no_grad():
-        distillation = distil(w_max=8.0)
+        distillation = distil(guidance_max=8.0)
         for weight in distillation.update.parameters():
             weight += 0.02 * torch.randn(weight.shape)
         for kind, folder in folders.items():

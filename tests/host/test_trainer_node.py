@@ -16,9 +16,21 @@ from .reflection_parts import OTHER, PROMPT, randn, relative, weights_of
 NODE = "DistillTrainer"
 OUTPUTS = ["LORA_MODEL", "LOSS_MAP", "INT", "STRING"]
 SMALL = dict(
-    prompts=f"{PROMPT}\n\n {OTHER}\n", name="mine", steps=6, batch_size=2, rank=2, w_max=6.0, width=64, height=64,
-    teacher_steps=3, walks=1, walk_rows=2, term_share=0.25, save_every=2, preview_every=3,
-)  # fmt: skip
+    prompts=f"{PROMPT}\n\n {OTHER}\n",
+    name="mine",
+    steps=6,
+    batch_size=2,
+    rank=2,
+    guidance_max=6.0,
+    width=64,
+    height=64,
+    teacher_steps=3,
+    cache_size=1,
+    images_per_trajectory=2,
+    initial_gain_ratio=0.25,
+    save_every=2,
+    preview_every=3,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +87,43 @@ def test_sockets_are_frozen(pack):
     names = [item.id for item in schema.inputs]
     assert names == list(inspect.signature(pack.nodes[NODE].execute).parameters)
     assert names == [
-        "model", "guider", "sampler", "prompts", "name", "steps", "batch_size", "learning_rate", "rank", "w_min",
-        "w_max", "width", "height", "teacher_steps", "scheduler", "trainable", "target", "time", "walks", "walk_rows",
-        "uses", "negative_share", "term_share", "gradient_checkpointing", "save_every", "preview_every", "run_seed",
-        "accept_changes", "clip", "negative_prompts", "positive", "null", "latents", "vae",
-        "whole_model", "method",
-    ]  # fmt: skip
+        "model",
+        "guider",
+        "sampler",
+        "prompts",
+        "name",
+        "steps",
+        "batch_size",
+        "learning_rate",
+        "rank",
+        "guidance_min",
+        "guidance_max",
+        "width",
+        "height",
+        "teacher_steps",
+        "scheduler",
+        "trainable",
+        "target",
+        "timestep_sampling",
+        "cache_size",
+        "images_per_trajectory",
+        "reuse",
+        "negative_share",
+        "initial_gain_ratio",
+        "gradient_checkpointing",
+        "save_every",
+        "preview_every",
+        "run_seed",
+        "accept_changes",
+        "clip",
+        "negative_prompts",
+        "positive",
+        "null",
+        "latents",
+        "vae",
+        "whole_model",
+        "method",
+    ]
     assert [item.get_io_type() for item in schema.outputs] == OUTPUTS
     assert schema.is_input_list and schema.is_output_node
 
@@ -114,7 +157,7 @@ def test_by_dice_it_makes_a_sharpener_that_dice_sharpen_takes(pack, top, world, 
 
     top.unload()  # what an earlier run has patched
     before = weights_of(world.model)
-    lora, losses, steps, path = train(method="dice", w_min=2.0, w_max=2.0, learning_rate=3e-3)
+    lora, losses, steps, path = train(method="dice", guidance_min=2.0, guidance_max=2.0, learning_rate=3e-3)
     assert lora == {} and steps == 6 == len(losses["loss"])
     top.assert_clean(world.model, before)
     kind, image, _ = shown[-1][2]
@@ -193,20 +236,20 @@ def test_changes_are_accepted_by_the_names_of_the_inputs(pack, train, shown):
     with pytest.raises(pack.errors.InvalidConfig, match=r"lr .*-> 0.01.*accept_changes of the node"):
         train(learning_rate=0.01)
     shown.clear()
-    changes = dict(steps=5, learning_rate=0.01, batch_size=1, rank=2, term_share=0.5, run_seed=1)
+    changes = dict(steps=5, learning_rate=0.01, batch_size=1, rank=2, initial_gain_ratio=0.5, run_seed=1)
     _, losses, steps, _ = train(preview_every=1, accept_changes=", ".join(changes), **changes)
     assert steps == 5 == len(losses["loss"])
 
 
 def test_gone_on_with_the_curve_is_whole(pack, train, monkeypatch):
     watch, drawn = pack.comfy_host.progress, []
-    glance = watch.at_a_glance
+    glance = watch.preview_image
 
     def spied(losses, *rest):
         drawn.append(list(losses))
         return glance(losses, *rest)
 
-    monkeypatch.setattr(watch, "at_a_glance", spied)
+    monkeypatch.setattr(watch, "preview_image", spied)
     train(steps=3, preview_every=0)
     _, losses, _, _ = train(steps=6, preview_every=0, accept_changes="steps")
     assert len(drawn[0]) <= 3 and drawn[-1] == losses["loss"]
@@ -227,10 +270,10 @@ def test_encoded_prompts_with_latents(top, train, output):
     [
         (dict(prompts=" \n"), "give prompts, one per line, with a clip, or connect encoded prompts"),
         (dict(clip=None), "connect clip, or positive with null"),
-        (dict(rank=0), "rank is 0; give 1 or more"),
+        (dict(rank=0), "rank is 0; give a whole number, 1 or more"),
         (dict(learning_rate=0.0), "lr is 0.0; give a finite number above 0"),
         (dict(learning_rate=float("nan")), "lr is nan"),
-        (dict(w_min=7.0), "give a larger w_max"),
+        (dict(guidance_min=7.0), "give a larger guidance_max"),
         (dict(name="../mine"), "is no plain folder name"),
         (dict(name=""), "is no plain folder name"),
         (dict(guider=object()), "cannot be set by one positive prompt"),

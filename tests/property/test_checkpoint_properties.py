@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teefusion_core.files.state_file import read_tree, write_tree
-from teefusion_core.training.checkpoint import RunFolder
+from teefusion_core.training.checkpoint import CheckpointFolder
 
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool])
 shapes = st.lists(st.integers(0, 3), max_size=3)
@@ -48,7 +48,7 @@ def test_no_altered_byte_is_ever_trained_on(data):
     logging.disable()
     contents = {step: ({"weights": {"a": torch.arange(5.0) + step}}, {"position": step}) for step in (1, 2)}
     with tempfile.TemporaryDirectory() as root:
-        folder = RunFolder(Path(root), "run", base="base")
+        folder = CheckpointFolder(Path(root), "run", base="base")
         for step, (shared, own) in contents.items():
             folder.save(step, {"lr": 0.1}, shared, own)
         files = sorted((folder.path / "step-00000002").iterdir())

@@ -153,7 +153,7 @@ def test_the_shipped_training_makes_a_student_that_paints(server):
     workflow = json.loads((PACK_WORKFLOWS / "06_distill_trainer.json").read_text(encoding="utf-8"))
     prompt = to_prompt(workflow, server.get("/object_info"))
     trainer = find(prompt, "Distill Trainer")
-    prompt[trainer]["inputs"].update(steps=4, walks=1, teacher_steps=3, preview_every=2)
+    prompt[trainer]["inputs"].update(steps=4, cache_size=1, teacher_steps=3, preview_every=2)
     curve = pictures(server, run_prompt(server, prompt), find(prompt, "Loss curve"))
     assert curve.ndim == 4 and curve.std() > 1
     output = server.log.parent / "base" / "output"

@@ -15,7 +15,7 @@ ROW = Architecture(
     time_mlp="time",
     pooled_embed="text",
     modulation="scale",
-    guidance_timestep_scale=1.0,
+    guidance_embedding_scale=1.0,
     gain=1.0,
     source="here",
 )

@@ -47,7 +47,7 @@ def test_sd3_differs_from_sd35_by_its_normalised_queries():
 
 def test_constants_of_the_published_student():
     for row in ARCHITECTURES:
-        assert (row.guidance_timestep_scale, row.gain) == (1000.0, 1 / 256)
+        assert (row.guidance_embedding_scale, row.gain) == (1000.0, 1 / 256)
         assert row.source
 
 
@@ -84,7 +84,7 @@ def test_a_family_with_other_names_is_only_a_row():
     model = tree(time_in=nn.Linear(8, 6), vector_in=nn.Sequential(nn.Linear(10, 6)), double_blocks=nn.ModuleList())
     row = Architecture(
         name="like Flux", landmarks=("double_blocks",), time_mlp="time_in", pooled_embed="vector_in", modulation="mod",
-        guidance_timestep_scale=1000.0, gain=0.1, source="test",
+        guidance_embedding_scale=1000.0, gain=0.1, source="test",
     )  # fmt: skip
     time_embed, pooled_embed = row.embedders(model, torch.float32)
     assert row.widths(model) == (10, 6)

@@ -15,7 +15,7 @@ import torch
 from teefusion_core.errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig
 from teefusion_core.files import state_file as tree_file
 from teefusion_core.training import checkpoint as run_folder
-from teefusion_core.training.checkpoint import RunFolder
+from teefusion_core.training.checkpoint import CheckpointFolder
 
 BASE, SETTINGS = "0123456789abcdef", {"lr": 1e-3, "steps": 30}
 
@@ -42,7 +42,7 @@ def names_in(path):
 
 
 def opened(root, **options):
-    return RunFolder(root, "my run", **dict(base=BASE) | options)
+    return CheckpointFolder(root, "my run", **dict(base=BASE) | options)
 
 
 @pytest.fixture
@@ -250,11 +250,11 @@ class TestRefusals:
     )  # fmt: skip
     def test_names_stay_in_the_folder(self, tmp_path, name):
         with pytest.raises(InvalidConfig, match="is no plain folder name"):
-            RunFolder(tmp_path, name, base=BASE)
+            CheckpointFolder(tmp_path, name, base=BASE)
 
     @pytest.mark.parametrize("name", ["a", "my run", "w2sd-v1.2_final", "a..b", "\u732b"])
     def test_plain_names_are_taken(self, tmp_path, name):
-        assert RunFolder(tmp_path, name, base=BASE).path == tmp_path / name
+        assert CheckpointFolder(tmp_path, name, base=BASE).path == tmp_path / name
 
     def test_a_link_to_another_place_is_refused(self, tmp_path):
         (tmp_path / "runs").mkdir()

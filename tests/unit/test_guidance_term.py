@@ -13,7 +13,7 @@ from teefusion_core.training.guidance_term import Fusion, calibrated_gain
 WIDTH, POOLED, WAVES = 6, 5, 8
 TINY = Architecture(
     name="tiny", landmarks=("time",), time_mlp="time", pooled_embed="text", modulation="mix",
-    guidance_timestep_scale=1000.0, gain=0.1, source="test",
+    guidance_embedding_scale=1000.0, gain=0.1, source="test",
 )  # fmt: skip
 
 

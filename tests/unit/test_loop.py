@@ -24,7 +24,7 @@ from torch.nn.utils import skip_init
 from teefusion_core.errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig, TrainingDiverged
 from teefusion_core.training import checkpoint
 from teefusion_core.training.adapters import Lora
-from teefusion_core.training.checkpoint import RunFolder
+from teefusion_core.training.checkpoint import CheckpointFolder
 from teefusion_core.training.loop import TrainSettings, train
 
 REPO = Path(__file__).resolve().parent.parent.parent
@@ -84,7 +84,7 @@ def run(folder=None, settings=SETTINGS, *, data=None, toy=None, **options):
 
 
 def opened(root, name="run", **options):
-    return RunFolder(root, name, **dict(base="base") | options)
+    return CheckpointFolder(root, name, **dict(base="base") | options)
 
 
 def result(toy, trained):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from teefusion_core.training.preview import CURVE, SIZE, SMOOTH, at_a_glance, loss_curve
+from teefusion_core.training.preview import CURVE, SIZE, SMOOTH, loss_curve, preview_image
 
 
 def places(image, colour):
@@ -35,11 +35,11 @@ def test_odd_losses_are_drawn_too(losses):
 def test_pictures_stand_in_rows_of_prompts():
     colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]], dtype=np.uint8)
     pictures = np.broadcast_to(colours[:, None, None], (4, 8, 8, 3))
-    image = at_a_glance([1.0, 0.5], 4, pictures, ["w 1", "w 5"], rows=2)
+    image = preview_image([1.0, 0.5], 4, pictures, ["w 1", "w 5"], rows=2)
     centres = [(np.mean(x), np.mean(y)) for x, y in (places(image, tuple(colour)) for colour in colours)]
     (red, green, blue, yellow) = centres
     assert SIZE < red[0] < green[0] and red[1] == green[1] < blue[1] == yellow[1] and red[0] == blue[0]
 
 
 def test_without_pictures_it_is_the_curve():
-    assert at_a_glance([1.0], 4, None, ["w 1"], rows=1).size == (SIZE, SIZE)
+    assert preview_image([1.0], 4, None, ["w 1"], rows=1).size == (SIZE, SIZE)

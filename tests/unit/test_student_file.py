@@ -15,9 +15,18 @@ from teefusion_core.files.student_file import StudentInfo, check_base, read_stud
 from .pickles import trap
 
 INFO = StudentInfo(
-    method="teefusion", mode="lora", w_min=0.5, w_max=6.0, gain=0.1 + 0.2, guidance_timestep_scale=1000.0,
-    w_precision="exact", teacher="Euler, CFG, 20 steps", base="0123456789abcdef", step=1200, pack_version="0.1.0",
-)  # fmt: skip
+    method="teefusion",
+    mode="lora",
+    guidance_min=0.5,
+    guidance_max=6.0,
+    gain=0.1 + 0.2,
+    guidance_embedding_scale=1000.0,
+    guidance_precision="exact",
+    teacher="Euler, CFG, 20 steps",
+    base="0123456789abcdef",
+    step=1200,
+    pack_version="0.1.0",
+)
 TENSORS = {"a.alpha": torch.tensor(4.0), "a.lora_down.weight": torch.randn(4, 6).half()}
 
 
@@ -48,8 +57,8 @@ class TestWriting:
         with safe_open(written, "pt") as file:
             metadata = file.metadata()
         assert metadata["format"] == "teefusion-student/1"
-        assert "CFG scale is 1 + w" in metadata["w_convention"]
-        assert (metadata["w_min"], metadata["w_max"], metadata["step"]) == ("0.5", "6.0", "1200")
+        assert "CFG scale is 1 + w" in metadata["guidance_convention"]
+        assert (metadata["guidance_min"], metadata["guidance_max"], metadata["step"]) == ("0.5", "6.0", "1200")
         assert len(metadata["teacher_sha256"]) == 64
 
     def test_the_hash_follows_the_teacher(self):
@@ -129,7 +138,8 @@ class TestRefusals:
         self.refuse(path, f"no usable {field} in its metadata; it was cut or edited")
 
     @pytest.mark.parametrize(
-        ("field", "text"), [("gain", "loud"), ("w_min", ""), ("step", "1.5"), ("gain", "NaN"), ("w_max", "Infinity")]
+        ("field", "text"),
+        [("gain", "loud"), ("guidance_min", ""), ("step", "1.5"), ("gain", "NaN"), ("guidance_max", "Infinity")],
     )
     def test_a_field_that_is_no_number(self, path, field, text):
         save_file(TENSORS, path, metadata=INFO.metadata() | {field: text})

@@ -16,7 +16,7 @@ from teefusion_core.training.targets import (
     SECANT,
     TIMES,
     Example,
-    Walk,
+    Trajectory,
     levels,
     replay_loss,
     step_weights,
@@ -170,7 +170,7 @@ def test_a_student_without_guidance_has_loss_one_in_every_step():
     guidance = randn(1, STEPS, ROWS, 2, 4, 4) * torch.arange(1, STEPS + 1)[:, None, None, None, None]
     zeros = torch.zeros_like(guidance)
     numbers = torch.zeros(STEPS, ROWS)
-    walk = Walk(zeros, SCHEDULE[:-1], guidance, guidance, torch.tensor(1.0), numbers, numbers)
+    walk = Trajectory(zeros, SCHEDULE[:-1], guidance, guidance, torch.tensor(1.0), numbers, numbers)
     weight_S = step_weights(walk)
     for step in range(STEPS):
         drawn = Example(

@@ -1,4 +1,4 @@
-"""Walks on disk: made when due, drawn from, made again when lost."""
+"""TrajectoryCache on disk: made when due, drawn from, made again when lost."""
 
 import math
 import threading
@@ -9,8 +9,8 @@ import torch
 
 from teefusion_core.errors import InvalidConfig, ProcessFailed
 from teefusion_core.training.processes import Processes
-from teefusion_core.training.targets import Walk
-from teefusion_core.training.trajectory_cache import Walks, generator_of
+from teefusion_core.training.targets import Trajectory
+from teefusion_core.training.trajectory_cache import TrajectoryCache, generator_of
 
 STEPS, ROWS = 3, 4
 
@@ -25,7 +25,7 @@ class Maker:
         self.asked.append(number)
         step, row = torch.arange(STEPS)[:, None], torch.arange(ROWS)
         place = (100 * number + 10 * step + row).float()[..., None, None, None].expand(-1, -1, 2, 3, 3)
-        return Walk(
+        return Trajectory(
             x_SBCHW=place,
             sigma_S=1 - torch.arange(STEPS) / STEPS,
             target_SBCHW=place + 1000,
@@ -42,7 +42,7 @@ def make():
 
 
 def walks(make, folder, kept=2, uses=1.0, **options):
-    return Walks(make, folder / "walks", examples=STEPS * ROWS, kept=kept, uses=uses, **options)
+    return TrajectoryCache(make, folder / "walks", examples=STEPS * ROWS, kept=kept, uses=uses, **options)
 
 
 def files(folder):

@@ -41,7 +41,9 @@ IN_THE_RUN = "TeEFusion"  # who speaks when no node is executing
 log = logging.getLogger(__name__)
 
 
-def apply_fusion(model_patcher, positive, null, guidance, *, w_precision: str | None = None, gain: float | None = None):
+def apply_fusion(
+    model_patcher, positive, null, guidance, *, guidance_precision: str | None = None, gain: float | None = None
+):
     """Prepare a model with its prompt for one-pass guidance.
 
     Args:
@@ -49,7 +51,7 @@ def apply_fusion(model_patcher, positive, null, guidance, *, w_precision: str | 
         positive: CONDITIONING, each entry with pooled_output [B,P].
         null: CONDITIONING with one entry, the encoded empty (or negative) prompt.
         guidance: w, a number or one per row of the latent batch.
-        w_precision: "official bf16" or "exact"; None takes the student's, else official bf16.
+        guidance_precision: "official bf16" or "exact"; None takes the student's, else official bf16.
         gain: multiplier of the term; None takes the student's, else the architecture's.
     Returns:
         (model clone, conditioning), to be sampled together at cfg 1.
@@ -63,8 +65,8 @@ def apply_fusion(model_patcher, positive, null, guidance, *, w_precision: str | 
     student = model_patcher.get_attachment(STUDENT_KEY) or {}
     w_B = guidance_rows(guidance)
     _check_trained_range(w_B, student)
-    precision = w_precision or student.get("w_precision", OFFICIAL_BF16)
-    scale = float(student.get("guidance_timestep_scale", architecture.guidance_timestep_scale))
+    precision = guidance_precision or student.get("guidance_precision", OFFICIAL_BF16)
+    scale = float(student.get("guidance_embedding_scale", architecture.guidance_embedding_scale))
     if len(null) != 1:
         raise InvalidConfig(f"null holds {len(null)} prompts; connect one encoded empty prompt")
     null_BP = _pooled_of(null[0], "null", pooled_width)
@@ -109,7 +111,7 @@ def _note_wiring(student: dict, null_BP: Tensor, positives: list[Tensor]) -> Non
 
 def _check_trained_range(w_B: Tensor, student: dict) -> None:
     """Refuse a w that the student never saw; students without a range take any."""
-    low, high = float(student.get("w_min", 0.0)), float(student.get("w_max", math.inf))
+    low, high = float(student.get("guidance_min", 0.0)), float(student.get("guidance_max", math.inf))
     if bool((w_B < low).any() or (w_B > high).any()):
         raise InvalidConfig(
             f"guidance is {w_B.tolist()}, this student was trained for w from {low:g} to {high:g} "

@@ -26,7 +26,7 @@ from ...training.guidance_term import Fusion, calibrated_gain
 from ...training.out_of_place import out_of_place
 from ...training.settings import DistillSettings
 from ...training.sharpener_adapter import ALPHA, Sharpening
-from ...training.targets import Example, Walk, levels, replay_loss, target_of
+from ...training.targets import Example, Trajectory, levels, replay_loss, target_of
 from ...training.trajectory_cache import generator_of
 from ..guidance.patch import why_no_base
 from ..prompts.encoded import Prompts
@@ -103,7 +103,7 @@ class Distillation:
         noise_1CHW = torch.randn(1, *self.latent_CHW, generator=generator_of(self.settings.seed, "check"))
         with self.update.lifted(), torch.no_grad():
             positive, negative = self.positives.batch([0]), self.nulls.batch([0])
-            self.teacher.check(positive, negative, noise_1CHW, cfg_scale_of(self.settings.w_max))
+            self.teacher.check(positive, negative, noise_1CHW, cfg_scale_of(self.settings.guidance_max))
             self.load()
 
     @contextmanager
@@ -120,11 +120,13 @@ class Distillation:
                 stack.enter_context(checkpointed(network))
             yield
 
-    def walk(self, number: int) -> Walk:
+    def walk(self, number: int) -> Trajectory:
         """One walk of the teacher, always the same for the same number."""
         generator = generator_of(self.settings.seed, "walk", number)
-        w = self.settings.w_min + (self.settings.w_max - self.settings.w_min) * torch.rand((), generator=generator)
-        sigma_S = levels(self.grid_S, self.settings.time, generator)
+        w = self.settings.guidance_min + (self.settings.guidance_max - self.settings.guidance_min) * torch.rand(
+            (), generator=generator
+        )
+        sigma_S = levels(self.grid_S, self.settings.timestep_sampling, generator)
         with self.update.lifted(), torch.no_grad():
             walk = (self._from_pictures if self.pictures else self._from_noise)(sigma_S, w, generator)
             self.load()
@@ -134,7 +136,7 @@ class Distillation:
         """How far the student is from the teacher, for rows of the walks."""
         example = example.to(self.device)
         student = self.velocity(example.prompt_B.tolist(), example.null_B.tolist(), example.w_B)
-        return replay_loss(student, example, self.settings.along)
+        return replay_loss(student, example, self.settings.guidance_error_weight)
 
     def velocity(self, prompts: list[int], nulls: list[int] | None = None, w_B: Tensor | None = None) -> Velocity:
         """The network at prompts: guided by w away from nulls, or unguided; with the update where it is attached."""
@@ -192,8 +194,8 @@ class Distillation:
         term_BD = self.fusion.term(pooled_BP, null_BP, w_B, self.base.manual_cast_dtype or self.base.get_dtype())
         return self.positives.batch(prompts), self.fusion.added(term_BD)
 
-    def _from_noise(self, sigma_S: Tensor, w: Tensor, generator: torch.Generator) -> Walk:
-        rows = self.settings.walk_rows
+    def _from_noise(self, sigma_S: Tensor, w: Tensor, generator: torch.Generator) -> Trajectory:
+        rows = self.settings.images_per_trajectory
         prompts, null = self.positives.pick(rows, generator), self._null(generator)
         noise_BCHW = torch.randn(rows, *self.latent_CHW, generator=generator)
         states, last = self._teach(prompts, null, noise_BCHW, sigma_S, w)
@@ -201,11 +203,11 @@ class Distillation:
         targets = [target_of(self.settings.target, states, last, sigma_S, step) for step in steps]
         return self._walk(states[:-1], targets, sigma_S, w, [prompts] * len(steps), null)
 
-    def _from_pictures(self, sigma_S: Tensor, w: Tensor, generator: torch.Generator) -> Walk:
+    def _from_pictures(self, sigma_S: Tensor, w: Tensor, generator: torch.Generator) -> Trajectory:
         """A step of the teacher from each noise level, every time from other pictures."""
         x, targets, prompts, null = [], [], [], self._null(generator)
         for step in range(len(sigma_S) - 1):
-            picked = self.positives.pick(self.settings.walk_rows, generator)
+            picked = self.positives.pick(self.settings.images_per_trajectory, generator)
             latent_BCHW = torch.cat([self.pictures[number] for number in picked])
             noise_BCHW = torch.randn(latent_BCHW.shape, generator=generator)
             here_S = sigma_S[step : step + 2]
@@ -220,7 +222,7 @@ class Distillation:
         positive, negative = self.positives.batch(prompts), self.nulls.batch([null] * len(prompts))
         return self.teacher.walk(positive, negative, noise_BCHW, sigma_S, float(cfg_scale_of(w)), **start)
 
-    def _walk(self, x, targets, sigma_S: Tensor, w: Tensor, prompts: list[list[int]], null: int) -> Walk:
+    def _walk(self, x, targets, sigma_S: Tensor, w: Tensor, prompts: list[list[int]], null: int) -> Trajectory:
         self.load()
         x = [state.to(self.device) for state in x]
         guidance = [
@@ -228,7 +230,7 @@ class Distillation:
             for target, numbers, state, sigma in zip(targets, prompts, x, sigma_S[:-1], strict=True)
         ]
         prompt_SB = torch.tensor(prompts)
-        return Walk(
+        return Trajectory(
             x_SBCHW=torch.stack(x).cpu(),
             sigma_S=sigma_S[:-1].cpu(),
             target_SBCHW=torch.stack(targets).cpu(),
@@ -241,7 +243,7 @@ class Distillation:
     def _null(self, generator: torch.Generator) -> int:
         """The empty prompt, or now and then a negative one."""
         others = len(self.nulls) - 1
-        if others and float(torch.rand((), generator=generator)) < self.settings.negatives:
+        if others and float(torch.rand((), generator=generator)) < self.settings.negative_share:
             return 1 + int(torch.randint(others, (), generator=generator))
         return 0
 
@@ -250,7 +252,7 @@ class Distillation:
         settings, architecture = self.settings, architecture_of(network)
         make = TRAINABLE[settings.trainable]
         self.update = make(network, architecture, settings.rank, settings.seed)
-        scale, precision = settings.guidance_timestep_scale, settings.w_precision
+        scale, precision = settings.guidance_embedding_scale, settings.guidance_precision
         gain, embedder = self._gain_and_embedder(network, architecture)
         self.fusion = Fusion(network, architecture, gain, scale, precision, settings.method, embedder)
 
@@ -261,14 +263,14 @@ class Distillation:
             waves, (_, width) = architecture.sinusoid_width(network), architecture.widths(network)
             self.update.embedder = GuidanceEmbedder(waves, width, settings.seed).to(self.device)
             return 1.0, self.update.embedder
-        return architecture.gain if settings.term_share == 0 else self._calibrated_gain(), None
+        return architecture.gain if settings.initial_gain_ratio == 0 else self._calibrated_gain(), None
 
     def _calibrated_gain(self) -> float:
         settings, rows = self.settings, min(CALIBRATION_ROWS, len(self.positives))
         network, evenly = self.base.diffusion_model, torch.linspace(0, 1, rows, device=self.device)
         pooled_BP = self.positives.pooled(range(rows)).to(self.device, torch.float32)
         null_1P = self.nulls.pooled([0]).to(self.device, torch.float32)
-        w_B = settings.w_min + (settings.w_max - settings.w_min) * evenly
+        w_B = settings.guidance_min + (settings.guidance_max - settings.guidance_min) * evenly
         row = architecture_of(network)
         return calibrated_gain(
             network,
@@ -277,7 +279,7 @@ class Distillation:
             null_1P,
             w_B,
             evenly.flip(0),
-            share=settings.term_share,
+            share=settings.initial_gain_ratio,
             method=settings.method,
         )
 

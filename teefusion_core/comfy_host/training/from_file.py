@@ -6,8 +6,8 @@ DistillSettings, [train] those of TrainSettings with how processes share, [outpu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,10 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     model, clip, vae = _load(sections["model"], folder)
     teacher, told = teacher_of(sections["teacher"], model, folder)
     processes = Processes(sections["train"].pop("parallel", DDP))
-    settings, loop = _settings(DistillSettings, sections["distil"]), _settings(TrainSettings, sections["train"])
+    settings, loop = (
+        _settings(DistillSettings, "distil", sections["distil"]),
+        _settings(TrainSettings, "train", sections["train"]),
+    )
     positives, nulls, start = _data(sections["data"], model, clip, vae, folder)
     output = sections["output"]
     name = str(_needed(output, "output", "name"))
@@ -102,11 +105,11 @@ def _file(folder: Path, name: str) -> str:
     return str(path)
 
 
-def _settings(kind: Callable[..., Any], values: Mapping[str, Any]) -> Any:
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise InvalidConfig(f"[train] is not complete or has values of the wrong type ({error})") from error
+def _settings(kind: Any, section: str, values: Mapping[str, Any]) -> Any:
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
+    if needed:
+        raise InvalidConfig(f"[{section}] has no {', '.join(needed)}; add what is missing")
+    return kind(**values)
 
 
 def _load(section: Mapping[str, Any], folder: Path):

@@ -19,13 +19,13 @@ from ..guidance.student_loader import MODELS, UPDATES
 from ..prompts.encoded import Prompts, encoded
 from ..sampling import tell
 from .distillation import Distillation, latent_shape
-from .progress import Watch
+from .progress import TrainingProgress
 from .run import Student, Training
 from .teacher import Teacher
 
 INPUTS = {
     "steps": ("steps", "warmup"), "batch_size": ("batch",), "learning_rate": ("lr",),
-    "run_seed": ("seed", "distil_seed"), "negative_share": ("distil_negatives",),
+    "run_seed": ("seed", "distil_seed"),
     "prompts": ("data",), "negative_prompts": ("data",),
 }  # fmt: skip
 """Inputs of the node that the stored settings call otherwise."""
@@ -80,7 +80,7 @@ def train_in_graph(
             distillation, loop, root=output / RUNS, name=name, teacher=told, accept=accepted, whole=whole
         )
         distillation.check_teacher()
-        watch = Watch(training, every=preview_every, vae=vae)
+        watch = TrainingProgress(training, every=preview_every, vae=vae)
         try:
             student = training.run(
                 watch.on_step, watch.should_stop, watch.on_walk, on_forecast=lambda need: tell(str(need))

@@ -29,21 +29,21 @@ class Need:
     """What a training takes beside model, text encoders, trained weights, with what there is.
 
     Attributes:
-        student, teacher: by the rows of `batch`, of `walk_rows`; both count what is there between steps.
-        batch, walk_rows: as they are set.
+        student, teacher: by the rows of `batch`, of `images_per_trajectory`; both count what is there between steps.
+        batch, images_per_trajectory: as they are set.
         free: bytes that the device has left.
     """
 
     student: Forecast
     teacher: Forecast
     batch: int
-    walk_rows: int
+    images_per_trajectory: int
     free: int
 
     @property
     def peak(self) -> int:
         """Most bytes at once."""
-        return max(self.student.peak(self.batch), self.teacher.peak(self.walk_rows))
+        return max(self.student.peak(self.batch), self.teacher.peak(self.images_per_trajectory))
 
     def __str__(self) -> str:
         return f"training needs about {self.peak / GIB:.2f} GiB beside the model, {self.free / GIB:.2f} GiB are free"
@@ -72,7 +72,7 @@ def _need(distil: Distillation, loop: TrainSettings) -> Need:
     kept = (MOMENTS + bool(loop.ema)) * weights
     ahead = weights * (loop.accumulation > 1)  # gradients that are there before the last of several passes
     student, teacher = _of_student(distil, kept + ahead), _of_teacher(distil, kept)
-    return Need(student, teacher, loop.batch, distil.settings.walk_rows, _free(distil.device))
+    return Need(student, teacher, loop.batch, distil.settings.images_per_trajectory, _free(distil.device))
 
 
 def _free(device: torch.device) -> int:
@@ -87,7 +87,7 @@ def _of_student(distil: Distillation, constant: int) -> Forecast:
         example = Example(
             x_BCHW=zero_BCHW,
             sigma_B=half_B,
-            w_B=torch.full((rows,), distil.settings.w_max),
+            w_B=torch.full((rows,), distil.settings.guidance_max),
             prompt_B=torch.full((rows,), longest),
             null_B=torch.zeros(rows, dtype=torch.long),
             target_BCHW=zero_BCHW,
@@ -107,7 +107,7 @@ def _of_teacher(distil: Distillation, constant: int) -> Forecast:
         positive, negative = distil.positives.batch([0] * rows), distil.nulls.batch([0] * rows)
         noise_BCHW = torch.zeros(rows, *distil.latent_CHW)
         sigmas = distil.grid_S[: TRIAL_STEPS + 1]
-        scale = float(cfg_scale_of(distil.settings.w_max))
+        scale = float(cfg_scale_of(distil.settings.guidance_max))
         states, _ = distil.teacher.walk(positive, negative, noise_BCHW, sigmas, scale)
         distil.load()
         x_BCHW = states[0].to(distil.device)
@@ -120,8 +120,8 @@ def _of_teacher(distil: Distillation, constant: int) -> Forecast:
 def _advice(distil: Distillation, loop: TrainSettings, need: Need) -> str:
     """What to change so that it fits."""
     advice = []
-    if need.teacher.peak(need.walk_rows) > need.free:
-        advice.append(_at_most("walk_rows", need.teacher.most_rows(need.free, need.walk_rows)))
+    if need.teacher.peak(need.images_per_trajectory) > need.free:
+        advice.append(_at_most("images_per_trajectory", need.teacher.most_rows(need.free, need.images_per_trajectory)))
     if need.student.peak(need.batch) > need.free:
         advice.append(_at_most("batch", need.student.most_rows(need.free, need.batch)))
         if not distil.settings.gradient_checkpointing:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...training.adapters import exchanged
 from ...training.loop import StepReport
-from ...training.preview import at_a_glance
+from ...training.preview import preview_image
 from ...training.sharpener_adapter import ALPHA, ALPHA_MIN
 from ..guidance.patch import EMBEDDER_KEY, STUDENT_KEY, apply_fusion
 from ..sampling import tell
@@ -26,7 +26,7 @@ PROMPTS_SHOWN, PREVIEW_SIZE, SECONDS_BETWEEN_LINES = 3, 768, 1.0
 ALPHAS_SHOWN = (ALPHA_MIN, ALPHA / 2, ALPHA)
 
 
-class Watch:
+class TrainingProgress:
     """Shows a training in the node that runs it."""
 
     def __init__(self, training: Training, *, every: int, vae=None):
@@ -41,8 +41,8 @@ class Watch:
         self.pictures: np.ndarray | None = None
         settings = training.distillation.settings
         self.sharpens = training.distillation.fusion is None
-        middle = (settings.w_min + settings.w_max) / 2
-        self.strengths = list(ALPHAS_SHOWN) if self.sharpens else [settings.w_min, middle, settings.w_max]
+        middle = (settings.guidance_min + settings.guidance_max) / 2
+        self.strengths = list(ALPHAS_SHOWN) if self.sharpens else [settings.guidance_min, middle, settings.guidance_max]
         self.rows = min(PROMPTS_SHOWN, len(training.distillation.positives))
         self.told, self.seconds, self.step = 0.0, 0.0, 0
 
@@ -56,7 +56,7 @@ class Watch:
         if now - self.told > SECONDS_BETWEEN_LINES or last or (self.every and report.step % self.every == 0):
             self.told = now
             labels = [f"{'alpha' if self.sharpens else 'w'} {strength:g}" for strength in self.strengths]
-            image = ("JPEG", at_a_glance(report.losses, report.steps, self.pictures, labels, self.rows), PREVIEW_SIZE)
+            image = ("JPEG", preview_image(report.losses, report.steps, self.pictures, labels, self.rows), PREVIEW_SIZE)
             left = (report.steps - report.step) * self.seconds
             pace = report.rows / max(self.seconds, 1e-9)
             tell(f"step {report.step}/{report.steps}, loss {report.loss:.4f}, {pace:.1f} rows/s, {_minutes(left)} left")

@@ -15,12 +15,12 @@ from ...files.sharpener_file import SharpenerInfo
 from ...files.student_file import StudentInfo, write_described
 from ...guidance.methods import EMBEDDER
 from ...training.adapters import FULL, exchanged
-from ...training.checkpoint import RunFolder
+from ...training.checkpoint import CheckpointFolder
 from ...training.loop import StepReport, train
 from ...training.loop_settings import TrainSettings
 from ...training.processes import Processes
 from ...training.sharpener_adapter import ALPHA, ALPHA_MAX, ALPHA_MIN, Sharpening
-from ...training.trajectory_cache import Walks
+from ...training.trajectory_cache import TrajectoryCache
 from ..guidance.student_loader import base_fingerprint
 from .distillation import Distillation
 from .memory_check import Need, check_memory
@@ -87,7 +87,7 @@ class Training:
         described |= {"teacher": teacher, "data": _fingerprint(distillation)}
         if self.processes.size > 1:
             described["parallel"] = self.processes.parallel
-        self.folder = RunFolder(
+        self.folder = CheckpointFolder(
             root, name, base=self.base, described=described, accept=accept, processes=self.processes
         )
 
@@ -109,12 +109,12 @@ class Training:
             what `train` raises; the last checkpoint stays.
         """
         distil, settings = self.distillation, self.distillation.settings
-        walks = Walks(
+        walks = TrajectoryCache(
             distil.walk,
             self.folder.path / "walks",
-            examples=(len(distil.grid_S) - 1) * settings.walk_rows,
-            kept=settings.walks,
-            uses=settings.uses,
+            examples=(len(distil.grid_S) - 1) * settings.images_per_trajectory,
+            kept=settings.cache_size,
+            uses=settings.reuse,
             seed=settings.seed,
             processes=self.processes,
             told=on_walk,
@@ -153,11 +153,11 @@ class Training:
         return StudentInfo(
             method=distil.fusion.method,
             mode=FULL if self.whole else distil.update.mode,
-            w_min=distil.settings.w_min,
-            w_max=distil.settings.w_max,
+            guidance_min=distil.settings.guidance_min,
+            guidance_max=distil.settings.guidance_max,
             gain=distil.fusion.gain,
-            guidance_timestep_scale=distil.fusion.scale,
-            w_precision=distil.fusion.precision,
+            guidance_embedding_scale=distil.fusion.scale,
+            guidance_precision=distil.fusion.precision,
             teacher=self.teacher,
             base=self.base,
             step=step,
@@ -176,7 +176,7 @@ class Training:
             alpha=ALPHA,
             alpha_min=ALPHA_MIN,
             alpha_max=ALPHA_MAX,
-            teacher=f"{self.teacher}, w {distil.settings.w_max:g}",
+            teacher=f"{self.teacher}, w {distil.settings.guidance_max:g}",
             base=self.base,
             step=step,
             pack_version=__version__,

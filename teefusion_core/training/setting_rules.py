@@ -1,0 +1,54 @@
+"""Rules for settings: the type, the range, the words for what is allowed.
+
+A bool is an int to Python, and 2.5 rows pass every comparison; a user means neither, so types are strict.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from ..errors import InvalidConfig
+
+Rule = tuple[Callable[[Any], bool], str]
+"""Whether a value is allowed, with what is, in words."""
+
+
+def whole(least: int, most: float = math.inf, more: str = "") -> Rule:
+    """Allow whole numbers in a range; `more` is added to the words."""
+    legal = f"a whole number, {least} or more" if most == math.inf else f"a whole number from {least} to {most}"
+    return lambda value: type(value) is int and least <= value <= most, legal + more
+
+
+def number(is_legal: Callable[[float], bool], legal: str) -> Rule:
+    """Allow finite numbers for which `is_legal` holds."""
+    return lambda value: type(value) in (int, float) and math.isfinite(value) and is_legal(value), legal
+
+
+def choice(names: Collection[str]) -> Rule:
+    """Allow one of these names."""
+    return lambda value: isinstance(value, str) and value in names, f"one of {', '.join(names)}"
+
+
+def text() -> Rule:
+    """Allow any text that is not empty."""
+    return lambda value: isinstance(value, str) and bool(value), "a name"
+
+
+def flag() -> Rule:
+    """Allow true or false, nothing that merely counts as one of them."""
+    return lambda value: type(value) is bool, "true or false"
+
+
+def check(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+    """Refuse the first value that its rule does not allow.
+
+    Args:
+        values: setting by name.
+        rules: one for each of them.
+    Raises:
+        InvalidConfig: names the setting, the value and what is allowed.
+    """
+    for name, value in values.items():
+        is_legal, legal = rules[name]
+        if not is_legal(value):
+            raise InvalidConfig(f"{name} is {value!r}; give {legal}")

@@ -1,0 +1,43 @@
+"""Settings of a distillation: strict types, from a file as from a node."""
+
+import pytest
+
+from teefusion_core.errors import InvalidConfig
+from teefusion_core.training.loop_settings import TrainSettings
+from teefusion_core.training.settings import DistillSettings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cache_size", 2.5),
+        ("cache_size", True),
+        ("rank", 2.5),
+        ("rank", "16"),
+        ("gradient_checkpointing", "no"),
+        ("gradient_checkpointing", 1),
+        ("guidance_min", "2"),
+        ("guidance_max", float("inf")),
+        ("reuse", float("nan")),
+        ("negative_share", 1.5),
+        ("teacher_steps", 0),
+        ("scheduler", 3),
+        ("method", ["teefusion"]),
+        ("seed", -1),
+    ],
+)
+def test_a_wrong_type_or_value_is_named(name, value):
+    with pytest.raises(InvalidConfig) as error:
+        DistillSettings(**{name: value})
+    assert name in str(error.value) and repr(value) in str(error.value)
+
+
+def test_every_field_has_a_rule():
+    DistillSettings()
+    TrainSettings(steps=1, lr=1e-3, batch=1)
+
+
+def test_a_sharpener_learns_one_guidance():
+    assert DistillSettings(method="dice", guidance_min=2.0, guidance_max=2.0).guidance_max == 2.0
+    with pytest.raises(InvalidConfig, match=r"1\.0"):
+        DistillSettings(method="dice")
