@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m teefusion_core", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("train", help="train the student that a file describes; goes on where it stopped")
-    command.add_argument("config", type=Path, help="a .toml or .json file; docs/train.md has all of its names")
+    command.add_argument("config", type=Path, help="a .toml or .json file; docs/training.md has all of its names")
     score_command.add_commands(commands)
     prompt_command.add_commands(commands)
     arguments = parser.parse_args()

@@ -73,9 +73,9 @@ PAGES = (
     "README.zh-CN.md",
     "docs/method.md",
     "docs/reflection.md",
-    "docs/train.md",
+    "docs/training.md",
     "docs/evidence.md",
-    "docs/composition.md",
+    "docs/compatibility.md",
     "docs/text_arithmetic.md",
 )
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)

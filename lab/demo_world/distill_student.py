@@ -49,7 +49,7 @@ class Recipe:
         w_max: the strongest guidance that is trained.
         w: the one guidance of a sharpener's teacher.
         lr: where another rate than that of LEARNING_RATE is tried.
-        share: strength of the guidance term at the start, see `initial_gain_ratio` in docs/train.md.
+        share: strength of the guidance term at the start, see `initial_gain_ratio` in docs/training.md.
     """
 
     teacher: str = "CFG"
@@ -106,7 +106,7 @@ def captions(num: int, seed: int, open_ground: bool = False) -> list[str]:
 
 
 def described(recipe: Recipe) -> dict[str, dict]:
-    """Write the prompts; return the sections of a training file, see docs/train.md."""
+    """Write the prompts; return the sections of a training file, see docs/training.md."""
     prompts, negatives = f"{recipe.name}.txt", f"{recipe.name}.negatives.txt"
     texts = {prompts: captions(NUM_PROMPTS, recipe.seed, recipe.negatives > 0), negatives: NEGATIVES}
     STUDENTS.mkdir(parents=True, exist_ok=True)

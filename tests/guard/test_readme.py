@@ -11,7 +11,9 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent.parent
 README, CHINESE = ((REPO / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
 PAGES = ["README.md", "README.zh-CN.md"]
-PAGES += [f"docs/{name}.md" for name in ("train", "evidence", "composition", "text_arithmetic")]
+PAGES += [
+    f"docs/{name}.md" for name in ("method", "reflection", "training", "evidence", "compatibility", "text_arithmetic")
+]
 each_page = pytest.mark.parametrize("name", PAGES)
 each_readme = pytest.mark.parametrize("readme", [README, CHINESE], ids=["English", "Chinese"])
 RESULTS = REPO / "lab" / "results"

@@ -156,7 +156,7 @@ def test_a_python_without_torch_ends_with_one_sentence():
     assert done.stderr.count("\n") == 1
 
 
-DOCS = (REPO / "docs" / "train.md").read_text(encoding="utf-8")
+DOCS = (REPO / "docs" / "training.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
