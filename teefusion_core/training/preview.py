@@ -1,4 +1,4 @@
-"""A training at a glance: the loss curve beside pictures of the student, as one image."""
+"""The preview of a training: the loss curve beside images of the student, in one image."""
 
 import math
 from collections.abc import Sequence

@@ -243,11 +243,11 @@ def test_changes_are_accepted_by_the_names_of_the_inputs(pack, train, shown):
 
 def test_gone_on_with_the_curve_is_whole(pack, train, monkeypatch):
     watch, drawn = pack.comfy_host.progress, []
-    glance = watch.preview_image
+    original = watch.preview_image
 
     def spied(losses, *rest):
         drawn.append(list(losses))
-        return glance(losses, *rest)
+        return original(losses, *rest)
 
     monkeypatch.setattr(watch, "preview_image", spied)
     train(steps=3, preview_every=0)
