@@ -2,7 +2,7 @@
 
 How it hangs together: the conditioning carries plain tensors (null, w); `extra_conds`, which the host
 calls once per run with the weights loaded, LoRA included, turns them into the term; an APPLY_MODEL wrapper
-adds the term to the output of the pooled embedder for the length of one forward (`add_to_output`). The term lives in the
+adds the term to the output of the pooled embedder for the length of one forward. The term lives in the
 run's own copy of the conditioning, hence there is no cache to go stale. A prompt without guidance in the
 same run gets zeros, so that the host can batch it with the fused one.
 
