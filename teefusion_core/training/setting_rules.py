@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InvalidConfig
 
 Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value is allowed, with what is, in words."""
+"""A test for a value, and a description of the values that pass it."""
 
 
 def whole(least: int, most: float = math.inf, more: str = "") -> Rule:

@@ -1,4 +1,4 @@
-"""The settings of a distillation, refused in words where they make no sense."""
+"""The settings of a distillation, validated when they are made."""
 
 from dataclasses import asdict, dataclass
 
