@@ -158,7 +158,6 @@ class Interface:
         self.search(name, [name], at)
         hangs_on_pointer = self.page.get_by_role("search").count() > 0  # in newer interfaces, until a click
         self._choose(name)
-        self._search_box().wait_for(state="hidden")
         if hangs_on_pointer:
             self.page.mouse.click(*at)
         self.page.wait_for_function("before => app.graph.nodes.length === before + 1", arg=before)
@@ -169,9 +168,10 @@ class Interface:
         for _ in range(5):
             offer = self.page.wait_for_function(FIND_OFFER, arg=[OFFERS, name]).as_element()
             try:
-                return offer.click(timeout=CLICK_MS)
+                offer.click(timeout=CLICK_MS)
+                return self._search_box().wait_for(state="hidden", timeout=CLICK_MS)
             except Error:
-                continue  # the list, which follows the typing late, was drawn anew
+                continue  # the list follows the typing late: it was drawn anew before or under the click
         raise AssertionError(f"{name} could not be chosen")
 
     def close_search(self) -> None:
