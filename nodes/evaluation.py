@@ -154,7 +154,7 @@ class CompareGrid(io.ComfyNode):
                 ),
                 inp(
                     io.Int.Input,
-                    "picture_size",
+                    "image_size",
                     default=256,
                     min=0,
                     max=4096,
@@ -167,14 +167,14 @@ class CompareGrid(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images_a, prompts, methods, costs, picture_size, images_b=None, images_c=None, images_d=None,
+        cls, images_a, prompts, methods, costs, image_size, images_b=None, images_c=None, images_d=None,
         images_e=None, images_f=None,
     ) -> io.NodeOutput:  # fmt: skip
         """Draw, with errors that carry the node's name."""
         batches = [images_a, images_b, images_c, images_d, images_e, images_f]
         with reported_by(GRID):
             pictures = [as_pictures(batch) for batch in batches if batch is not None]
-            grid = compared(pictures, prompts=prompts, methods=methods, costs=costs, side=picture_size)
+            grid = compared(pictures, prompts=prompts, methods=methods, costs=costs, side=image_size)
         return io.NodeOutput(as_images(grid))
 
 

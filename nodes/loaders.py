@@ -2,13 +2,13 @@
 
 from comfy_api.latest import io
 
-from ..teefusion_core.comfy_host.demo_model import load_tiny
-from ..teefusion_core.comfy_host.demo_model import variants as tiny_variants
+from ..teefusion_core.comfy_host.demo_model import load_demo
+from ..teefusion_core.comfy_host.demo_model import variants as demo_variants
 from ..teefusion_core.comfy_host.guidance.student_loader import file_stamp, load_student, student_file, student_files
 from ..teefusion_core.errors import reported_by
 from ._schema import CATEGORY, inp, schema
 
-DEMO, STUDENT = "Load Tiny SD3 (demo)", "Load TeEFusion Student"
+DEMO, STUDENT = "Load Demo SD3", "Load TeEFusion Student"
 
 
 class TeEFusionStudentLoader(io.ComfyNode):
@@ -84,7 +84,7 @@ class TinySD3Loader(io.ComfyNode):
                 inp(
                     io.Combo.Input,
                     "variant",
-                    options=tiny_variants(),
+                    options=demo_variants(),
                     default="base",
                     tooltip=(
                         "base: the trained model, for CFG at 2 passes per step. weak: an earlier checkpoint of its "
@@ -103,4 +103,4 @@ class TinySD3Loader(io.ComfyNode):
     def execute(cls, variant) -> io.NodeOutput:
         """Load, with errors that carry the node's name."""
         with reported_by(DEMO):
-            return io.NodeOutput(*load_tiny(variant))
+            return io.NodeOutput(*load_demo(variant))

@@ -95,7 +95,7 @@ class W2SDTeacherSampler(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Weak-to-strong sampling: every step goes down with the strong model, back up with the weak one, down "
-                "again. 5 forward passes per step at the defaults (CFG: 2); legs at cfg 1 or 0 cost one pass each."
+                "again. 5 forward passes per step at the defaults (CFG: 2); phases at cfg 1 or 0 cost one pass each."
             ),
             search_aliases=ALIASES,
             inputs=[

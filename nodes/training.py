@@ -1,7 +1,5 @@
 """Node that makes students."""
 
-from dataclasses import fields
-
 from comfy_api.latest import io
 
 from ..teefusion_core.comfy_host.sampling import schedulers
@@ -25,8 +23,12 @@ def _float(id: str, default: float, low: float, high: float, step: float, toolti
     return inp(io.Float.Input, id, default=default, min=low, max=high, step=step, tooltip=tooltip)
 
 
-def _combo(id: str, options, default: str, tooltip: str):
-    return inp(io.Combo.Input, id, options=list(options), default=default, tooltip=tooltip)
+def _combo(id: str, choices, default: str, tooltip: str, **options):
+    return inp(io.Combo.Input, id, options=list(choices), default=default, tooltip=tooltip, **options)
+
+
+def _text(id: str, default: str, tooltip: str, **options):
+    return inp(io.String.Input, id, default=default, tooltip=tooltip, **options)
 
 
 def _teacher() -> list:
@@ -36,185 +38,148 @@ def _teacher() -> list:
             io.Guider.Input,
             "guider",
             tooltip=(
-                "The teacher's guidance: CFGGuider, Reflection Guider, or another with one scale. The trainer sets its "
-                "prompts with its scale."
+                "The teacher's guidance: CFGGuider, Reflection Guider or another guider with a single CFG scale. The "
+                "trainer replaces its prompts and its scale."
             ),
         ),
         inp(
             io.Sampler.Input,
             "sampler",
-            tooltip="The teacher's step, one without memory or noise of its own: euler, heun, Reflection Sampler.",
-        ),
-    ]
-
-
-def _run() -> list:
-    return [
-        inp(
-            io.String.Input,
-            "prompts",
-            default="",
-            multiline=True,
-            tooltip="What the teacher paints, one prompt per line; needs clip. No pictures are needed.",
-        ),
-        inp(
-            io.String.Input,
-            "name",
-            default="my_student",
             tooltip=(
-                "Name of the run with its file, output/loras/NAME.safetensors. A run of this name that was stopped "
-                "goes on where it was."
+                "The teacher's sampler: euler, heun, Reflection Sampler or another one that adds no noise and keeps no "
+                "history between steps."
             ),
         ),
-        _int("steps", 1000, 1, 10_000_000, "Training steps in all, those of a run that goes on included."),
-        _int("batch_size", 4, 1, 4096, "Examples per step. More is steadier, slower, takes more memory."),
-        _float("learning_rate", 5e-4, 1e-8, 1.0, 1e-6, "Learning rate of AdamW; warms up over 20 steps, then falls."),
-        _int("rank", 16, 1, 1024, "Rank of the LoRA; more can learn more and makes a larger file."),
+    ]
+
+
+def _common() -> list:
+    return [
+        _text(
+            "prompts", "", "Prompts that the teacher samples, one per line. Connect clip to encode them. No training "
+            "images are needed.", multiline=True,
+        ),
+        _text(
+            "name", "my_student", "Name of the run and of the student file, output/loras/NAME.safetensors. If a run of "
+            "this name exists, training resumes from its last checkpoint.",
+        ),
         _float(
-            "guidance_min", 1.0, 0.0, 100.0, 0.1, "Least guidance w of the student. The teacher's CFG scale is 1 + w."
+            "guidance_min", 1.0, 0.0, 100.0, 0.1,
+            "Smallest guidance w that the student learns. The teacher uses the CFG scale 1 + w.",
         ),
-        _float("guidance_max", 8.0, 0.0, 100.0, 0.1, "Largest guidance w. The student refuses what lies outside."),
-        _int("width", 1024, 16, 16384, "Width of the teacher's pictures in pixels; not used with latents."),
-        _int("height", 1024, 16, 16384, "Height of the teacher's pictures in pixels; not used with latents."),
-        _int("teacher_steps", 20, 1, 1000, "Steps of the teacher's schedule; sample the student with about as many."),
-        _combo("scheduler", schedulers(), "normal", "How noise levels are spaced."),
-    ]
-
-
-def _learned() -> list:
-    return [
-        _combo(
-            "trainable",
-            TRAINABLE,
-            "lora",
-            "lora: every linear layer. lora on modulation: the path of time and pooled text. embedders: the two "
-            "embedders. everything: all weights.",
+        _float(
+            "guidance_max", 8.0, 0.0, 100.0, 0.1,
+            "Largest guidance w that the student learns. A student refuses values outside its range.",
         ),
-        _combo(
-            "target",
-            TARGETS,
-            "secant",
-            "What the student learns. secant: to land where the teacher's step lands. re-evaluated: the teacher's last "
-            "prediction. clean: the way straight to its picture.",
-        ),
-        _combo(
-            "timestep_sampling",
-            TIMES,
-            "between",
-            "Where the teacher steps. grid: on the schedule. between: anywhere between its levels. even: anywhere, in "
-            "steps of one length.",
-        ),
-    ]
-
-
-def _walks() -> list:
-    return [
+        _int("steps", 1000, 1, 10_000_000, "Total number of training steps. A resumed run continues up to it."),
         _int(
-            "cache_size",
-            16,
-            1,
-            100_000,
-            "How many of the teacher's latest walks are drawn from; they are kept on disk.",
+            "teacher_steps", 20, 1, 1000,
+            "Sampling steps of the teacher. Sample the student with about as many. More steps cost more teacher time.",
         ),
-        _int("images_per_trajectory", 8, 1, 1024, "Pictures that the teacher paints at once."),
-        _float(
-            "reuse",
-            1.0,
-            0.0,
-            1e6,
-            0.1,
-            "How often an example serves before the teacher walks anew; 0: all walks come first, none later.",
+        _combo("scheduler", schedulers(), "normal", "Noise schedule of the teacher, as in KSampler."),
+        _int("width", 1024, 16, 16384, "Width of the training images in pixels. Ignored with latents."),
+        _int("height", 1024, 16, 16384, "Height of the training images in pixels. Ignored with latents."),
+        _combo(
+            "trainable", TRAINABLE, "lora",
+            "Which weights are trained. lora: all linear layers. lora on modulation: only the layers that read time "
+            "and pooled text. embedders: only the two embedders. everything: all weights, which takes the most memory.",
         ),
-        _float(
-            "negative_share", 0.0, 0.0, 1.0, 0.05, "Share of walks with a negative prompt in place of the empty one."
+        _int("rank", 16, 1, 1024, "Rank of the LoRA. A higher rank can learn more and makes a larger file."),
+        _int(
+            "batch_size", 4, 1, 4096,
+            "Examples per training step. A larger batch gives steadier training and takes more time and memory.",
         ),
         _float(
-            "initial_gain_ratio",
-            0.0,
-            0.0,
-            4.0,
-            0.05,
-            "Strength of the guidance term at the start, as a share of the modulation. 0: as published, for SD3; small "
-            "models need 0.25.",
+            "learning_rate", 5e-4, 1e-8, 1.0, 1e-6,
+            "Peak learning rate of AdamW. It rises over the first 20 steps, then falls to 0. Lower it if loss rises.",
         ),
-    ]
+        _int(
+            "preview_every", 100, 0, 1_000_000,
+            "Training steps between preview images of the student. 0 shows the loss curve only.",
+        ),
+        # not named seed, which the interface would change after every run, so that no run could be resumed
+        _int("run_seed", 0, 0, 2**53, "Seed of noise, prompts, guidance and initial weights."),
+        _text(
+            "accept_changes", "", "To resume a run with changed settings, list their names, separated by commas, e.g. "
+            "steps, learning_rate. Any other change is refused.",
+        ),
+    ]  # fmt: skip
 
 
-def _kept() -> list:
+def _advanced() -> list:
     return [
-        inp(
-            io.Boolean.Input,
-            "gradient_checkpointing",
-            default=False,
-            tooltip="Less memory for about a third more time.",
+        _combo(
+            "target", TARGETS, "secant",
+            "Velocity that the student learns. secant: lands where the teacher's step lands. re-evaluated: the "
+            "teacher's last prediction. clean: straight to the teacher's final image.",
         ),
-        _int("save_every", 100, 0, 1_000_000, "Steps between checkpoints; 0: at start, end, stop only."),
-        _int("preview_every", 100, 0, 1_000_000, "Steps between pictures of the student in the node; 0: none."),
-        # not named seed, which the interface would change after every run, so that no run could go on
-        _int("run_seed", 0, 0, 2**53, "Seed of all that is random."),
-        inp(
-            io.String.Input,
-            "accept_changes",
-            default="",
-            tooltip="Inputs that may differ from those the run was begun with, separated by commas, e.g. steps, rank.",
+        _combo(
+            "timestep_sampling", TIMES, "jittered",
+            "Noise levels of the teacher's steps. schedule: those of the scheduler. jittered: random levels between "
+            "them. uniform: random levels with equal spacing.",
         ),
-    ]
+        _int(
+            "images_per_trajectory", 8, 1, 1024,
+            "Images that the teacher samples at a time. More images are faster per image and take more memory.",
+        ),
+        _int(
+            "cache_size", 16, 1, 100_000,
+            "How many of the teacher's latest trajectories are kept on disk and used for training.",
+        ),
+        _float(
+            "reuse", 1.0, 0.0, 1e6, 0.1,
+            "How many times each example is used, on average, before the teacher makes new ones. Higher values save "
+            "teacher time. 0: all trajectories are made before training starts.",
+        ),
+        _float(
+            "negative_share", 0.0, 0.0, 1.0, 0.05,
+            "Share of trajectories that use a negative prompt instead of the empty one, 0 to 1. Above 0 it needs "
+            "negative_prompts.",
+        ),
+        _float(
+            "initial_gain_ratio", 0.0, 0.0, 4.0, 0.05,
+            "Initial strength of the guidance term relative to the modulation vector. 0: the published gain, right for "
+            "SD3. The demo model needs 0.25.",
+        ),
+        inp(
+            io.Boolean.Input, "gradient_checkpointing", default=False,
+            tooltip="Saves memory; training takes about a third longer.",
+        ),
+        _int("save_every", 100, 0, 1_000_000, "Steps between checkpoints. 0: only at start, end and cancel."),
+    ]  # fmt: skip
 
 
 def _optional() -> list:
     return [
-        inp(io.Clip.Input, "clip", optional=True, tooltip="Encodes prompts with negative_prompts."),
-        inp(
-            io.String.Input,
-            "negative_prompts",
-            default="",
-            multiline=True,
-            optional=True,
-            tooltip="Prompts that guidance leads away from now and then, one per line; see negative_share.",
+        inp(io.Clip.Input, "clip", optional=True, tooltip="Text encoders for prompts and negative_prompts."),
+        inp(io.Vae.Input, "vae", optional=True, tooltip="Decodes the previews. Without it they are rough."),
+        _text(
+            "negative_prompts", "", "Negative prompts to learn, one per line. Set negative_share above 0 to use them.",
+            multiline=True, optional=True,
         ),
         inp(
-            io.Conditioning.Input,
-            "positive",
-            optional=True,
-            tooltip="Encoded prompts instead of texts, a list; with latents the caption of each.",
+            io.Conditioning.Input, "positive", optional=True,
+            tooltip="Encoded prompts (a list) instead of the text in prompts. With latents: the caption of each image.",
         ),
         inp(
-            io.Conditioning.Input,
-            "null",
-            optional=True,
-            tooltip="The encoded empty prompt; needed without clip. Negative prompts may follow it.",
+            io.Conditioning.Input, "null", optional=True,
+            tooltip="The encoded empty prompt, optionally followed by negative prompts. Required without clip.",
         ),
         inp(
-            io.Latent.Input,
-            "latents",
-            optional=True,
-            tooltip="Encoded pictures that the teacher steps from; not connected: it paints from noise.",
+            io.Latent.Input, "latents", optional=True,
+            tooltip="Encoded training images. The teacher starts from them, with noise added, instead of from noise.",
         ),
-        inp(io.Vae.Input, "vae", optional=True, tooltip="Shows the student's pictures as they are, else roughly."),
-        inp(
-            io.Boolean.Input,
-            "whole_model",
-            default=False,
-            optional=True,
-            tooltip=(
-                "Write all weights of the student, to output/diffusion_models, instead of what changes the base, to "
-                "output/loras."
-            ),
+        _combo(
+            "method", TAUGHT, TEEFUSION,
+            "How guidance enters the student. teefusion: as published. teefusion split: ours, for negative prompts. "
+            "guidance only, distillcfg: for comparison. dice: trains a prompt sharpener for DICE Sharpen; set "
+            "guidance_min and guidance_max to the same value.", optional=True,
         ),
         inp(
-            io.Combo.Input,
-            "method",
-            options=list(TAUGHT),
-            default=TEEFUSION,
-            optional=True,
-            tooltip=(
-                "How guidance enters the student. teefusion: times the prompt, as published; takes negative prompts. "
-                "w alone, distillcfg: for comparison. teefusion split: embeds prompt and negative each whole, where "
-                "F(c - n) means little. dice: a sharpener of prompts instead, for DICE Sharpen; "
-                "give guidance_min and guidance_max one number."
-            ),
+            io.Boolean.Input, "whole_model", default=False, optional=True,
+            tooltip="Writes all weights to output/diffusion_models, instead of a small file to output/loras.",
         ),
-    ]
+    ]  # fmt: skip
 
 
 class DistillTrainer(io.ComfyNode):
@@ -228,44 +193,52 @@ class DistillTrainer(io.ComfyNode):
             display_name=DISPLAY_NAME,
             category=CATEGORY,
             description=(
-                "Teaches a student to do in 1 pass per step what a teacher does in 2 or more: wire the teacher as "
-                "GUIDER with SAMPLER, give prompts, run. Cancel at any time; the next run goes on."
+                "Trains a student that needs 1 forward pass per step to imitate a teacher that needs 2 or more. "
+                "Connect the teacher as GUIDER and SAMPLER, enter prompts and run. You can cancel at any time and resume later."
             ),
             search_aliases=["distill", "guidance distillation", "train student", "lora trainer", "teefusion training"],
             is_input_list=True,
             is_output_node=True,
             is_experimental=True,
-            inputs=[*_teacher(), *_run(), *_learned(), *_walks(), *_kept(), *_optional()],
+            inputs=[*_teacher(), *_common(), *_advanced(), *_optional()],
             outputs=[
                 io.Custom("LORA_MODEL").Output(
-                    "lora", display_name="LORA_MODEL", tooltip="For Load LoRA Model, SaveLoRA."
+                    "lora",
+                    display_name="LORA_MODEL",
+                    tooltip="The trained weights, for Load LoRA Model or Save LoRA Weights.",
                 ),
                 io.Custom("LOSS_MAP").Output("losses", display_name="LOSS_MAP", tooltip="For Plot Loss Graph."),
-                io.Int.Output("steps_done", display_name="steps", tooltip="Steps trained in all."),
+                io.Int.Output("steps_done", display_name="steps", tooltip="Number of finished training steps."),
                 io.String.Output("file", display_name="file", tooltip="The student file, for Load TeEFusion Student."),
             ],
         )
 
     @classmethod
     def execute(
-        cls, model, guider, sampler, prompts, name, steps, batch_size, learning_rate, rank, guidance_min, guidance_max,
-        width, height, teacher_steps, scheduler, trainable, target, timestep_sampling, cache_size,
-        images_per_trajectory, reuse, negative_share, initial_gain_ratio, gradient_checkpointing, save_every,
-        preview_every, run_seed, accept_changes, clip=(None,), negative_prompts=("",), positive=(), null=(), latents=(),
-        vae=(None,), whole_model=(False,), method=(TEEFUSION,),
+        cls, model, guider, sampler, prompts, name, guidance_min, guidance_max, steps, teacher_steps, scheduler, width,
+        height, trainable, rank, batch_size, learning_rate, preview_every, run_seed, accept_changes, target,
+        timestep_sampling, images_per_trajectory, cache_size, reuse, negative_share, initial_gain_ratio,
+        gradient_checkpointing, save_every, clip=(None,), vae=(None,), negative_prompts=("",), positive=(), null=(),
+        latents=(), method=(TEEFUSION,), whole_model=(False,),
     ) -> io.NodeOutput:  # fmt: skip
-        """Train, with errors that carry the node's name; every input comes as a list."""
-        given = locals()
+        """Train the student; every input arrives as a list."""
         with reported_by(DISPLAY_NAME):
-            shared = {field.name: given[field.name][0] for field in fields(DistillSettings) if field.name in given}
-            settings = DistillSettings(**shared, seed=run_seed[0])
+            settings = DistillSettings(
+                guidance_min=guidance_min[0], guidance_max=guidance_max[0], teacher_steps=teacher_steps[0],
+                scheduler=scheduler[0], timestep_sampling=timestep_sampling[0], target=target[0],
+                images_per_trajectory=images_per_trajectory[0], cache_size=cache_size[0], reuse=reuse[0],
+                negative_share=negative_share[0], trainable=trainable[0], rank=rank[0],
+                initial_gain_ratio=initial_gain_ratio[0], method=method[0],
+                gradient_checkpointing=gradient_checkpointing[0], run_seed=run_seed[0],
+            )  # fmt: skip
             loop = TrainSettings(
-                steps=steps[0], batch=batch_size[0], lr=learning_rate[0], warmup=min(20, steps[0] - 1),
-                schedule="linear", save_every=save_every[0], seed=run_seed[0],
+                steps=steps[0], batch_size=batch_size[0], learning_rate=learning_rate[0],
+                warmup_steps=min(20, steps[0] - 1), learning_rate_schedule="linear", save_every=save_every[0],
             )  # fmt: skip
             data = graph_data(clip[0], prompts[0], negative_prompts[0], positive, null, latents)
             student, path = train_in_graph(
                 model[0], guider[0], sampler[0], data, settings, loop, name=name[0], pixels=(width[0], height[0]),
-                accept=accept_changes[0], whole=whole_model[0], preview_every=preview_every[0], vae=vae[0],
+                accept_changes=accept_changes[0], whole_model=whole_model[0], preview_every=preview_every[0],
+                vae=vae[0],
             )  # fmt: skip
         return io.NodeOutput(student.update, {"loss": student.losses}, student.info.step, str(path))

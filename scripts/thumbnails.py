@@ -1,7 +1,7 @@
 """Run the shipped workflows of the embedded model, keep what they paint as their thumbnails.
 
 python3 scripts/thumbnails.py                   all that run without weights
-python3 scripts/thumbnails.py 04_z_sampling     only these
+python3 scripts/thumbnails.py 04 Z-Sampling     only these
 """
 
 import sys

@@ -92,7 +92,9 @@ def _train(path: Path) -> None:
     training, target = training_of(config, path.resolve().parent)
     lines, first = Lines(), training.processes.first
     student = training.run(
-        on_step=lines, on_walk=lines.on_walk if first else None, on_forecast=lines.on_forecast if first else None
+        on_step=lines,
+        on_trajectory=lines.on_trajectory if first else None,
+        on_forecast=lines.on_forecast if first else None,
     )
     if first:
         student.write(target)
@@ -150,10 +152,10 @@ class Lines:
         """Say what memory the run will take."""
         print(need, flush=True)
 
-    def on_walk(self, number: int) -> None:
+    def on_trajectory(self, number: int) -> None:
         """Say what the wait is for, before the first step."""
         if not self.begun:
-            print(f"the teacher paints, walk {number + 1}", flush=True)
+            print(f"the teacher paints, trajectory {number + 1}", flush=True)
 
     def __call__(self, report: StepReport) -> None:
         self.begun = True

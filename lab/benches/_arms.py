@@ -29,7 +29,7 @@ DICE, SPLIT = "dice", "teefusion split"
 TEACHER, UNTRAINED, MATCHED, BASE = "teacher", "untrained fusion", "CFG, matched", "no guidance"
 
 Prepared = tuple[Any, list, float]
-"""Teacher to walk with, CONDITIONING, CFG scale."""
+"""Teacher to sample with, CONDITIONING, CFG scale."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Wanted:
 
 
 WANTED = [Wanted("teefusion", teacher, "lora") for teacher in ("CFG", "Z-Sampling", "W2SD")]
-WANTED += [Wanted(method, "W2SD", "lora") for method in ("w alone", "distillcfg", SPLIT)]
+WANTED += [Wanted(method, "W2SD", "lora") for method in ("guidance only", "distillcfg", SPLIT)]
 WANTED += [Wanted(DICE, "W2SD", "sharpener")]
 WANTED += [Wanted("teefusion", teacher, "everything") for teacher in ("CFG", "Z-Sampling", "W2SD")]
 SHIPPED = Wanted("teefusion", "W2SD", "lora")
@@ -211,7 +211,7 @@ def shipped() -> Arm:
     from lab.demo_world.host import MODELS
     from teefusion_core.files.student_file import read_student
 
-    path = MODELS / "tiny_sd3_student.safetensors"
+    path = MODELS / "demo_sd3_student.safetensors"
     return student_arm(SHIPPED, 0, path, read_student(path)[1].step)
 
 

@@ -82,7 +82,7 @@ def _ablation(rows: list[dict]) -> list[Claim]:
     found = []
     for full in _students(rows):
         same = {name: full[0][name] for name in ("teacher", "trainable", "budget")}
-        alone, layers, split = (_only(rows, method=method, **same) for method in ("w alone", "distillcfg", SPLIT))
+        alone, layers, split = (_only(rows, method=method, **same) for method in ("guidance only", "distillcfg", SPLIT))
         dice = _only(rows, method=DICE, teacher=same["teacher"], budget=same["budget"])
         pairs = [("Table 3", full, alone), ("Table 3", alone, layers), ("Table 3", full, layers), ("added", full, dice),
                  ("added", split, full), ("added", split, alone)]  # fmt: skip

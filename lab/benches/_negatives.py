@@ -21,7 +21,8 @@ from ._study import Study, load
 W, PROMPTS = 2.0, 64
 """Guidance at which pictures are painted; how many prompts."""
 TAUGHT: dict[str, Any] = {
-    "trainable": "everything", "method": "teefusion split", "negatives": 0.5, "walks": 150, "steps": 3500, "share": 2.0,
+    "trainable": "everything", "method": "teefusion split", "negative_share": 0.5, "trajectories": 150, "steps": 3500,
+    "initial_gain_ratio": 2.0,
 }  # fmt: skip
 """The recipe of the student, taught for longer: it has to learn what its base never did, see `_pooled_share`."""
 READ_FROM, RIDGE = 0.75, 1e-2

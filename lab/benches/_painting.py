@@ -41,14 +41,14 @@ def painted(study: Study, arm: Arm, strength: float, *, sampler: str = "euler", 
     Args:
         other_BCHW: a second noise for the first prompts; then effective guidance is measured as well.
     """
-    parts, seconds, walked = [], 0.0, None
+    parts, seconds, sampled = [], 0.0, None
     with Passes(study.base) as counter:
         for positive, noise_BCHW in _batches(study):
             start = now()
             guider, states, images = _sampled(study, arm, positive, strength, sampler, noise_BCHW)
             seconds += now() - start
             parts.append(images)
-            walked = walked or [x[: study.few] for x in states]
+            sampled = sampled or [x[: study.few] for x in states]
     shown = np.concatenate(parts)
     # a reflection runs a second network, so it counts for itself
     passes = getattr(guider, "passes", counter.rows / len(shown)) / STEPS
@@ -56,7 +56,7 @@ def painted(study: Study, arm: Arm, strength: float, *, sampler: str = "euler", 
     row |= {"milliseconds": round(1000 * seconds / len(shown), 1), "right": judged(study, shown), **told(shown)}
     if other_BCHW is None:
         return Painted(row, shown, None)
-    row["effective"] = _effective(study, walked or [])
+    row["effective"] = _effective(study, sampled or [])
     few = first_rows(study.bench.conditionings[0], len(other_BCHW))
     others = _sampled(study, arm, few, strength, sampler, other_BCHW)[2]
     return Painted(row | {"diversity": apart(shown[: len(others)], others)}, shown, others)
@@ -72,7 +72,7 @@ def _sampled(study: Study, arm: Arm, positive: list, strength: float, sampler: s
     from lab.demo_world.measure import pictures
 
     teacher, prompt, cfg = arm.prepare(study, positive, strength, sampler)
-    states, _ = teacher.walk(prompt, study.bench.null, noise_BCHW, study.sigmas, cfg)
+    states, _ = teacher.sample(prompt, study.bench.null, noise_BCHW, study.sigmas, cfg)
     return teacher.guider, states, pictures(study.vae, study.base.model.process_latent_out(states[-1]))
 
 

@@ -86,7 +86,9 @@ def ablation_table(result: dict[str, Any]) -> Rows:
     for whole in full:
         same = {name: whole[0][name] for name in ("trainable", "budget")}
         rivals = [
-            group for name in ("w alone", "distillcfg", SPLIT) for group in groups(result["rows"], method=name, **same)
+            group
+            for name in ("guidance only", "distillcfg", SPLIT)
+            for group in groups(result["rows"], method=name, **same)
         ]
         rivals += groups(result["rows"], method=DICE, budget=same["budget"]) + groups(result["rows"], method=UNTRAINED)
         rivals += groups(result["rows"], method=TEACHER, teacher="CFG") + groups(result["rows"], method=BASE)

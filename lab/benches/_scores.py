@@ -38,7 +38,7 @@ def named(group: Group) -> str:
     if not row["trainable"]:
         return row["method"]
     trained = {"lora": "LoRA", "everything": "full"}.get(row["trainable"], row["trainable"])
-    spelled = {"teefusion": "TeEFusion", "w alone": "G(psi(w)) alone", "distillcfg": "DistillCFG", "dice": "DICE",
+    spelled = {"teefusion": "TeEFusion", "guidance only": "G(psi(w)) alone", "distillcfg": "DistillCFG", "dice": "DICE",
                "teefusion split": "TeEFusion, split"}  # fmt: skip
     steps = "" if row["budget"] is None else f", {row['budget']} steps"
     return f"{spelled.get(row['method'], row['method'])} of {row['teacher']} ({trained}{steps})"

@@ -9,7 +9,7 @@ Graph = dict[str, dict[str, Any]]
 PROMPT, OTHER = "a red circle left of a small blue square on a white background", "a green ring"
 STEPS, SEED, SIZE = 2, 7, 64
 PICTURE = "picture"
-SHARPENER, STUDENT, PROMPTS = "soak_sharpener.safetensors", "tiny_sd3_student.safetensors", "soak_prompts"
+SHARPENER, STUDENT, PROMPTS = "soak_sharpener.safetensors", "demo_sd3_student.safetensors", "soak_prompts"
 JUDGE = "soak_clip"
 OPERATOR: dict[str, Any] = {"reflect_steps": -1, "rounds": 1, "inversion": "exact"}
 SAMPLING: dict[str, Any] = {"seed": SEED, "steps": STEPS, "scheduler": "normal", "denoise": 1.0}
@@ -115,7 +115,7 @@ def _judged() -> Graph:
 
 def _grid(costs: str | list) -> Graph:
     """Compare Grid in front of what is saved."""
-    grid = node("CompareGrid", images_a=["decode", 0], prompts=PROMPT, methods="", costs=costs, picture_size=SIZE * 4)
+    grid = node("CompareGrid", images_a=["decode", 0], prompts=PROMPT, methods="", costs=costs, image_size=SIZE * 4)
     return {"grid": grid, PICTURE: node("SaveImage", images=["grid", 0], filename_prefix="soak")}
 
 
@@ -141,7 +141,7 @@ def _trainer(name: str) -> Graph:
         scheduler="normal",
         trainable="lora on modulation",
         target="secant",
-        timestep_sampling="between",
+        timestep_sampling="jittered",
         cache_size=1,
         images_per_trajectory=2,
         reuse=1.0,
@@ -199,8 +199,8 @@ def graphs(number: int) -> dict[str, Graph]:
 def stock() -> Graph:
     """A graph without a node of ours; its prompts come from a file, for its text encoder is known to us alone."""
     return {
-        "model": node("UNETLoader", unet_name="tiny_sd3_base.safetensors", weight_dtype="default"),
-        "load": node("VAELoader", vae_name="tiny_sd3_vae.safetensors"),
+        "model": node("UNETLoader", unet_name="demo_sd3_base.safetensors", weight_dtype="default"),
+        "load": node("VAELoader", vae_name="demo_sd3_vae.safetensors"),
         "prompts": node("LoadTrainingDataset", folder_name=PROMPTS),
         "empty": node("EmptySD3LatentImage", width=SIZE, height=SIZE, batch_size=1),
         "sample": node(
@@ -224,19 +224,19 @@ def furnish(base: Path, models: Path) -> None:
 
     import torch
 
-    from teefusion_core.comfy_host.demo_model import load_tiny
+    from teefusion_core.comfy_host.demo_model import load_demo
     from teefusion_core.files.sharpener_file import SharpenerInfo, write_sharpener
     from teefusion_core.prompts.sharpener import Sharpener
 
     for kind, name in (
         ("loras", STUDENT),
-        ("diffusion_models", "tiny_sd3_base.safetensors"),
-        ("vae", "tiny_sd3_vae.safetensors"),
+        ("diffusion_models", "demo_sd3_base.safetensors"),
+        ("vae", "demo_sd3_vae.safetensors"),
     ):
         (base / "models" / kind).mkdir(parents=True, exist_ok=True)
         shutil.copy(models / name, base / "models" / kind / name)
     _random_clip(base / "models" / "clip_vision")
-    clip = load_tiny("base")[1]
+    clip = load_demo("base")[1]
     prompt = clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT))
     width = prompt[0][0].shape[-1]
     torch.manual_seed(0)

@@ -16,24 +16,24 @@ STEPS = 20
 
 
 class Study:
-    """Models with prompts, the walks of teachers on the first few of them."""
+    """Models with prompts, the trajectories of teachers on the first few of them."""
 
     def __init__(self, prompts: int, few: int) -> None:
         """Load.
 
         Args:
             prompts: how many, with their noise.
-            few: how many of them `walk` takes.
+            few: how many of them `trajectory` takes.
         """
         from lab.demo_world.measure import SCHEDULER, Bench
-        from teefusion_core.comfy_host.demo_model import load_tiny
+        from teefusion_core.comfy_host.demo_model import load_demo
         from teefusion_core.comfy_host.sampling import schedule
 
         with torch.inference_mode():
-            self.base, self.clip, self.vae = load_tiny("base")
+            self.base, self.clip, self.vae = load_demo("base")
             self.bench = Bench(self.clip, self.vae, prompts)
             self.sigmas = schedule(self.base, SCHEDULER, STEPS, 1.0)
-        self.walks: dict[tuple[str, float], tuple] = {}
+        self.trajectories: dict[tuple[str, float], tuple] = {}
         self.first, self.few = first_rows(self.bench.conditionings[0], few), few
 
     def teacher(self, name: str) -> Any:
@@ -61,21 +61,21 @@ class Study:
         """Effective guidance of a teacher's steps, or of a student at the same states; mean over steps with prompts."""
         from teefusion_core.comfy_host.guidance.patch import apply_fusion
 
-        where, moves, cond, uncond = self.walk(name, w)
+        where, moves, cond, uncond = self.trajectory(name, w)
         if student is not None:
             moves = self.velocities(*apply_fusion(student, self.first, self.bench.null, w), where)
         return mean_guidance(moves, cond, uncond)
 
-    def walk(self, name: str, w: float) -> tuple:
+    def trajectory(self, name: str, w: float) -> tuple:
         """States of a teacher with its moves, the base's velocities with and without prompt, each a list of [B,...]."""
         from teefusion_core.guidance.cfg import cfg_scale_of
 
-        if (name, w) not in self.walks:
+        if (name, w) not in self.trajectories:
             noise = self.bench.noise_NCHW[: self.few]
-            states, _ = self.teacher(name).walk(self.first, self.bench.null, noise, self.sigmas, cfg_scale_of(w))
+            states, _ = self.teacher(name).trajectory(self.first, self.bench.null, noise, self.sigmas, cfg_scale_of(w))
             where, moves = self.moves(states)
-            self.walks[name, w] = (where, moves, *self.branches(where))
-        return self.walks[name, w]
+            self.trajectories[name, w] = (where, moves, *self.branches(where))
+        return self.trajectories[name, w]
 
     def moves(self, states: list[torch.Tensor]) -> tuple[list, list]:
         """Turn S+1 states into S places (x, sigma) with the velocity that led on from each."""

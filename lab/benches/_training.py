@@ -22,7 +22,7 @@ class Parts:
     def __init__(self, *, batch: int, rank: int, images_per_trajectory: int = 16, **settings: Any):
         from lab.demo_world.distill_student import captions
         from lab.demo_world.measure import encode
-        from teefusion_core.comfy_host.demo_model import load_tiny
+        from teefusion_core.comfy_host.demo_model import load_demo
         from teefusion_core.comfy_host.prompts.encoded import Prompts
         from teefusion_core.comfy_host.reflection.guider import ReflectionGuider, Scales
         from teefusion_core.comfy_host.reflection.sampler import ReflectionSampler
@@ -31,8 +31,8 @@ class Parts:
         from teefusion_core.training.loop_settings import TrainSettings
         from teefusion_core.training.settings import DistillSettings
 
-        self.model, clip, _ = load_tiny("base")
-        weak = load_tiny("weak")[0]
+        self.model, clip, _ = load_demo("base")
+        weak = load_demo("weak")[0]
         with torch.no_grad():
             self.prompts = [encode(clip, [text]) for text in captions(PROMPTS, 0)]
             null = encode(clip, [""])
@@ -53,26 +53,28 @@ class Parts:
             latent_CHW=LATENT,
         )
         self.batch, self.rank = batch, rank
-        self.loop = TrainSettings(steps=STEPS * images_per_trajectory // batch, batch=batch, lr=1e-4)
+        self.loop = TrainSettings(steps=STEPS * images_per_trajectory // batch, batch_size=batch, learning_rate=1e-4)
         self.rows = images_per_trajectory
 
-    def walks(self, folder: Path, *, kept: int, uses: float) -> Any:
-        """Examples from walks in a folder."""
+    def trajectories(self, folder: Path, *, cache_size: int, reuse: float) -> Any:
+        """Examples from trajectories in a folder."""
         from teefusion_core.training.trajectory_cache import TrajectoryCache
 
-        return TrajectoryCache(self.distil.walk, folder, examples=STEPS * self.rows, kept=kept, uses=uses)
+        return TrajectoryCache(
+            self.distil.trajectory, folder, examples=STEPS * self.rows, cache_size=cache_size, reuse=reuse
+        )
 
     def trained(self, data: Any) -> list[Any]:
-        """Run as many steps as one walk has examples for; return their reports."""
+        """Run as many steps as one trajectory has examples for; return their reports."""
         from teefusion_core.training.loop import train
 
         reports: list[Any] = []
-        with self.distil.attached():
+        with self.distil.in_training():
             train(self.distil.update, data, self.distil.loss, self.loop, on_step=reports.append)
         return reports
 
     def teacher_seconds(self) -> tuple[float, float]:
-        """Seconds of the host sampling one walk, of the unguided passes along it."""
+        """Seconds of the host sampling one trajectory, of the unguided passes along it."""
         distil, numbers = self.distil, [random.Random(0).randrange(PROMPTS) for _ in range(self.rows)]
         noise_BCHW = torch.randn(self.rows, *LATENT)
         guider, half = distil.teacher.guider, distil.grid_S[len(distil.grid_S) // 2]
@@ -102,7 +104,7 @@ class Parts:
 
         weights = list(self.distil.update.parameters())
         optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
-        with self.distil.attached():
+        with self.distil.in_training():
             student = optimizing = 0.0
             for _ in range(self.loop.steps):
                 start = now()

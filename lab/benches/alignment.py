@@ -27,9 +27,9 @@ EARLIER = 3.0
 def measure() -> dict[str, Any]:
     """Return one row per setting, effective guidance per w, forward passes per step counted by a hook."""
     from lab.demo_world.measure import BATCH, SAMPLER, SCHEDULER, STEPS, print_row
-    from teefusion_core.comfy_host.demo_model import load_tiny
+    from teefusion_core.comfy_host.demo_model import load_demo
 
-    study, student, weak = Study(NUM_PROMPTS, BATCH), load_tiny("student")[0], load_tiny("weak")[0]
+    study, student, weak = Study(NUM_PROMPTS, BATCH), load_demo("student")[0], load_demo("weak")[0]
     settings = [("CFG", study.base, cfg, None) for cfg in CFG_SCALES]
     settings += [("TeEFusion student", student, 1.0, w) for w in GUIDANCE]
     settings += [("CFG, weak base", weak, EARLIER, None)]

@@ -53,9 +53,9 @@ class Study:
     """The embedded model with its text encoder, encoded texts kept."""
 
     def __init__(self) -> None:
-        from teefusion_core.comfy_host.demo_model import load_tiny
+        from teefusion_core.comfy_host.demo_model import load_demo
 
-        self.model, self.clip, self.vae = load_tiny("base")
+        self.model, self.clip, self.vae = load_demo("base")
         self.kept: dict[str, Text] = {}
 
     def text(self, words: str) -> Text:

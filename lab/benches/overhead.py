@@ -91,10 +91,10 @@ def _row(case: Case, size: int, batch: int) -> dict[str, Any]:
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
     """Return one row per size with the ratios of PAIRS pairs."""
-    from teefusion_core.comfy_host.demo_model import load_tiny
+    from teefusion_core.comfy_host.demo_model import load_demo
 
-    base, clip, _ = load_tiny("base")
-    student = load_tiny("student")[0]
+    base, clip, _ = load_demo("base")
+    student = load_demo("student")[0]
     rows = []
     for size, batch in SIZES:
         say(f"{PAIRS} rounds at {size}x{size}, batch {batch}")

@@ -1,4 +1,4 @@
-"""Which learning rate suits each method: the same rates for all, short trainings from the same walks.
+"""Which learning rate suits each method: the same rates for all, short trainings from the same trajectories.
 
 The search that stands behind the rivals of docs/evidence.md: no method has had another one. Each training is the
 beginning of a student as its recipe has it, with its schedule over that many steps.
@@ -29,7 +29,7 @@ def measure() -> dict[str, Any]:
     rows = []
     for wanted in (wanted for wanted in WANTED if wanted.teacher == TEACHER):
         for rate in RATES:
-            recipe = recipe_of(wanted, 0, steps=STEPS, lr=rate)
+            recipe = recipe_of(wanted, 0, steps=STEPS, learning_rate=rate)
             losses = json.loads(distilled(recipe).with_suffix(".json").read_text())["losses"]
             row = {**vars(wanted), "budget": STEPS, "rate": rate, "loss": statistics.fmean(losses[-LAST:])}
             rows.append({**row, "taken": LEARNING_RATE[recipe.learned]})

@@ -54,10 +54,10 @@ class Study:
 
     def __init__(self) -> None:
         from lab.demo_world.measure import Bench
-        from teefusion_core.comfy_host.demo_model import load_tiny
+        from teefusion_core.comfy_host.demo_model import load_demo
 
-        self.base, clip, vae = load_tiny("base")
-        self.weak = load_tiny("weak")[0]
+        self.base, clip, vae = load_demo("base")
+        self.weak = load_demo("weak")[0]
         self.bench = Bench(clip, vae, NUM_PROMPTS)
 
     def guider(self, arm: Arm, positive: list) -> Any:

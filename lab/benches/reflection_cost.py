@@ -31,11 +31,11 @@ class Case:
     """Models with a prompt at one batch size."""
 
     def __init__(self, batch: int):
-        from teefusion_core.comfy_host.demo_model import load_tiny
+        from teefusion_core.comfy_host.demo_model import load_demo
         from teefusion_core.comfy_host.sampling import schedule
 
-        self.base, clip, _ = load_tiny("base")
-        self.models = {"base": self.base, "weak": load_tiny("weak")[0]}
+        self.base, clip, _ = load_demo("base")
+        self.models = {"base": self.base, "weak": load_demo("weak")[0]}
         self.prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (PROMPT, "")]
         self.noise_BCHW = torch.randn(batch, 16, 8, 8, generator=torch.Generator().manual_seed(0))
         self.sigmas = schedule(self.base, "normal", STEPS, 1.0)
@@ -102,9 +102,9 @@ def _passes_row(case: Case, name: str, batch: int) -> dict[str, Any]:
 
 def _gap_row(case: Case, batch: int) -> dict[str, Any]:
     """A LoRA against its base on one copy of the weights, beside two loaded copies."""
-    from teefusion_core.comfy_host.demo_model import load_tiny
+    from teefusion_core.comfy_host.demo_model import load_demo
 
-    other, scales = load_tiny("base")[0], SETTINGS["W2SD 5.5 / 1 / 5.5"][0]
+    other, scales = load_demo("base")[0], SETTINGS["W2SD 5.5 / 1 / 5.5"][0]
     strong = _with_lora(case.base)
     ratio = _paired(lambda: case.reflect(scales, strong, case.base)[0], lambda: case.reflect(scales, strong, other)[0])
     return {

@@ -156,7 +156,7 @@ class Evidence(Study):
         """Cosines with the teacher's velocity along its path, per noise level: the whole, what guidance adds."""
         from teefusion_core.guidance.cfg import agreement
 
-        where, moves, cond, _ = self.walk(arm.teacher or "W2SD", HEADLINE["w"])
+        where, moves, cond, _ = self.trajectory(arm.teacher or "W2SD", HEADLINE["w"])
         teacher, prompt, _ = arm.prepare(self, self.first, HEADLINE[arm.knob], "euler")
         seen = self.velocities(teacher.model, prompt, where)
         whole = [float(agreement(*at).mean()) for at in zip(seen, moves, strict=True)]

@@ -50,15 +50,15 @@ def measure() -> dict[str, Any]:
 
 
 def _steps() -> dict[str, Any]:
-    """Seconds per step, with the teacher at work and with its walks on disk, beside the sum of what is in them."""
+    """Seconds per step with the teacher at work and with stored trajectories, beside the sum of their parts."""
     parts = Parts(batch=BATCH, rank=RANK)
     steps, rounds = parts.loop.steps, []
     with tempfile.TemporaryDirectory() as folder:
-        cached = parts.walks(Path(folder) / "cached", kept=2, uses=0)
+        cached = parts.trajectories(Path(folder) / "cached", cache_size=2, reuse=0)
         example = cached.next(BATCH)
         for number in range(ROUNDS + 1):
             replayed = parts.trained(cached)
-            online = parts.trained(parts.walks(Path(folder) / f"online{number}", kept=1, uses=1))
+            online = parts.trained(parts.trajectories(Path(folder) / f"online{number}", cache_size=1, reuse=1))
             teacher, unguided = parts.teacher_seconds()
             student, optimizer = parts.student_seconds(example)
             alone = {"teacher": teacher, "unguided": unguided, "student": student, "optimizer": optimizer}
@@ -90,7 +90,7 @@ def _beside_stock(batch: int) -> dict[str, Any]:
     """Our step without teacher beside one of ComfyUI's LoRA trainer, at the same batch and rank."""
     parts, ours, stock = Parts(batch=batch, rank=RANK, images_per_trajectory=batch), [], []
     with tempfile.TemporaryDirectory() as folder:
-        cached = parts.walks(Path(folder), kept=2, uses=0)
+        cached = parts.trajectories(Path(folder), cache_size=2, reuse=0)
         for _ in range(ROUNDS + 1):
             few, many = (parts.stock(steps, batch) for steps in STOCK_STEPS)
             stock.append((many - few) / (STOCK_STEPS[1] - STOCK_STEPS[0]))
@@ -129,7 +129,7 @@ def table(result: dict[str, Any]) -> list[list[str]]:
     """Return heading with one line per kind of step."""
     ms, ratios = result["steps"]["ms"], result["steps"]["ratios"]
     head = [
-        "walks",
+        "trajectories",
         "whole step",
         "teacher",
         "unguided pass",

@@ -27,7 +27,7 @@ TEACHERS = {
     "Z-Sampling": {"kind": "z-sampling"},
     "W2SD": {"kind": "w2sd", "weak_model": "weak", "strong_cfg": 1.0},
 }
-"""By name, as `[teacher]` of a training file has them; every last leg is CFG at 1 + w."""
+"""By name, as `[teacher]` of a training file has them; every last phase is CFG at 1 + w."""
 LEARNING_RATE = {"lora": 1e-3, "everything": 5e-4, DICE: 1e-3}
 """By what is trained; what others would have done is measured by scripts/bench.py rates."""
 NEGATIVES = [f"on a {ground} background" for ground in BACKGROUNDS]
@@ -43,13 +43,13 @@ class Recipe:
         teacher: a name in TEACHERS.
         trainable: "lora" or "everything"; a sharpener leaves the model alone.
         method: how guidance enters, a name in TAUGHT.
-        seed: of prompts, walks, noise, weights.
-        steps, batch, rank, walks: of the training; the teacher walks before the first step, `walks` times.
-        negatives: share of walks away from a background; then prompts leave theirs open.
-        w_max: the strongest guidance that is trained.
+        seed: of prompts, trajectories, noise, weights.
+        steps, batch_size, rank, trajectories: of the training; all trajectories are made before its first step.
+        negative_share: share of trajectories away from a background; then prompts leave theirs open.
+        guidance_max: the strongest guidance that is trained.
         w: the one guidance of a sharpener's teacher.
-        lr: where another rate than that of LEARNING_RATE is tried.
-        share: strength of the guidance term at the start, see `initial_gain_ratio` in docs/training.md.
+        learning_rate: where another rate than that of LEARNING_RATE is tried.
+        initial_gain_ratio: strength of the guidance term at the start, see `initial_gain_ratio` in docs/training.md.
     """
 
     teacher: str = "CFG"
@@ -57,21 +57,21 @@ class Recipe:
     method: str = TEEFUSION
     seed: int = 0
     steps: int = 1000
-    batch: int = 32
+    batch_size: int = 32
     rank: int = 64
-    walks: int = 50
-    negatives: float = 0.0
-    w_max: float = 4.0
+    trajectories: int = 50
+    negative_share: float = 0.0
+    guidance_max: float = 4.0
     w: float = 2.0
-    lr: float | None = None
-    share: float = 0.25
+    learning_rate: float | None = None
+    initial_gain_ratio: float = 0.25
 
     @property
     def name(self) -> str:
         """Of its run with its files."""
         method = "" if self.method in (TEEFUSION, DICE) else f"-{self.method.replace(' ', '-')}"
-        less = "-negatives" if self.negatives else ""
-        tried = f"-{self.steps}-steps-at-{self.lr:g}" if self.lr else ""
+        less = "-negatives" if self.negative_share else ""
+        tried = f"-{self.steps}-steps-at-{self.learning_rate:g}" if self.learning_rate else ""
         return f"{self.teacher}{method}-{self.learned}{less}-{self.seed}{tried}".lower()
 
     @property
@@ -82,15 +82,15 @@ class Recipe:
     @property
     def guidance(self) -> tuple[float, float]:
         """Least with largest w."""
-        return (self.w, self.w) if self.method == DICE else (0.5, self.w_max)
+        return (self.w, self.w) if self.method == DICE else (0.5, self.guidance_max)
 
     @property
-    def walked(self) -> Path:
-        """Folder of the teacher's walks, which serve every student that is taught the same."""
-        less = f"-less-{self.negatives:g}" if self.negatives else ""
+    def cache(self) -> Path:
+        """Folder of the teacher's trajectories, which serve every student that is taught the same."""
+        less = f"-less-{self.negative_share:g}" if self.negative_share else ""
         low, high = self.guidance
         w = f"{high:g}-alone" if low == high else f"{high:g}"
-        return STUDENTS / "walks" / f"{self.teacher}-{self.seed}-{self.walks}-w-{w}{less}".lower()
+        return STUDENTS / "trajectories" / f"{self.teacher}-{self.seed}-{self.trajectories}-w-{w}{less}".lower()
 
     @property
     def student(self) -> Path:
@@ -108,40 +108,39 @@ def captions(num: int, seed: int, open_ground: bool = False) -> list[str]:
 def described(recipe: Recipe) -> dict[str, dict]:
     """Write the prompts; return the sections of a training file, see docs/training.md."""
     prompts, negatives = f"{recipe.name}.txt", f"{recipe.name}.negatives.txt"
-    texts = {prompts: captions(NUM_PROMPTS, recipe.seed, recipe.negatives > 0), negatives: NEGATIVES}
+    texts = {prompts: captions(NUM_PROMPTS, recipe.seed, recipe.negative_share > 0), negatives: NEGATIVES}
     STUDENTS.mkdir(parents=True, exist_ok=True)
     for name, lines in texts.items():
         (STUDENTS / name).write_text("\n".join(lines) + "\n")
     data = {"prompts": prompts, "width": 64, "height": 64}
-    w_min, w_max = recipe.guidance
+    low, high = recipe.guidance
     distil = {
-        "guidance_min": w_min,
-        "guidance_max": w_max,
+        "guidance_min": low,
+        "guidance_max": high,
         "images_per_trajectory": 16,
-        "cache_size": recipe.walks,
+        "cache_size": recipe.trajectories,
         "reuse": 0,
         "rank": recipe.rank,
-        "initial_gain_ratio": recipe.share,
+        "initial_gain_ratio": recipe.initial_gain_ratio,
         "trainable": recipe.trainable,
         "method": recipe.method,
-        "negative_share": recipe.negatives,
-        "seed": recipe.seed,
+        "negative_share": recipe.negative_share,
+        "run_seed": recipe.seed,
     }
     train = {
         "steps": recipe.steps,
-        "batch": recipe.batch,
-        "lr": recipe.lr or LEARNING_RATE[recipe.learned],
-        "warmup": 30,
-        "schedule": "linear",
+        "batch_size": recipe.batch_size,
+        "learning_rate": recipe.learning_rate or LEARNING_RATE[recipe.learned],
+        "warmup_steps": 30,
+        "learning_rate_schedule": "linear",
         "save_every": 250,
-        "seed": recipe.seed,
     }
     return {
-        "model": {"tiny": "base"},
+        "model": {"demo_model": "base"},
         "teacher": TEACHERS[recipe.teacher],
-        "data": data | ({"negatives": negatives} if recipe.negatives else {}),
-        "distil": distil,
-        "train": train,
+        "data": data | ({"negative_prompts": negatives} if recipe.negative_share else {}),
+        "distillation": distil,
+        "training": train,
         "output": {"name": recipe.name},
     }
 
@@ -149,8 +148,8 @@ def described(recipe: Recipe) -> dict[str, dict]:
 def distilled(recipe: Recipe) -> Path:
     """Train a student, unless there is one; return its file.
 
-    Beside it stands a .json with recipe, losses, seconds: those of the teacher's walks count even where an earlier
-    student took them.
+    Beside it stands a .json with recipe, losses, seconds: those of the trajectories count even where an
+    earlier student made them.
     """
     if recipe.student.is_file():
         return recipe.student
@@ -161,7 +160,7 @@ def distilled(recipe: Recipe) -> Path:
 
     def told(report: StepReport) -> None:
         if report.step == 1:
-            clock.walked()
+            clock.trajectories_made()
         if report.step % 50 == 0:
             seconds = clock.keep()
             print(
@@ -181,20 +180,20 @@ def distilled(recipe: Recipe) -> Path:
 
 
 class _Clock:
-    """Seconds of a training over all its starts, with those of the walks that it finds made."""
+    """Seconds of a training over all its starts, with those of the trajectories that it finds made."""
 
     def __init__(self, recipe: Recipe, run: Path):
-        self.marks, self.of_walks = run / "seconds.json", recipe.walked / "seconds.json"
-        recipe.walked.mkdir(parents=True, exist_ok=True)
+        self.marks, self.of_trajectories = run / "seconds.json", recipe.cache / "seconds.json"
+        recipe.cache.mkdir(parents=True, exist_ok=True)
         run.mkdir(parents=True, exist_ok=True)
-        if not (run / "walks").exists():
-            (run / "walks").symlink_to(recipe.walked.resolve(), target_is_directory=True)
-        self.started, self.before = time.perf_counter(), _seconds(self.marks) or _seconds(self.of_walks)
+        if not (run / "trajectories").exists():
+            (run / "trajectories").symlink_to(recipe.cache.resolve(), target_is_directory=True)
+        self.started, self.before = time.perf_counter(), _seconds(self.marks) or _seconds(self.of_trajectories)
 
-    def walked(self) -> None:
-        """Note what the walks took, the first time."""
-        if not self.of_walks.is_file():
-            self.of_walks.write_text(json.dumps({"seconds": time.perf_counter() - self.started}))
+    def trajectories_made(self) -> None:
+        """Note what the trajectories took, the first time."""
+        if not self.of_trajectories.is_file():
+            self.of_trajectories.write_text(json.dumps({"seconds": time.perf_counter() - self.started}))
 
     def keep(self) -> float:
         """Note the seconds so far, return them."""
@@ -214,13 +213,22 @@ def main() -> None:
     parser.add_argument("--trainable", choices=[name for name in LEARNING_RATE if name != DICE], default="lora")
     parser.add_argument("--method", choices=TAUGHT, default=TEEFUSION)
     parser.add_argument("--seed", type=int, default=0)
-    for name in ("steps", "batch", "rank", "walks"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(Recipe, name))
-    parser.add_argument("--w-max", type=float, default=Recipe.w_max, help="the strongest guidance that is trained")
+    for name in ("steps", "batch_size", "rank", "trajectories"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Recipe, name))
+    parser.add_argument(
+        "--guidance-max", type=float, default=Recipe.guidance_max, help="the strongest guidance that is trained"
+    )
     parser.add_argument("--w", type=float, default=Recipe.w, help="the one guidance of a sharpener's teacher")
-    parser.add_argument("--negatives", type=float, default=0.0, help="share of walks away from a background")
-    parser.add_argument("--share", type=float, default=Recipe.share, help="strength of the guidance term at the start")
-    parser.add_argument("--lr", type=float, help=f"learning rate, where not {LEARNING_RATE}")
+    parser.add_argument(
+        "--negative-share", type=float, default=0.0, help="share of trajectories away from a background"
+    )
+    parser.add_argument(
+        "--initial-gain-ratio",
+        type=float,
+        default=Recipe.initial_gain_ratio,
+        help="strength of the guidance term at the start",
+    )
+    parser.add_argument("--learning-rate", type=float, help=f"learning rate, where not {LEARNING_RATE}")
     use_comfy()
     print("saved", distilled(Recipe(**vars(parser.parse_args()))), flush=True)
 

@@ -43,7 +43,7 @@ def dataset(num: int, seed: int) -> tuple[list[Scene], Tensor]:
     """`num` training scenes with their latents (half precision); encoded once, the scenes follow from the seed."""
     from safetensors.torch import load_file, save_file
 
-    codec_path = MODELS / "tiny_sd3_vae.safetensors"
+    codec_path = MODELS / "demo_sd3_vae.safetensors"
     # another codec or another world must not find the latents of this one
     made_by = codec_path.read_bytes() + Path(scenes_module.__file__).read_bytes()
     cache = RUNS / f"latents_{num}_{seed}_{hashlib.sha256(made_by).hexdigest()[:8]}.safetensors"

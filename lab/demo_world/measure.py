@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num", type=int, default=512)
     parser.add_argument("--model", help="a checkpoint instead of the shipped base")
-    parser.add_argument("--student", default="student", help="a variant of Load Tiny SD3, or a student file")
+    parser.add_argument("--student", default="student", help="a variant of Load Demo SD3, or a student file")
     parser.add_argument("--cfg", type=float, nargs="*", default=[1, 2, 3, 4, 6])
     parser.add_argument("--w", type=float, nargs="*", default=[])
     parser.add_argument("--seed", type=int, default=2024)
@@ -143,17 +143,17 @@ def main() -> None:
     use_comfy()
     import comfy.sd
 
-    from teefusion_core.comfy_host.demo_model import load_clip, load_tiny, load_vae
+    from teefusion_core.comfy_host.demo_model import load_clip, load_demo, load_vae
     from teefusion_core.comfy_host.guidance.student_loader import load_student
 
-    clip, vae = load_clip(MODELS / "tiny_sd3_text.safetensors"), load_vae(MODELS / "tiny_sd3_vae.safetensors")
-    base = comfy.sd.load_diffusion_model(args.model) if args.model else load_tiny("base")[0]
+    clip, vae = load_clip(MODELS / "demo_sd3_text.safetensors"), load_vae(MODELS / "demo_sd3_vae.safetensors")
+    base = comfy.sd.load_diffusion_model(args.model) if args.model else load_demo("base")[0]
     bench, rows = Bench(clip, vae, args.num, args.seed), []
     for cfg in args.cfg:
         rows.append(bench.row("teacher", base, cfg))
         print_row(rows[-1])
     if args.w:
-        student = load_student(base, own) if own.suffix else load_tiny(args.student)[0]
+        student = load_student(base, own) if own.suffix else load_demo(args.student)[0]
         for w in args.w:
             rows.append(bench.row("student", student, 1.0, w))
             print_row(rows[-1])

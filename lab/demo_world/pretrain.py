@@ -204,7 +204,7 @@ def train(args: argparse.Namespace) -> None:
     """The loop; everything random at a step follows from (seed, step), so a resumed run goes on as it would have."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scenes, latents = dataset(args.num, args.seed)
-    text = Captions(MODELS / "tiny_sd3_text.safetensors", device)
+    text = Captions(MODELS / "demo_sd3_text.safetensors", device)
     context, pooled = text([""])
     torch.manual_seed(args.seed)
     run = Run(build_network(context.shape[-1], pooled.shape[-1]).to(device), args.lr)

@@ -38,7 +38,7 @@ def main() -> None:
     for variant, step, narrow in (("base", args.base, half), ("weak", args.weak, eighth)):
         if step is not None:
             source = RUNS / f"base_{step:06}.safetensors"
-            target: Path = MODELS / f"tiny_sd3_{variant}.safetensors"
+            target: Path = MODELS / f"demo_sd3_{variant}.safetensors"
             metadata = {"architecture": "SD3 (MMDiT), demo size", "variant": variant, "step": str(step)}
             save_file(narrow(load_file(source)), target, metadata=metadata)
             print(f"{target.name}: {target.stat().st_size / 1e6:.1f} MB")

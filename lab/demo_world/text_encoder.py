@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default=str(RUNS / "tiny_sd3_text.safetensors"))
+    parser.add_argument("--out", default=str(RUNS / "demo_sd3_text.safetensors"))
     args = parser.parse_args()
     use_comfy()
     from safetensors.torch import save_file

@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start-from", help="go on from a codec file, for another --minutes")
     parser.add_argument("--freeze-encoder", action="store_true", help="polish the decoder; latents stay as they are")
-    parser.add_argument("--out", default=str(RUNS / "tiny_sd3_vae.safetensors"))
+    parser.add_argument("--out", default=str(RUNS / "demo_sd3_vae.safetensors"))
     args = parser.parse_args()
     use_comfy()
     from safetensors.torch import save_file

@@ -24,7 +24,7 @@ from .server import USUAL_PORT, Server, any_free_port, choose_port, is_free, run
 from .sheet import SHOWN, Row, draw_sheet
 from .stop import Stop, say
 
-WORKFLOW = WORKFLOWS / "01_teacher_vs_student.json"
+WORKFLOW = WORKFLOWS / "01 Student beside teacher.json"
 PICTURE = "teacher_vs_student.png"
 SEED = 20250723
 MODEL_SIDE = 64
@@ -82,7 +82,7 @@ def compare(comfyui: Path, num_prompts: int, out: Path, *, serve: bool, port: in
 
 def check_models(folder: Path) -> None:
     """Stop before anything starts when the pack came without a file of its demo model."""
-    files = [f"tiny_sd3_{part}.safetensors" for part in ("base", "student", "text", "vae")]
+    files = [f"demo_sd3_{part}.safetensors" for part in ("base", "student", "text", "vae")]
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise Stop(

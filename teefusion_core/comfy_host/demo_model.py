@@ -124,7 +124,7 @@ def load_vae(path: Path) -> comfy.sd.VAE:
 
 def variants() -> list[str]:
     """What can be loaded: base, weak (an earlier checkpoint of its training), every student file of the folder."""
-    students = sorted(path.stem.removeprefix("tiny_sd3_") for path in MODELS.glob(f"tiny_sd3_{STUDENT}*.safetensors"))
+    students = sorted(path.stem.removeprefix("demo_sd3_") for path in MODELS.glob(f"demo_sd3_{STUDENT}*.safetensors"))
     return ["base", "weak", *students]
 
 
@@ -141,7 +141,7 @@ def _check_whole(path: Path) -> None:
         ) from error
 
 
-def load_tiny(variant: str):
+def load_demo(variant: str):
     """Load the demo model.
 
     Args:
@@ -155,10 +155,10 @@ def load_tiny(variant: str):
     if variant not in variants():
         raise InvalidConfig(f"variant is {variant!r}; choose one of {', '.join(variants())}")
     network = "base" if variant.startswith(STUDENT) else variant
-    files = {part: MODELS / f"tiny_sd3_{part}.safetensors" for part in (network, "text", "vae")}
+    files = {part: MODELS / f"demo_sd3_{part}.safetensors" for part in (network, "text", "vae")}
     for path in files.values():
         _check_whole(path)
     model = comfy.sd.load_diffusion_model(str(files[network]))
     if variant.startswith(STUDENT):
-        model = load_student(model, MODELS / f"tiny_sd3_{variant}.safetensors")
+        model = load_student(model, MODELS / f"demo_sd3_{variant}.safetensors")
     return model, load_clip(files["text"]), load_vae(files["vae"])

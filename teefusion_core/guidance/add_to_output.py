@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Plus(nn.Module):
+class AddToOutput(nn.Module):
     """A module with a term on top of what it returns."""
 
     def __init__(self, inner: nn.Module, term_BD: Tensor):
@@ -41,7 +41,7 @@ class Plus(nn.Module):
 
 
 @contextmanager
-def plus(network: nn.Module, path: str, term_BD: Tensor) -> Iterator[None]:
+def add_to_output(network: nn.Module, path: str, term_BD: Tensor) -> Iterator[None]:
     """Have the module at a path return its output with a term added, inside the block.
 
     Args:
@@ -52,7 +52,7 @@ def plus(network: nn.Module, path: str, term_BD: Tensor) -> Iterator[None]:
     above, _, name = path.rpartition(".")
     parent = network.get_submodule(above)
     inner = getattr(parent, name)
-    setattr(parent, name, Plus(inner, term_BD))
+    setattr(parent, name, AddToOutput(inner, term_BD))
     try:
         yield
     finally:

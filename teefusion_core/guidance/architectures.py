@@ -54,7 +54,7 @@ class Architecture:
 
     def pooled_module(self, model: nn.Module) -> nn.Module:
         """Return F of a diffusion model of this family."""
-        return _walk(model, self.pooled_embed)
+        return _module_at(model, self.pooled_embed)
 
     def embedders(
         self, model: nn.Module, dtype: torch.dtype
@@ -65,7 +65,7 @@ class Architecture:
             model: diffusion model of this family.
             dtype: what the model computes in; the sinusoid itself stays float32.
         """
-        time_mlp, pooled_module = _walk(model, self.time_mlp), self.pooled_module(model)
+        time_mlp, pooled_module = _module_at(model, self.time_mlp), self.pooled_module(model)
         width, beside = self.sinusoid_width(model), self.beside_text
 
         def pooled_embed(p_BP: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class Architecture:
 
     def sinusoid_width(self, model: nn.Module) -> int:
         """Return the width of psi in front of G."""
-        return _matrices(_walk(model, self.time_mlp))[0].in_features
+        return _matrices(_module_at(model, self.time_mlp))[0].in_features
 
     def embeds(self, path: str) -> bool:
         """Tell whether a path inside the diffusion model is in one of the two embedders."""
@@ -126,7 +126,9 @@ ARCHITECTURES = (
 
 def family_of(model: nn.Module) -> Architecture | None:
     """Return the row whose landmarks a diffusion model has, whether or not it takes pooled text."""
-    return next((row for row in ARCHITECTURES if all(_walk(model, path) is not None for path in row.landmarks)), None)
+    return next(
+        (row for row in ARCHITECTURES if all(_module_at(model, path) is not None for path in row.landmarks)), None
+    )
 
 
 def architecture_of(model: nn.Module) -> Architecture:
@@ -153,7 +155,7 @@ def architecture_of(model: nn.Module) -> Architecture:
     )
 
 
-def _walk(module, path: str):
+def _module_at(module, path: str):
     """Follow a dotted path of attributes; None where it breaks off."""
     for name in path.split("."):
         module = getattr(module, name, None)

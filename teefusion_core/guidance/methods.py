@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from .fusion import guidance_term, sinusoid
 
-TEEFUSION, W_ALONE, DISTILL_CFG, SPLIT, DICE = "teefusion", "w alone", "distillcfg", "teefusion split", "dice"
+TEEFUSION, GUIDANCE_ONLY, DISTILL_CFG, SPLIT, DICE = (
+    "teefusion",
+    "guidance only",
+    "distillcfg",
+    "teefusion split",
+    "dice",
+)
 
 
 class GuidanceEmbedder(nn.Module):
@@ -99,14 +105,14 @@ class Method:
 
 METHODS: dict[str, Method] = {
     TEEFUSION: Method(_teefusion),
-    W_ALONE: Method(lambda i: i.gain * i.time_embed(i.timestep_B)),
+    GUIDANCE_ONLY: Method(lambda i: i.gain * i.time_embed(i.timestep_B)),
     DISTILL_CFG: Method(_distill_cfg, embeds=True),
     SPLIT: Method(_split),
 }
 """By name, as student files have it.
 
-teefusion: gain * G(psi(w)) * F(c - null). w alone: gain * G(psi(w)), which the paper takes the text away from to show
-what it is worth. distillcfg: MLP(psi(w)), new layers. Neither of these two knows a negative prompt. teefusion split is
+teefusion: gain * G(psi(w)) * F(c - null). guidance only: gain * G(psi(w)), the ablation of the paper without the
+text. distillcfg: MLP(psi(w)), new layers. Neither of these two knows a negative prompt. teefusion split is
 ours: gain * G(psi(w)) * (F(c) - F(null)), where F meets nothing but texts, as it did when it was trained.
 """
 TAUGHT = (*METHODS, DICE)

@@ -41,7 +41,7 @@ class Update(nn.Module):
         """Bind to a network, which is not changed."""
         super().__init__()
         self._network = [network]  # in a list, or its weights would count as ours
-        self._worn: ExitStack | None = None
+        self._applied: ExitStack | None = None
         self.embedder = None
 
     @property
@@ -49,7 +49,7 @@ class Update(nn.Module):
         """What the update hangs on."""
         return self._network[0]
 
-    def worn(self) -> AbstractContextManager[None]:
+    def applied(self) -> AbstractContextManager[None]:
         """Change what the network computes, differentiably, inside the block."""
         raise NotImplementedError
 
@@ -80,24 +80,24 @@ class Update(nn.Module):
         raise NotImplementedError
 
     @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Wear the update inside the block, save where it is `lifted`."""
-        with ExitStack() as self._worn:
-            self._worn.enter_context(self.worn())
+    def in_training(self) -> Iterator[None]:
+        """Wear the update inside the block, save where it is `disabled`."""
+        with ExitStack() as self._applied:
+            self._applied.enter_context(self.applied())
             yield
-        self._worn = None
+        self._applied = None
 
     @contextmanager
-    def lifted(self) -> Iterator[None]:
+    def disabled(self) -> Iterator[None]:
         """Have the base alone inside the block, then wear the update again."""
-        if self._worn is None:
+        if self._applied is None:
             yield
             return
-        self._worn.close()
+        self._applied.close()
         try:
             yield
         finally:
-            self._worn.enter_context(self.worn())
+            self._applied.enter_context(self.applied())
 
 
 class Lora(Update):
@@ -139,7 +139,7 @@ class Lora(Update):
         return self.scale * self.up[_key(path)], self.down[_key(path)]
 
     @contextmanager
-    def worn(self) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """Add the update to what the layers return inside the block."""
         with ExitStack() as stack:
             for path in self.layers:
@@ -194,7 +194,7 @@ class Whole(Update):
         )
 
     @contextmanager
-    def worn(self) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """Exchange the parameters for the copies while their layers are at work inside the block.
 
         Only then: the host may load, freeze or patch the network in the middle of a training.

@@ -67,7 +67,7 @@ class CheckpointFolder:
         *,
         base: str,
         described: Mapping[str, Any] | None = None,
-        accept: Collection[str] = (),
+        accept_changes: Collection[str] = (),
         keep: int = 3,
         processes: Processes | None = None,
     ):
@@ -78,7 +78,7 @@ class CheckpointFolder:
             name: of the run, one folder name.
             base: fingerprint of the base model.
             described: settings of the run that the loop does not know (teacher, rank ...), as JSON can hold them.
-            accept: names of settings that may differ from those of the stored run.
+            accept_changes: names of settings that may differ from those of the stored run.
             keep: how many checkpoints stay, 1 or more.
             processes: who trains; by default those of torch.distributed.
         Raises:
@@ -87,7 +87,12 @@ class CheckpointFolder:
         if keep < 1:
             raise InvalidConfig(f"keep is {keep}; keep one checkpoint or more")
         self.path = _inside(root, name)
-        self.base, self.described, self.accept, self.keep = base, dict(described or {}), frozenset(accept), keep
+        self.base, self.described, self.accept_changes, self.keep = (
+            base,
+            dict(described or {}),
+            frozenset(accept_changes),
+            keep,
+        )
         self.processes = processes or Processes()
         self._damaged: set[int] = set()
 
@@ -251,7 +256,7 @@ class CheckpointFolder:
                 f"{self.path} is a run of {manifest['processes']} processes, now there are {self.processes.size}; "
                 "each has randomness of its own: start as many as before, or use another run name"
             )
-        _check_settings(self.path, manifest["settings"], json.loads(json.dumps(dict(settings))), self.accept)
+        _check_settings(self.path, manifest["settings"], json.loads(json.dumps(dict(settings))), self.accept_changes)
 
 
 class _Damaged(Exception):
@@ -282,21 +287,23 @@ def _inside(root: Path, name: str) -> Path:
     return root / name
 
 
-def _check_settings(path: Path, stored: Mapping[str, Any], given: Mapping[str, Any], accept: Collection[str]) -> None:
+def _check_settings(
+    path: Path, stored: Mapping[str, Any], given: Mapping[str, Any], accept_changes: Collection[str]
+) -> None:
     absent = object()
     names = sorted(stored.keys() | given.keys())
-    unknown = sorted(set(accept) - set(names))
+    unknown = sorted(set(accept_changes) - set(names))
     if unknown:
         raise InvalidConfig(f"accepted changes name {', '.join(unknown)}, no settings; legal are {', '.join(names)}")
     changed = [name for name in names if stored.get(name, absent) != given.get(name, absent)]
-    refused = [name for name in changed if name not in accept]
+    refused = [name for name in changed if name not in accept_changes]
     if refused:
         told = ", ".join(
             f"{name} ({stored.get(name, 'not set')!r} -> {given.get(name, 'not set')!r})" for name in refused
         )
         raise InvalidConfig(
-            f"{path} was begun with other settings: {told}; set them back, accept the changes by these names "
-            "(accept_changes of the node, accept of a training file), or start under another run name"
+            f"{path} was begun with other settings: {told}; set them back, list these names in "
+            "accept_changes, or start under another run name"
         )
     for name in changed:
         log.info("%s: going on with %s changed to %r", path, name, given.get(name))

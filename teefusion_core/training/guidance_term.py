@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..guidance.add_to_output import plus
+from ..guidance.add_to_output import add_to_output
 from ..guidance.architectures import Architecture
 from ..guidance.fusion import EXACT, guidance_timestep
 from ..guidance.methods import METHODS, TEEFUSION, Ingredients
@@ -49,7 +49,7 @@ class Fusion:
 
     def added(self, term_BD: Tensor) -> AbstractContextManager[None]:
         """Add a term to the pooled text inside the block."""
-        return plus(self.network, self.architecture.pooled_embed, term_BD)
+        return add_to_output(self.network, self.architecture.pooled_embed, term_BD)
 
 
 @torch.no_grad()

@@ -67,7 +67,7 @@ class StepReport:
     steps: int
     loss: float
     gradient_norm: float
-    lr: float
+    learning_rate: float
     rows: int
     seconds: float
     data_seconds: float
@@ -102,6 +102,7 @@ def train(
     on_step: Callable[[StepReport], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     processes: Processes | None = None,
+    seed: int = 0,
 ) -> Trained:
     """Train the parameters of a module that require gradients, in place.
 
@@ -118,6 +119,7 @@ def train(
         should_stop: asked in every process before each step; one yes stops all. An exception out of this or of
             on_step stops like a yes, is raised again once the checkpoint is written.
         processes: who trains; by default those of torch.distributed.
+        seed: of the global random generators; the rank is added.
     Returns:
         How far it came; the weights are in the module, whole in every process; an exception may leave shares.
     Raises:
@@ -129,7 +131,7 @@ def train(
     run = _Run(module, data, loss, settings, folder, processes or Processes())
     callers = _Callers(on_step, should_stop)
     with kept_random_state(run.device):
-        seed_random(run.device, (settings.seed + run.processes.rank) % 2**64)
+        seed_random(run.device, (seed + run.processes.rank) % 2**64)
         run.resume()
         try:
             while run.step < settings.steps and not run.processes.any(callers.want_to_stop()):
@@ -194,7 +196,7 @@ class _Run(Generic[E]):
         self.average = {name: self._averaged(weight.detach()) for name, weight in self.weights.items()}
         self.optimizer = torch.optim.AdamW(
             self.weights.values(),
-            lr=settings.lr,
+            lr=settings.learning_rate,
             betas=(settings.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),
@@ -207,7 +209,11 @@ class _Run(Generic[E]):
 
     def _averaged(self, weight: Tensor) -> Tensor:
         # a thousandth of a step is lost in half precision
-        return weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True) if self.settings.ema else weight
+        return (
+            weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True)
+            if self.settings.ema_decay
+            else weight
+        )
 
     def advanced(self) -> StepReport:
         """Take one step; one that something breaks off, say a cancelled teacher, leaves the steps before it saved."""
@@ -229,11 +235,11 @@ class _Run(Generic[E]):
         start, settings = time.perf_counter(), self.settings
         loss, data_seconds = self._accumulate()
         self.processes.average_([loss])
-        norm = whole(nn.utils.clip_grad_norm_(self.weights.values(), settings.clip or math.inf))
+        norm = whole(nn.utils.clip_grad_norm_(self.weights.values(), settings.max_grad_norm or math.inf))
         mean_loss, gradient_norm = torch.stack((loss, norm.to(loss))).tolist()
         if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
             raise self._diverged(mean_loss, gradient_norm)
-        lr = settings.lr_at(self.step)
+        lr = settings.learning_rate_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.before = None  # from here on the weights are between two steps
@@ -242,7 +248,7 @@ class _Run(Generic[E]):
         self._follow()
         self.step += 1
         self.losses.append(mean_loss)
-        rows = settings.batch * settings.accumulation * self.processes.size
+        rows = settings.batch_size * settings.gradient_accumulation * self.processes.size
         seconds = time.perf_counter() - start
         return StepReport(
             self.step, settings.steps, mean_loss, gradient_norm, lr, rows, seconds, data_seconds, self.average,
@@ -252,9 +258,9 @@ class _Run(Generic[E]):
     def _accumulate(self) -> tuple[Tensor, float]:
         """Leave the gradient of the mean loss in the weights; return that loss, the seconds spent on data."""
         total, data_seconds = torch.zeros((), device=self.device), 0.0
-        for left in reversed(range(self.settings.accumulation)):
+        for left in reversed(range(self.settings.gradient_accumulation)):
             asked = time.perf_counter()
-            example = self.data.next(self.settings.batch)
+            example = self.data.next(self.settings.batch_size)
             data_seconds += time.perf_counter() - asked
             with self.processes.way.passing(self.objective, left == 0):
                 loss = self.objective(example)
@@ -263,7 +269,7 @@ class _Run(Generic[E]):
                         f"the loss has shape {list(loss.shape)}, {'a' if loss.requires_grad else 'no'} gradient; "
                         "return a scalar that depends on the trainable weights"
                     )
-                share = loss / self.settings.accumulation
+                share = loss / self.settings.gradient_accumulation
                 share.backward()
             total += share.detach().to(total)
         return total, data_seconds
@@ -272,15 +278,16 @@ class _Run(Generic[E]):
         kept = "" if self.saved is None else f", the checkpoint of step {self.saved} stays"
         return TrainingDiverged(
             f"step {self.step + 1} has loss {loss}, gradient norm {gradient_norm}; it was not applied{kept}: "
-            f"give a lower lr (it was {self.settings.lr_at(self.step):g}), or take the broken example out of the data"
+            f"give a lower learning_rate (it was {self.settings.learning_rate_at(self.step):g}), or remove the broken "
+            "example from the data"
         )
 
     def _follow(self) -> None:
         """Move the average towards the weights."""
-        if self.settings.ema:
+        if self.settings.ema_decay:
             average = list(self.average.values())
             weights = [w.detach().to(a.dtype) for w, a in zip(self.weights.values(), average, strict=True)]
-            get_ema_multi_avg_fn(self.settings.ema_at(self.step))(average, weights, None)
+            get_ema_multi_avg_fn(self.settings.ema_decay_at(self.step))(average, weights, None)
 
     def save(self) -> None:
         """Make a checkpoint, unless this step has one."""
@@ -292,7 +299,7 @@ class _Run(Generic[E]):
             "optimizer": {names[index]: state for index, state in moments.items()},
             "progress": {"losses": torch.tensor(self.losses, dtype=torch.float64)},
         }
-        if self.settings.ema:
+        if self.settings.ema_decay:
             shared["average"] = self.average
         shared = gathered(shared, self.processes.first)
         self.folder.save(self.step, asdict(self.settings), shared, self.before or self._own())
@@ -317,7 +324,7 @@ class _Run(Generic[E]):
             )
         weights, moments = stored.shared["weights"], stored.shared["optimizer"]
         _copy_(self.weights, weights)
-        if self.settings.ema:
+        if self.settings.ema_decay:
             _copy_(self.average, stored.shared.get("average") or weights)
         state = {
             index: {key: share_like(weight, value) if value.ndim else value for key, value in moments[name].items()}

@@ -12,7 +12,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 + 0.5 * math.cos(math.pi * progress),
 }
-"""Factor on lr by the progress after warm-up, 0 at its first step, just below 1 at the last."""
+"""Factor on the learning rate by the progress after warm-up, 0 at its first step, just below 1 at the last."""
 
 
 @dataclass(frozen=True)
@@ -21,67 +21,66 @@ class TrainSettings:
 
     Attributes:
         steps: optimizer steps of the whole run.
-        lr: learning rate at its height.
-        batch: rows of a forward pass of a process. A step sees batch * accumulation * processes rows.
-        accumulation: forward passes per step.
-        clip: longest gradient, as L2 norm over all weights; 0 does not clip.
-        warmup: steps over which lr rises from 0.
-        schedule: how lr goes on after them, a name in SCHEDULES.
+        learning_rate: peak learning rate.
+        batch_size: examples per forward pass in each process; a step uses batch_size * gradient_accumulation *
+            processes of them.
+        gradient_accumulation: forward passes per step.
+        max_grad_norm: longest gradient, as L2 norm over all weights; 0 does not clip.
+        warmup_steps: steps over which the learning rate rises from 0.
+        learning_rate_schedule: shape of the learning rate after them, a name in SCHEDULES.
         weight_decay, beta1, beta2: of AdamW.
-        ema: share of the old in the moving average of the weights; 0 keeps none. The first steps average over less.
+        ema_decay: decay of the moving average of the weights; 0 keeps no average. It is lower in the first steps.
         save_every: steps between checkpoints; 0 makes them at the start with the end only.
-        seed: of the global random generators; rank is added.
     """
 
     steps: int
-    lr: float
-    batch: int
-    accumulation: int = 1
-    clip: float = 1.0
-    warmup: int = 0
-    schedule: str = "constant"
+    learning_rate: float
+    batch_size: int
+    gradient_accumulation: int = 1
+    max_grad_norm: float = 1.0
+    warmup_steps: int = 0
+    learning_rate_schedule: str = "constant"
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
-    ema: float = 0.99
+    ema_decay: float = 0.99
     save_every: int = 100
-    seed: int = 0
 
     def __post_init__(self):
         check(asdict(self), _LEGAL)
-        if self.warmup >= self.steps:
-            raise InvalidConfig(f"warmup is {self.warmup} of {self.steps} steps; give fewer than steps")
+        if self.warmup_steps >= self.steps:
+            raise InvalidConfig(f"warmup_steps is {self.warmup_steps} of {self.steps} steps; give fewer than steps")
 
-    def lr_at(self, step: int) -> float:
+    def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of a step.
 
         Args:
             step: counted from 0, below steps.
         """
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        return self.lr * SCHEDULES[self.schedule]((step - self.warmup) / (self.steps - self.warmup))
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
+        return self.learning_rate * SCHEDULES[self.learning_rate_schedule](progress)
 
-    def ema_at(self, step: int) -> float:
+    def ema_decay_at(self, step: int) -> float:
         """Return the share of the old in the average at a step counted from 0.
 
         Early it is (1 + step) / (10 + step), or the random start would stay in the average for long.
         """
-        return min(self.ema, (1 + step) / (10 + step))
+        return min(self.ema_decay, (1 + step) / (10 + step))
 
 
 _LEGAL: dict[str, Rule] = {
     "steps": whole(1),
-    "lr": number(lambda value: value > 0, "a finite number above 0"),
-    "batch": whole(1),
-    "accumulation": whole(1),
-    "clip": number(lambda value: value >= 0, "a finite number, 0 or more (0 does not clip)"),
-    "warmup": whole(0),
-    "schedule": choice(SCHEDULES),
+    "learning_rate": number(lambda value: value > 0, "a finite number above 0"),
+    "batch_size": whole(1),
+    "gradient_accumulation": whole(1),
+    "max_grad_norm": number(lambda value: value >= 0, "a finite number, 0 or more (0 does not clip)"),
+    "warmup_steps": whole(0),
+    "learning_rate_schedule": choice(SCHEDULES),
     "weight_decay": number(lambda value: value >= 0, "a finite number, 0 or more"),
     "beta1": number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
     "beta2": number(lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    "ema": number(lambda value: 0 <= value < 1, "a number from 0 (no average) to below 1"),
+    "ema_decay": number(lambda value: 0 <= value < 1, "a number from 0 (no average) to below 1"),
     "save_every": whole(0),
-    "seed": whole(0, 2**64 - 1),
 }

@@ -8,7 +8,7 @@ from ..guidance.fusion import EXACT, GUIDANCE_PRECISIONS
 from ..guidance.methods import DICE, TAUGHT, TEEFUSION
 from .adapters import TRAINABLE
 from .setting_rules import Rule, check, choice, flag, number, text, whole
-from .targets import BETWEEN, SECANT, TARGETS, TIMES
+from .targets import JITTERED, SECANT, TARGETS, TIMES
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,14 @@ class DistillSettings:
 
     Attributes:
         guidance_min, guidance_max: guidance of the paper is uniform between them (paper: 2 and 14).
-        teacher_steps, scheduler: schedule that the teacher walks on.
+        teacher_steps, scheduler: the teacher's schedule.
         timestep_sampling: where on it, a name in TIMES.
         target: velocity to learn, a name in TARGETS.
         guidance_error_weight: how many times the error along the guidance counts, see `replay_loss`.
         images_per_trajectory: pictures that the teacher paints at once, all with one w.
-        cache_size: how many of the latest walks are drawn from.
-        reuse: how often an example serves; 0: all walks come first, then serve for all of the training.
-        negative_share: share of walks that a negative prompt takes the place of the empty one in.
+        cache_size: how many of the latest trajectories are drawn from.
+        reuse: how often an example serves; 0: all trajectories come first, then serve for all of the training.
+        negative_share: share of trajectories that a negative prompt takes the place of the empty one in.
         trainable: what is trained, a name in TRAINABLE.
         rank: of a LoRA.
         initial_gain_ratio: strength of the term at the start, as a share of the modulation vector; 0 takes the
@@ -33,14 +33,14 @@ class DistillSettings:
         method: how guidance enters the student, a name in TAUGHT; with dice there is no term, nothing of the model
             is trained, `guidance_min` must equal `guidance_max`.
         gradient_checkpointing: less memory for a third more time.
-        seed: of walks with what is drawn from them, of the LoRA's start.
+        run_seed: of trajectories with what is drawn from them, of the LoRA's start.
     """
 
     guidance_min: float = 1.0
     guidance_max: float = 8.0
     teacher_steps: int = 20
     scheduler: str = "normal"
-    timestep_sampling: str = BETWEEN
+    timestep_sampling: str = JITTERED
     target: str = SECANT
     guidance_error_weight: float = 4.0
     images_per_trajectory: int = 8
@@ -54,7 +54,7 @@ class DistillSettings:
     guidance_precision: str = EXACT
     method: str = TEEFUSION
     gradient_checkpointing: bool = False
-    seed: int = 0
+    run_seed: int = 0
 
     def __post_init__(self):
         check(asdict(self), _LEGAL)
@@ -88,5 +88,5 @@ _LEGAL: dict[str, Rule] = {
     "guidance_precision": choice(GUIDANCE_PRECISIONS),
     "method": choice(TAUGHT),
     "gradient_checkpointing": flag(),
-    "seed": whole(0, 2**64 - 1),
+    "run_seed": whole(0, 2**64 - 1),
 }

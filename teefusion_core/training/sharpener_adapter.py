@@ -39,7 +39,7 @@ class Sharpening(Update):
             _begin(self.sharpener)
         self.sharpener.to(next(network.parameters()).device)
 
-    def worn(self) -> AbstractContextManager[None]:
+    def applied(self) -> AbstractContextManager[None]:
         """Change nothing of the network."""
         return nullcontext()
 

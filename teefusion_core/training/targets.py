@@ -15,11 +15,11 @@ from torch.nn.functional import normalize
 from ..errors import InvalidConfig
 from ..guidance.flow import Velocity, secant
 
-GRID, BETWEEN, EVEN = "grid", "between", "even"
+SCHEDULE_LEVELS, JITTERED, UNIFORM = "schedule", "jittered", "uniform"
 TIMES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    GRID: lambda grid_S, place_S: grid_S,
-    BETWEEN: lambda grid_S, place_S: _read(grid_S, place_S),
-    EVEN: lambda grid_S, place_S: _read(torch.linspace(float(grid_S[0]), float(grid_S[-1]), len(grid_S)), place_S),
+    SCHEDULE_LEVELS: lambda grid_S, place_S: grid_S,
+    JITTERED: lambda grid_S, place_S: _read(grid_S, place_S),
+    UNIFORM: lambda grid_S, place_S: _read(torch.linspace(float(grid_S[0]), float(grid_S[-1]), len(grid_S)), place_S),
 }
 """Where the teacher steps.
 
@@ -66,7 +66,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Example:
-    """Rows drawn from walks.
+    """Rows drawn from trajectories.
 
     Attributes:
         x_BCHW, sigma_B, w_B: where, at which guidance.
@@ -91,7 +91,7 @@ class Example:
 
 
 def levels(grid_S: Tensor, time: str, generator: torch.Generator) -> Tensor:
-    """Noise levels [S+1] of a walk; the ends are those of the grid.
+    """Noise levels [S+1] of a trajectory; the ends are those of the grid.
 
     Args:
         grid_S: schedule [S+1], decreasing.
@@ -101,7 +101,7 @@ def levels(grid_S: Tensor, time: str, generator: torch.Generator) -> Tensor:
         InvalidConfig: no such name.
     """
     if time not in TIMES:
-        raise InvalidConfig(f"time is {time!r}; choose one of {', '.join(TIMES)}")
+        raise InvalidConfig(f"timestep_sampling is {time!r}; choose one of {', '.join(TIMES)}")
     place_S = torch.arange(len(grid_S), dtype=torch.float32)
     place_S[1:-1] += torch.rand((), generator=generator) - 0.5
     return TIMES[time](grid_S.float().cpu(), place_S)
@@ -118,14 +118,14 @@ def target_of(target: str, states: list[Tensor], last: list[Tensor], sigma_S: Te
     return TARGETS[target](states, last, sigma_S, step)
 
 
-def step_weights(walk: Trajectory) -> Tensor:
-    """How much each step of a walk shall count, [S]: one over the mean square of what guidance adds in it.
+def step_weights(trajectory: Trajectory) -> Tensor:
+    """How much each step of a trajectory shall count, [S]: one over the mean square of what guidance adds in it.
 
     That is fifty times more in the first step than in the last, a hundred times more at w 5 than at w 0.5: late steps
     with low guidance would go unlearned otherwise. A student without guidance then has loss 1, one that equals its
     teacher 0.
     """
-    return 1 / walk.guidance_SBCHW.float().square().flatten(1).mean(1).clamp(min=1e-12)
+    return 1 / trajectory.guidance_SBCHW.float().square().flatten(1).mean(1).clamp(min=1e-12)
 
 
 def replay_loss(student: Velocity, example: Example, guidance_error_weight: float = 1.0) -> Tensor:

@@ -1,7 +1,7 @@
-"""TrajectoryCache of a teacher kept on disk, from which a training draws.
+"""Trajectories of a teacher, kept on disk for training.
 
-A walk is known by its number alone, so a lost or damaged file is made again. Processes that train together share the
-walks, draw the same rows of them, then read a share of these each: how many they are does not change what is learned.
+A trajectory is known by its number alone, so a lost or damaged file is made again. Processes that train together
+share the trajectories and draw the same rows, of which each reads its part: their number does not change the result.
 Shapes: B rows, S steps.
 """
 
@@ -30,13 +30,13 @@ _SMALL = ("sigma_S", "weight_S", "w", "prompt_SB", "null_SB")
 
 
 def generator_of(seed: int, *place: int | str) -> torch.Generator:
-    """A random generator on the CPU for one thing of a run, e.g. the walk of a number."""
+    """A random generator on the CPU for one thing of a run, e.g. the trajectory of a number."""
     mixed = random.Random("/".join(str(part) for part in (seed, *place)))
     return torch.Generator().manual_seed(mixed.getrandbits(63))
 
 
 class TrajectoryCache:
-    """Examples from the latest walks; new ones are made as training goes on."""
+    """Examples from the latest trajectories; new ones are made as training goes on."""
 
     def __init__(
         self,
@@ -44,41 +44,41 @@ class TrajectoryCache:
         folder: Path,
         *,
         examples: int,
-        kept: int,
-        uses: float,
+        cache_size: int,
+        reuse: float,
         seed: int = 0,
         processes: Processes | None = None,
-        told: Callable[[int], None] | None = None,
+        on_trajectory: Callable[[int], None] | None = None,
     ):
-        """Open a folder of walks; none is made yet.
+        """Open a folder of trajectories; none is made yet.
 
         Args:
-            make: the walk of a number, always the same for the same number; called when it is due.
+            make: the trajectory of a number, always the same for the same number; called when it is due.
             folder: where they are kept, as float16.
-            examples: of one walk, its steps times its rows.
-            kept: how many of the latest are drawn from, 1 or more.
-            uses: how often an example serves: the teacher walks anew whenever the ones before are used up; 0: as many
-                as are kept walk before the first step, none later.
+            examples: of one trajectory, its steps times its rows.
+            cache_size: how many of the latest are drawn from, 1 or more.
+            reuse: how many times each example is used, on average, before the teacher makes new ones; 0: `cache_size`
+                trajectories are made before the first step, none later.
             seed: of the drawing.
             processes: who trains; by default those of torch.distributed. All open the same folder.
-            told: called before the teacher walks, with how many have.
+            on_trajectory: called before the teacher makes a trajectory, with how many have.
         Raises:
-            InvalidConfig: kept below 1, or uses below 0.
+            InvalidConfig: cache_size below 1, or reuse below 0.
         """
-        if kept < 1 or not 0 <= uses < math.inf:
-            raise InvalidConfig(f"{kept} walks are kept, an example serves {uses} times; give 1 or more, 0 or more")
-        self.make, self.folder, self.examples, self.kept, self.uses = make, folder, examples, kept, uses
-        self.processes, self.told = processes or Processes(), told
+        if cache_size < 1 or not 0 <= reuse < math.inf:
+            raise InvalidConfig(f"cache_size is {cache_size}, reuse is {reuse}; give 1 or more, and 0 or more")
+        self.make, self.folder, self.examples, self.cache_size, self.reuse = make, folder, examples, cache_size, reuse
+        self.processes, self.on_trajectory = processes or Processes(), on_trajectory
         self.generator = generator_of(seed, "draw", 0)
         self.drawn = 0
         self._oldest = 0
         self._files: dict[int, Any] = {}
 
     def next(self, rows: int) -> Example:
-        """Draw rows for every process, each from any walk, step and row of it; return ours, float32 on the CPU."""
+        """Draw rows for all processes from any trajectory and step; return those of this one, float32 on the CPU."""
         # one at the start, so that training begins at once
-        made = 1 + int(self.drawn / (self.examples * self.uses)) if self.uses else self.kept
-        oldest = max(made - self.kept, 0)
+        made = 1 + int(self.drawn / (self.examples * self.reuse)) if self.reuse else self.cache_size
+        oldest = max(made - self.cache_size, 0)
         self._keep(range(oldest, made))
         rank, drawn = self.processes.rank, rows * self.processes.size
         self.drawn += drawn
@@ -86,11 +86,14 @@ class TrajectoryCache:
             torch.randint(high, (drawn,), generator=self.generator)[rank * rows : (rank + 1) * rows]
             for high in (made - oldest, self.examples)
         ]
-        picked = [self._row(oldest + walk, place) for walk, place in zip(*(p.tolist() for p in places), strict=True)]
+        picked = [
+            self._row(oldest + trajectory, place)
+            for trajectory, place in zip(*(p.tolist() for p in places), strict=True)
+        ]
         return Example(**{name: torch.stack([row[name] for row in picked]) for name in picked[0]})
 
     def state(self) -> Tree:
-        """Return the position; the walks follow from it."""
+        """Return the position; the trajectories follow from it."""
         return {"drawn": self.drawn, "generator": self.generator.get_state()}
 
     def load_state(self, state: Tree) -> None:
@@ -99,10 +102,10 @@ class TrajectoryCache:
         self.generator.set_state(state["generator"])
 
     def _path(self, index: int) -> Path:
-        return self.folder / f"walk-{index:08d}.safetensors"
+        return self.folder / f"trajectory-{index:08d}.safetensors"
 
     def _keep(self, indices: range) -> None:
-        """Have these walks on disk; what is older goes."""
+        """Have these trajectories on disk; what is older goes."""
         for index in indices:
             if index not in self._files:
                 self._have(index)
@@ -115,10 +118,10 @@ class TrajectoryCache:
         self._oldest = indices.start
 
     def _have(self, index: int) -> None:
-        """Have a walk on disk; where it is missing, processes make it with those due next side by side, then meet."""
+        """Make sure that a trajectory is on disk; several processes make it and the next ones side by side."""
         if self.processes.any(not self._is_whole(index)):
             ours = index + self.processes.rank
-            due = ours < self.kept or self.uses > 0
+            due = ours < self.cache_size or self.reuse > 0
             with self.processes.all_or_none():
                 if ours == index or due and not self._is_whole(ours):
                     self._make(ours)
@@ -129,7 +132,7 @@ class TrajectoryCache:
         except (OSError, SafetensorError) as error:
             path = self._path(index)
             if path.exists():
-                log.warning("%s is damaged (%s); its walk is made again", path, error)
+                log.warning("%s is damaged (%s); its trajectory is made again", path, error)
             return False
         return True
 
@@ -139,19 +142,19 @@ class TrajectoryCache:
         return file, {name: file.get_tensor(name) for name in _SMALL}
 
     def _make(self, index: int) -> None:
-        if self.told is not None:
-            self.told(index)
-        walk, path = self.make(index), self._path(index)
+        if self.on_trajectory is not None:
+            self.on_trajectory(index)
+        trajectory, path = self.make(index), self._path(index)
         self.folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         try:
-            write_tree(part, _stored(walk))
+            write_tree(part, _stored(trajectory))
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
 
     def _row(self, index: int, place: int) -> dict[str, torch.Tensor]:
-        """Read one example of a walk; its latents stay on the disk until then."""
+        """Read one example of a trajectory; its latents stay on the disk until then."""
         file, small = self._files[index]
         step, place = divmod(place, small["prompt_SB"].shape[1])
         latents = {name.replace("SB", "B"): file.get_slice(name)[step, place].float() for name in _LATENTS}
@@ -160,7 +163,7 @@ class TrajectoryCache:
         return {**latents, **numbers, **of_step, "w_B": small["w"]}
 
 
-def _stored(walk: Trajectory) -> dict[str, torch.Tensor]:
-    """A walk with the weights of its steps; latents as float16."""
-    halved = {name: value.half() if name in _LATENTS else value for name, value in vars(walk).items()}
-    return {**halved, "weight_S": step_weights(walk)}
+def _stored(trajectory: Trajectory) -> dict[str, torch.Tensor]:
+    """A trajectory with the weights of its steps; latents as float16."""
+    halved = {name: value.half() if name in _LATENTS else value for name, value in vars(trajectory).items()}
+    return {**halved, "weight_S": step_weights(trajectory)}

@@ -9,7 +9,7 @@ BOXES = {
     path.stem: json.loads(path.read_bytes().decode("ascii")) for path in sorted((ROOT / "subgraphs").glob("*.json"))
 }
 PROMPT = "a large red circle on a white background"
-LOADER, EMPTY = "Load Tiny SD3 (demo)", "EmptySD3LatentImage"
+LOADER, EMPTY = "Load Demo SD3", "EmptySD3LatentImage"
 SOCKETS = [(LOADER, "CLIP", "clip"), (LOADER, "VAE", "vae"), (EMPTY, "LATENT", "latent_image")]
 
 

@@ -3,7 +3,7 @@
 PROMPT = "a large red circle on a white background"
 COLUMNS = (100, 370, 710, 1000, 1280)
 NODES = {  # key -> name in the search, type, column, top
-    "model": ("Load Tiny SD3 (demo)", "TinySD3Loader", 0, 180),
+    "model": ("Load Demo SD3", "TinySD3Loader", 0, 180),
     "prompt": ("CLIP Text Encode (Prompt)", "CLIPTextEncode", 1, 180),
     "null": ("CLIP Text Encode (Prompt)", "CLIPTextEncode", 1, 420),
     "empty": ("EmptySD3LatentImage", "EmptySD3LatentImage", 1, 660),
@@ -27,7 +27,7 @@ WIRES = [
     ("decode", "IMAGE", "picture", "images"),
 ]
 WIDGETS = [
-    ("Load Tiny SD3 (demo)", "variant", "student"),
+    ("Load Demo SD3", "variant", "student"),
     ("EmptySD3LatentImage", "width", 64),
     ("EmptySD3LatentImage", "height", 64),
     ("TeEFusion Conditioning", "guidance", 3),

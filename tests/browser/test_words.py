@@ -6,8 +6,8 @@ import re
 import pytest
 from runner.places import ROOT
 
-WORKFLOW = json.loads((ROOT / "workflows" / "01_teacher_vs_student.json").read_text(encoding="utf-8"))
-TRAINING = json.loads((ROOT / "workflows" / "06_distill_trainer.json").read_text(encoding="utf-8"))
+WORKFLOW = json.loads((ROOT / "workflows" / "01 Student beside teacher.json").read_text(encoding="utf-8"))
+TRAINING = json.loads((ROOT / "workflows" / "06 Distill a student.json").read_text(encoding="utf-8"))
 LANGUAGES = ("en", "zh")
 KEEPS_TEXTS_OF_PACKS = (1, 35)
 """Interfaces before it lose the texts of every pack when they load a language other than English."""

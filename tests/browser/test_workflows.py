@@ -39,7 +39,7 @@ def saved_values(workflow):
 
 
 def test_the_embedded_model_has_workflows():
-    assert {"01_teacher_vs_student", "03_w2sd_vs_cfg", "04_z_sampling", "06_distill_trainer"} <= set(HERE)
+    assert {"01 Student beside teacher", "03 W2SD beside CFG", "04 Z-Sampling", "06 Distill a student"} <= set(HERE)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -52,7 +52,7 @@ def result(**changed):
         *group("teacher", "CFG", shares=(0.4, 0.8, 0.5), passes=2.0),
         *group("teacher", "W2SD", shares=(0.5, 0.9, 0.6), passes=3.9),
         *group("teefusion", "W2SD", "lora", shares["student"]),
-        *group("w alone", "W2SD", "lora", shares["alone"]),
+        *group("guidance only", "W2SD", "lora", shares["alone"]),
         *group("distillcfg", "W2SD", "lora", shares["layers"]),
         *group("teefusion", "CFG", "lora", shares["plain"]),
     ]
@@ -122,12 +122,12 @@ class TestClaims:
 
     def test_methods_that_are_not_there_are_not_compared(self):
         made = result()
-        rows = [row for row in made["rows"] if row["method"] != "w alone"]
+        rows = [row for row in made["rows"] if row["method"] != "guidance only"]
         assert not [c for c in _claims.claims(made | {"rows": rows}) if "alone" in c["claim"]]
 
     def test_students_of_different_budgets_are_not_compared(self):
         made = result()
-        rows = [row | {"budget": 500} if row["method"] == "w alone" else row for row in made["rows"]]
+        rows = [row | {"budget": 500} if row["method"] == "guidance only" else row for row in made["rows"]]
         texts = [claim["claim"] for claim in _claims.claims(made | {"rows": rows}) if claim["paper"] == "Table 3"]
         assert texts == [f"{STUDENT} beats DistillCFG of W2SD (LoRA, 1000 steps)"]
 
@@ -180,8 +180,8 @@ class TestMissing:
         assert [(arm.teacher, arm.seed, arm.budget) for arm in found] == [("CFG", 1, 7)]
         commands = {row["student"]: row["command"] for row in missing}
         assert len(missing) == len(_arms.WANTED) * len(_arms.SEEDS) - 1
-        rest = "--teacher W2SD --trainable lora --method 'w alone' --seed 2"
-        assert commands["w2sd-w-alone-lora-2.safetensors"] == f"python -m lab.demo_world.distill_student {rest}"
+        rest = "--teacher W2SD --trainable lora --method 'guidance only' --seed 2"
+        assert commands["w2sd-guidance-only-lora-2.safetensors"] == f"python -m lab.demo_world.distill_student {rest}"
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,17 @@ PROMPTS = "a red circle on white\na blue square left of a green ring\ntwo tiny c
 STEPS, LATE = 20, 15
 
 
-def config(name, *, batch=1, parallel=None, **train):
+def config(name, *, batch_size=1, parallel=None, **train):
     sharing = {"parallel": parallel} if parallel else {}
-    train = {"steps": STEPS, "batch": batch, "accumulation": 2, "lr": 1e-3, "save_every": 5, **sharing, **train}
+    train = {
+        "steps": STEPS,
+        "batch_size": batch_size,
+        "gradient_accumulation": 2,
+        "learning_rate": 1e-3,
+        "save_every": 5,
+        **sharing,
+        **train,
+    }
     distil = {
         "teacher_steps": 4,
         "images_per_trajectory": 2,
@@ -34,11 +42,11 @@ def config(name, *, batch=1, parallel=None, **train):
     }
     distil |= {"trainable": "lora on modulation", "rank": 3}
     return {
-        "model": {"tiny": "base"},
+        "model": {"demo_model": "base"},
         "data": {"prompts": "prompts.txt", "width": 64, "height": 64},
-        "distil": distil,
-        "train": train,
-        "output": {"name": name, "accept": ["parallel"] if parallel else []},
+        "distillation": distil,
+        "training": train,
+        "output": {"name": name, "accept_changes": ["parallel"] if parallel else []},
     }
 
 
@@ -63,7 +71,7 @@ def comfyui():
 
 
 JOBS = {
-    1: [{"name": "plain", "config": config("one", batch=2)}],
+    1: [{"name": "plain", "config": config("one", batch_size=2)}],
     2: [
         {"name": "ddp", "config": config("ddp", parallel="ddp")},
         {"name": "fsdp", "config": config("fsdp", parallel="fsdp")},

@@ -32,7 +32,7 @@ def perform(job, folder, rank):
     training, _ = training_of(job["config"], folder)
     update, held = training.distillation.update, []
     if rank == job.get("broken"):
-        training.distillation.walk = None  # a teacher that cannot be called
+        training.distillation.trajectory = None  # a teacher that cannot be called
 
     def should_stop():
         held.append(sum(getattr(p, "_local_tensor", p).numel() for p in update.parameters()))

@@ -75,9 +75,9 @@ def test_costs_follow_from_the_scales(node_id):
     rows = re.findall(r"^\| ([\d.]+(?: / [\d.]+)+) \| .*= (\d+) \| (\d+) \|$", page_of(node_id), flags=re.MULTILINE)
     assert len(rows) >= 4
     for scales, one_step, run in rows:
-        legs = [1 if float(scale) in (0, 1) else 2 for scale in scales.split(" / ")]
-        legs = legs if len(legs) == 3 else [*legs, legs[0]]
-        assert (int(one_step), int(run)) == (sum(legs), 19 * sum(legs) + legs[-1]), scales
+        phases = [1 if float(scale) in (0, 1) else 2 for scale in scales.split(" / ")]
+        phases = phases if len(phases) == 3 else [*phases, phases[0]]
+        assert (int(one_step), int(run)) == (sum(phases), 19 * sum(phases) + phases[-1]), scales
 
 
 @each_node

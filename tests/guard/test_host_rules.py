@@ -53,14 +53,13 @@ FROZEN = {
     "ReflectionGuider": "strong_model positive negative strong_cfg weak_cfg final_cfg rule chats_alpha weak_model"
     " weak_positive weak_negative | GUIDER",
     "ReflectionSampler": "reflect_steps rounds inversion | SAMPLER",
-    "DistillTrainer": "model guider sampler prompts name steps batch_size learning_rate rank guidance_min guidance_max"
-    " width height teacher_steps scheduler trainable target timestep_sampling cache_size images_per_trajectory reuse"
-    " negative_share initial_gain_ratio"
-    " gradient_checkpointing save_every preview_every run_seed accept_changes clip negative_prompts positive null"
-    " latents vae whole_model method | LORA_MODEL LOSS_MAP steps file",
+    "DistillTrainer": "model guider sampler prompts name guidance_min guidance_max steps teacher_steps scheduler width"
+    " height trainable rank batch_size learning_rate preview_every run_seed accept_changes target timestep_sampling"
+    " images_per_trajectory cache_size reuse negative_share initial_gain_ratio gradient_checkpointing save_every clip"
+    " vae negative_prompts positive null latents method whole_model | LORA_MODEL LOSS_MAP steps file",
     "GuidanceReport": "model guider sampler sigmas latent_image positive negative noise_seed vae"
     " | LATENT plot report cost",
-    "CompareGrid": "images_a prompts methods costs picture_size images_b images_c images_d images_e images_f | grid",
+    "CompareGrid": "images_a prompts methods costs image_size images_b images_c images_d images_e images_f | grid",
     "ScoreImages": "images prompts clip pickscore hps aesthetic image_reward | table scores",
 }
 each_code = pytest.mark.parametrize("name", code())

@@ -10,9 +10,9 @@ from PIL import Image
 
 REPO = Path(__file__).resolve().parent.parent.parent
 FILES = {path.stem: path for path in sorted((REPO / "workflows").glob("*.json"))}
-TEACHER_STUDENT, PUBLISHED = "01_teacher_vs_student", "02_teefusion_sd3_medium"
-W2SD, Z_SAMPLING, LORA_GAP = "03_w2sd_vs_cfg", "04_z_sampling", "05_w2sd_sd35_lora_gap"
-TRAINER, REPORT, ARITHMETIC = "06_distill_trainer", "08_guidance_report", "09_text_arithmetic"
+TEACHER_STUDENT, PUBLISHED = "01 Student beside teacher", "02 TeEFusion SD3-medium"
+W2SD, Z_SAMPLING, LORA_GAP = "03 W2SD beside CFG", "04 Z-Sampling", "05 W2SD SD3.5 with a LoRA"
+TRAINER, REPORT, ARITHMETIC = "06 Distill a student", "08 Guidance report", "09 Text arithmetic"
 DEMOS = (TEACHER_STUDENT, W2SD, Z_SAMPLING, REPORT)
 each_workflow = pytest.mark.parametrize("name", FILES)
 each_demo = pytest.mark.parametrize("name", DEMOS)
@@ -22,117 +22,14 @@ each_student = pytest.mark.parametrize("name", (TEACHER_STUDENT, PUBLISHED))
 FILE = re.compile(r"[\w.-]+\.safetensors")
 OWN_FILE = re.compile(r"your_\w+\.safetensors")  # stands for one that the user chooses, so nothing offers it
 URL = re.compile(r"https://huggingface\.co/[\w.-]+/[\w.-]+/resolve/main/[\w./-]+\.safetensors")
-SAMPLERS, SCHEDULERS = {"euler"}, {"normal"}
-NUMBER = (int, float)
 ANYTHING = "*"
-KSAMPLER_SOCKETS = [
-    ("model", "MODEL"),
-    ("positive", "CONDITIONING"),
-    ("negative", "CONDITIONING"),
-    ("latent_image", "LATENT"),
-]
-KSAMPLER_WIDGETS = [int, {"fixed"}, int, NUMBER, SAMPLERS, SCHEDULERS, NUMBER]
-WEAK_SOCKETS = [("weak_model", "MODEL"), ("weak_positive", "CONDITIONING"), ("weak_negative", "CONDITIONING")]
-TRAINER_SOCKETS = [
-    ("clip", "CLIP"),
-    *KSAMPLER_SOCKETS[1:2],
-    ("null", "CONDITIONING"),
-    ("latents", "LATENT"),
-    ("vae", "VAE"),
-]
-OPTIONAL = {(kind, name) for kind, names in {"DistillTrainer": TRAINER_SOCKETS}.items() for name, _ in names}
-OPTIONAL |= {(kind, name) for kind in ("W2SDTeacherSampler", "ReflectionGuider") for name, _ in WEAK_SOCKETS}
-OPTIONAL |= {("GuidanceReport", "vae"), *(("CompareGrid", f"images_{letter}") for letter in "bcdef")}
-BLENDED = [(name, "CONDITIONING") for name in ("add", "subtract", "reference")]
-OPTIONAL |= {("TextEmbeddingBlend", name) for name, _ in BLENDED}
-OPERATOR_WIDGETS = [int, int, {"exact", "upper", "official"}]
-# type -> (inputs, outputs, widgets), of ComfyUI 0.3.75 and of this pack; a widget is a type, a choice, or a pattern
-NODES = {
-    "CLIPTextEncode": ([("clip", "CLIP")], ["CONDITIONING"], [str]),
-    "EmptySD3LatentImage": ([], ["LATENT"], [int, int, int]),
-    "ImageScale": ([("image", "IMAGE")], ["IMAGE"], [{"nearest-exact"}, int, int, {"disabled"}]),
-    "BasicScheduler": ([("model", "MODEL")], ["SIGMAS"], [SCHEDULERS, int, NUMBER]),
-    "BasicGuider": ([("model", "MODEL"), ("conditioning", "CONDITIONING")], ["GUIDER"], []),
-    "CFGGuider": ([("model", "MODEL"), *KSAMPLER_SOCKETS[1:3]], ["GUIDER"], [NUMBER]),
-    "KSamplerSelect": ([], ["SAMPLER"], [SAMPLERS]),
-    "LossGraphNode": ([("loss", "LOSS_MAP")], [], [str]),
-    "CheckpointLoaderSimple": ([], ["MODEL", "CLIP", "VAE"], [FILE]),
-    "KSampler": (KSAMPLER_SOCKETS, ["LATENT"], KSAMPLER_WIDGETS),
-    "LoraLoaderModelOnly": ([("model", "MODEL")], ["MODEL"], [FILE, NUMBER]),
-    "MarkdownNote": ([], [], [str]),
-    "ModelSamplingSD3": ([("model", "MODEL")], ["MODEL"], [NUMBER]),
-    "PreviewAny": ([("source", ANYTHING)], [], []),
-    "RandomNoise": ([], ["NOISE"], [int, {"fixed"}]),
-    "SamplerCustomAdvanced": (
-        [
-            ("noise", "NOISE"),
-            ("guider", "GUIDER"),
-            ("sampler", "SAMPLER"),
-            ("sigmas", "SIGMAS"),
-            ("latent_image", "LATENT"),
-        ],
-        ["LATENT", "LATENT"],
-        [],
-    ),
-    "SaveImage": ([("images", "IMAGE")], [], [str]),
-    "StringConcatenate": ([("string_a", "STRING"), ("string_b", "STRING")], ["STRING"], [str, str, {";"}]),
-    "TripleCLIPLoader": ([], ["CLIP"], [FILE, FILE, FILE]),
-    "UNETLoader": ([], ["MODEL"], [FILE, {"default"}]),
-    "VAEDecode": ([("samples", "LATENT"), ("vae", "VAE")], ["IMAGE"], []),
-    "VAELoader": ([], ["VAE"], [FILE]),
-    "TinySD3Loader": ([], ["MODEL", "CLIP", "VAE"], [{"base", "weak", "student"}]),
-    "TeEFusionConditioning": (
-        [("model", "MODEL"), ("positive", "CONDITIONING"), ("null", "CONDITIONING")],
-        ["MODEL", "CONDITIONING"],
-        [NUMBER, {"auto", "official bf16", "exact"}],
-    ),
-    "TextEmbeddingBlend": (
-        [("base", "CONDITIONING"), *BLENDED],
-        ["CONDITIONING", "STRING"],
-        [NUMBER, NUMBER],
-    ),
-    "W2SDTeacherSampler": (
-        [("strong_model", "MODEL"), *KSAMPLER_SOCKETS[1:], *WEAK_SOCKETS],
-        ["LATENT"],
-        [int, {"fixed"}, int, NUMBER, NUMBER, NUMBER, SCHEDULERS, NUMBER, *OPERATOR_WIDGETS],
-    ),
-    "ZSampling": (
-        KSAMPLER_SOCKETS,
-        ["LATENT"],
-        [int, {"fixed"}, int, NUMBER, NUMBER, SCHEDULERS, NUMBER, *OPERATOR_WIDGETS],
-    ),
-    "ReflectionGuider": (
-        [("strong_model", "MODEL"), *KSAMPLER_SOCKETS[1:3], *WEAK_SOCKETS],
-        ["GUIDER"],
-        [NUMBER, NUMBER, NUMBER, {"CFG", "CHATS"}, NUMBER],
-    ),
-    "ReflectionSampler": ([], ["SAMPLER"], OPERATOR_WIDGETS),
-    "DistillTrainer": (
-        [("model", "MODEL"), ("guider", "GUIDER"), ("sampler", "SAMPLER"), *TRAINER_SOCKETS],
-        ["LORA_MODEL", "LOSS_MAP", "INT", "STRING"],
-        [
-            *[str, str, int, int, NUMBER, int, NUMBER, NUMBER, int, int, int, SCHEDULERS],
-            *[{"lora"}, {"secant"}, {"between"}, int, int, NUMBER, NUMBER, NUMBER],
-            *[bool, int, int, int, str, str, bool, {"teefusion"}],
-        ],
-    ),
-    "GuidanceReport": (
-        [
-            ("model", "MODEL"),
-            ("guider", "GUIDER"),
-            ("sampler", "SAMPLER"),
-            ("sigmas", "SIGMAS"),
-            *[KSAMPLER_SOCKETS[3], *KSAMPLER_SOCKETS[1:3]],
-            ("vae", "VAE"),
-        ],
-        ["LATENT", "IMAGE", "STRING", "STRING"],
-        [int, {"fixed"}],
-    ),
-    "CompareGrid": (
-        [*((f"images_{letter}", "IMAGE") for letter in "abcdef"), ("costs", "STRING")],
-        ["IMAGE"],
-        [str, str, str, int],
-    ),
+OPTIONAL = {
+    "DistillTrainer": {"clip", "vae", "positive", "null", "latents"},
+    "W2SDTeacherSampler": {"weak_model", "weak_positive", "weak_negative"},
+    "ReflectionGuider": {"weak_model", "weak_positive", "weak_negative"},
+    "GuidanceReport": {"vae"},
+    "CompareGrid": {f"images_{letter}" for letter in "bcdef"},
+    "TextEmbeddingBlend": {"add", "subtract", "reference"},
 }
 SHOWING_PREVIEWS = {"KSampler", "SamplerCustomAdvanced", "W2SDTeacherSampler", "ZSampling", "DistillTrainer"}
 SHOWING_PREVIEWS |= {"GuidanceReport"}
@@ -171,16 +68,8 @@ def notes_of(workflow):
 
 def passes(steps, *scales):
     """Count passes of a run: of CFG with one scale, of a reflection with three."""
-    legs = [1 if scale in (0, 1) else 2 for scale in scales]
-    return (steps - 1) * sum(legs) + legs[-1]
-
-
-def fits(value, kind):
-    if isinstance(kind, set):
-        return value in kind
-    if isinstance(kind, re.Pattern):
-        return isinstance(value, str) and bool(kind.fullmatch(value))
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    phases = [1 if scale in (0, 1) else 2 for scale in scales]
+    return (steps - 1) * sum(phases) + phases[-1]
 
 
 def rectangle(node):
@@ -207,11 +96,6 @@ def test_the_promised_workflows_are_there():
 
 
 @each_workflow
-def test_the_name_can_stand_in_a_link(name):
-    assert re.fullmatch(r"[A-Za-z0-9_-]+", name)
-
-
-@each_workflow
 def test_it_is_in_the_format_of_the_browser(name):
     workflow = load(name)
     assert workflow["version"] == 0.4
@@ -220,23 +104,6 @@ def test_it_is_in_the_format_of_the_browser(name):
     links = [link[0] for link in workflow["links"]]
     assert len(set(links)) == len(links) and max(links) == workflow["last_link_id"]
     assert all(node["mode"] == 0 for node in workflow["nodes"])
-
-
-@each_workflow
-def test_every_node_is_known_with_its_sockets(name):
-    for node in load(name)["nodes"]:
-        inputs, outputs, _ = NODES[node["type"]]
-        assert [(item["name"], item["type"]) for item in node["inputs"]] == inputs, node["title"]
-        assert [item["type"] for item in node["outputs"]] == outputs, node["title"]
-
-
-@each_workflow
-def test_every_widget_has_its_value(name):
-    for node in load(name)["nodes"]:
-        kinds = NODES[node["type"]][2]
-        values = node["widgets_values"]
-        assert len(values) == len(kinds), node["title"]
-        assert all(fits(value, kind) for value, kind in zip(values, kinds, strict=True)), (node["title"], values)
 
 
 @each_workflow
@@ -251,7 +118,7 @@ def test_links_agree_with_both_ends(name):
     sockets = [(node["type"], item) for node in nodes.values() for item in node["inputs"]]
     assert len(workflow["links"]) == sum(item["link"] is not None for _, item in sockets)
     for kind, item in sockets:
-        optional = (kind, item["name"]) in OPTIONAL
+        optional = item["name"] in OPTIONAL.get(kind, ())
         assert (item.get("shape") == HOLLOW) == optional, item
         assert item["link"] is not None or optional, item
 

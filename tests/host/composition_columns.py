@@ -57,7 +57,7 @@ class Column:
         if dtype == torch.float32:
             return self.top.world().model
         if dtype not in self.top.kept:
-            path = str(self.top.models / "tiny_sd3_base.safetensors")
+            path = str(self.top.models / "demo_sd3_base.safetensors")
             options = {"dtype": dtype}
             self.top.kept[dtype] = self.top.comfy.sd.load_diffusion_model(path, model_options=options)
         return self.top.kept[dtype]
@@ -78,7 +78,7 @@ class Student(Column):
 
     def wired(self, setup):
         base = self.base(setup.dtype)
-        path = self.top.models / "tiny_sd3_student.safetensors"
+        path = self.top.models / "demo_sd3_student.safetensors"
         key = ("student", setup.dtype)
         if key not in self.top.kept:
             self.top.kept[key] = self.top.pack.comfy_host.load_student(base, path)
@@ -150,7 +150,7 @@ class LoraGap(OneNetwork):
     def twin(self, setup, change):
         key = ("second copy", setup.dtype)
         if key not in self.top.kept:
-            path = str(self.top.models / "tiny_sd3_base.safetensors")
+            path = str(self.top.models / "demo_sd3_base.safetensors")
             self.top.kept[key] = self.top.comfy.sd.load_diffusion_model(path, model_options={"dtype": setup.dtype})
         return self.ours(replace(setup, weak=self.top.kept[key]), change)
 

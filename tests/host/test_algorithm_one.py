@@ -49,30 +49,30 @@ def test_the_loss_of_a_batch(host, pack, golden_model, case):
         rank=2,
     )
     distil = parts.Distillation(model, teacher, prompts, nulls, settings, pictures=pictures)
-    walk = distil.walk(0)
+    trajectory = distil.trajectory(0)
 
     generator = generator_of(settings.seed, "walk", 0)
     w = W_MIN + (W_MAX - W_MIN) * torch.rand((), generator=generator)
     torch.rand((), generator=generator)  # where between its levels the schedule lies
-    assert float(walk.w) == float(w)
-    for step, sigma in enumerate(walk.sigma_S[:STEPS]):
+    assert float(trajectory.w) == float(w)
+    for step, sigma in enumerate(trajectory.sigma_S[:STEPS]):
         picked = distil.positives.pick(2, generator)
         clean = model.model.process_latent_in(torch.cat([pictures[number] for number in picked]))
         noise = torch.randn(clean.shape, generator=generator)
         x = (1 - sigma) * clean + sigma * noise
-        torch.testing.assert_close(walk.x_SBCHW[step], x, rtol=0, atol=1e-6)
+        torch.testing.assert_close(trajectory.x_SBCHW[step], x, rtol=0, atol=1e-6)
         targets = [guided(weights, row, sigma, texts[n], empty, w) for row, n in zip(x, picked, strict=True)]
         found = [fused(weights, row, sigma, texts[n], empty, w) for row, n in zip(x, picked, strict=True)]
         expected = (torch.stack(found) - torch.stack(targets)).square().mean()
-        assert distil_loss(distil, walk, step) == pytest.approx(float(expected), rel=1e-6)
+        assert distil_loss(distil, trajectory, step) == pytest.approx(float(expected), rel=1e-6)
 
 
-def distil_loss(distil, walk, step):
-    rows = walk.x_SBCHW.shape[1]
+def distil_loss(distil, trajectory, step):
+    rows = trajectory.x_SBCHW.shape[1]
     example = Example(
-        x_BCHW=walk.x_SBCHW[step], sigma_B=walk.sigma_S[step].expand(rows), w_B=walk.w.expand(rows),
-        prompt_B=walk.prompt_SB[step], null_B=walk.null_SB[step], target_BCHW=walk.target_SBCHW[step],
-        guidance_BCHW=walk.guidance_SBCHW[step], weight_B=torch.ones(rows),
+        x_BCHW=trajectory.x_SBCHW[step], sigma_B=trajectory.sigma_S[step].expand(rows), w_B=trajectory.w.expand(rows),
+        prompt_B=trajectory.prompt_SB[step], null_B=trajectory.null_SB[step], target_BCHW=trajectory.target_SBCHW[step],
+        guidance_BCHW=trajectory.guidance_SBCHW[step], weight_B=torch.ones(rows),
     )  # fmt: skip
-    with torch.no_grad(), distil.attached():
+    with torch.no_grad(), distil.in_training():
         return float(distil.loss(example))

@@ -135,7 +135,7 @@ def test_two_steps_of_training_make_a_student_that_loads(backbone, host, pack, m
     positive, null, before = prompt(backbone, 1), prompt(backbone, 2), weights_of(model)
     with torch.inference_mode(False), torch.enable_grad():
         distil = distillation(host, pack, backbone, model)
-        loop = TrainSettings(steps=2, batch=2, lr=0.02, warmup=0, ema=0.0)
+        loop = TrainSettings(steps=2, batch_size=2, learning_rate=0.02, warmup_steps=0, ema_decay=0.0)
         student = parts.Training(distil, loop, root=tmp_path, name="run", teacher="CFG").run()
     assert student.finished and len(student.losses) == 2 and all(0 < loss < 1e6 for loss in student.losses)
     assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
@@ -171,7 +171,7 @@ def test_gradients_are_right_with_activations_kept_or_made_again(backbone, host,
                 return distil.loss(example)
 
             plain = distil.velocity([0, 0])(x, half)
-            with distil.attached():
+            with distil.in_training():
                 assert relative(distil.velocity([0, 0])(x, half), plain) < EQUAL, "an update of zero changes nothing"
                 gradient = torch.cat([g.flatten() for g in torch.autograd.grad(at(start), weights)])
                 along = gradient / gradient.norm()

@@ -18,9 +18,9 @@ from teefusion_core.training.settings import DistillSettings
 
 REPO = Path(__file__).resolve().parent.parent.parent
 CONFIG = {
-    "model": {"tiny": "base"},
+    "model": {"demo_model": "base"},
     "data": {"prompts": "prompts.txt", "width": 64, "height": 64},
-    "distil": {
+    "distillation": {
         "teacher_steps": 4,
         "images_per_trajectory": 2,
         "cache_size": 2,
@@ -28,7 +28,7 @@ CONFIG = {
         "initial_gain_ratio": 0.25,
         "guidance_max": 6.0,
     },
-    "train": {"steps": 12, "batch": 2, "lr": 1e-3, "save_every": 2},
+    "training": {"steps": 12, "batch_size": 2, "learning_rate": 1e-3, "save_every": 2},
     "output": {"name": "mine"},
 }
 PROMPTS = "a red circle on white\n\n a blue square left of a green ring \n"
@@ -97,10 +97,10 @@ def test_pictures_with_a_reflection_teacher(folder):
         (pictures / f"{number}.txt").write_text("a red circle on white")
     path = written(
         folder,
-        data={"pictures": "pictures"},
+        data={"images": "pictures"},
         teacher={"kind": "w2sd", "weak_model": "weak"},
-        distil={"gradient_checkpointing": True, "trainable": "embedders", "negative_share": 0.5},
-        train={"steps": 2},
+        distillation={"gradient_checkpointing": True, "trainable": "embedders", "negative_share": 0.5},
+        training={"steps": 2},
     )
     config = json.loads(path.read_text())
     del config["data"]["prompts"]
@@ -115,10 +115,10 @@ def test_pictures_with_a_reflection_teacher(folder):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"train": {"lr": 0}}, "lr is 0; give a finite number above 0"),
-        ({"train": {"rank": 4}}, r"[train] has rank; legal are"),
-        ({"train": {"parallel": "dpp"}}, "parallel is 'dpp'; choose one of ddp, fsdp"),
-        ({"distil": {"rank": 0}}, "rank is 0; give a whole number, 1 or more"),
+        ({"training": {"lr": 0}}, "lr is 0; give a finite number above 0"),
+        ({"training": {"rank": 4}}, r"[training] has rank; legal are"),
+        ({"training": {"parallel": "dpp"}}, "parallel is 'dpp'; choose one of ddp, fsdp"),
+        ({"distillation": {"rank": 0}}, "rank is 0; give a whole number, 1 or more"),
         ({"teacher": {"kind": "magic"}}, "kind is 'magic'; legal are cfg, w2sd, z-sampling"),
         ({"teacher": {"sampler": "euler_ancestral"}}, "adds noise of its own"),
         ({"data": {"prompts": "nowhere.txt"}}, "nowhere.txt is not there"),

@@ -22,7 +22,7 @@ def _as_the_host_runs_nodes():
 @pytest.fixture(scope="module")
 def columns(top, tmp_path_factory):
     top.folder = tmp_path_factory.mktemp("saved")
-    top.models = top.pack.comfy_host.load_tiny.__globals__["MODELS"]
+    top.models = top.pack.comfy_host.load_demo.__globals__["MODELS"]
     return {column.name: column(top) for column in COLUMNS}
 
 

@@ -17,7 +17,7 @@ from teefusion_core.training.adapters import Lora, linear_layers
 PROMPT = "a red circle left of a small blue square on a white background"
 STEPS, SEED, FINE = 3, 5, 20
 MOST_BYTES = 40e6
-LOADER = "Load Tiny SD3 (demo)"
+LOADER = "Load Demo SD3"
 W = 2.0
 
 
@@ -342,7 +342,7 @@ class TestBadFiles:
 
         return check
 
-    STUDENT = "tiny_sd3_student.safetensors"
+    STUDENT = "demo_sd3_student.safetensors"
 
     def test_whole_files_load(self, folder, pack):
         assert len(pack.nodes["TinySD3Loader"].execute("student").args) == 3
@@ -351,8 +351,8 @@ class TestBadFiles:
         refuse("giant", "variant is 'giant'; choose one of base, weak, student", error="InvalidConfig")
 
     def test_a_student_of_another_base(self, refuse, folder):
-        weak = folder / "tiny_sd3_weak.safetensors"
-        shutil.move(weak, folder / "tiny_sd3_base.safetensors")
+        weak = folder / "demo_sd3_weak.safetensors"
+        shutil.move(weak, folder / "demo_sd3_base.safetensors")
         refuse("student", f"{self.STUDENT} was trained from the base [0-9a-f]{{16}}, this model is [0-9a-f]{{16}}")
 
     def test_a_student_without_metadata(self, refuse, folder):
@@ -376,13 +376,13 @@ class TestBadFiles:
 
     @pytest.mark.parametrize("part", ["base", "text", "vae"])
     def test_a_missing_part(self, refuse, folder, part):
-        (folder / f"tiny_sd3_{part}.safetensors").unlink()
-        refuse("base", f"models/tiny_sd3_{part}.safetensors is missing from the pack; install the pack again")
+        (folder / f"demo_sd3_{part}.safetensors").unlink()
+        refuse("base", f"models/demo_sd3_{part}.safetensors is missing from the pack; install the pack again")
 
     @pytest.mark.parametrize("part", ["base", "text", "vae"])
     def test_a_truncated_part(self, refuse, folder, part):
-        _cut(folder / f"tiny_sd3_{part}.safetensors")
-        refuse("base", f"models/tiny_sd3_{part}.safetensors is not a whole safetensors file .* install the pack again")
+        _cut(folder / f"demo_sd3_{part}.safetensors")
+        refuse("base", f"models/demo_sd3_{part}.safetensors is not a whole safetensors file .* install the pack again")
 
 
 def _cut(path):

@@ -1,4 +1,4 @@
-"""Teacher with student on one ComfyUI model: walks, loss, a whole training, the file that comes of it."""
+"""Teacher with student on one ComfyUI model: trajectories, loss, a whole training, the file that comes of it."""
 
 from dataclasses import replace
 
@@ -44,54 +44,54 @@ def shaken(distillation, seed=3):
 class TestWalk:
     @pytest.mark.parametrize("negatives", [0.0, 1.0])
     def test_targets_are_guided_velocities_written_out(self, distil, world, encoded, negatives):
-        walk = distil(negative_share=negatives).walk(0)
+        trajectory = distil(negative_share=negatives).trajectory(0)
         null = NEGATIVE if negatives else ""
-        assert walk.x_SBCHW.shape == (STEPS, ROWS, *LATENT) and 1 <= float(walk.w) <= 6
+        assert trajectory.x_SBCHW.shape == (STEPS, ROWS, *LATENT) and 1 <= float(trajectory.w) <= 6
         for step in range(STEPS):
             for row in range(ROWS):
-                x, sigma = walk.x_SBCHW[step, row : row + 1], walk.sigma_S[step]
-                text = TEXTS[int(walk.prompt_SB[step, row])]
+                x, sigma = trajectory.x_SBCHW[step, row : row + 1], trajectory.sigma_S[step]
+                text = TEXTS[int(trajectory.prompt_SB[step, row])]
                 cond, uncond = (predicted(world, encoded, t, x, sigma) for t in (text, null))
-                expected = cond + walk.w * (cond - uncond)
-                assert relative(walk.target_SBCHW[step, row : row + 1], expected) < 1e-3
-                assert relative(walk.guidance_SBCHW[step, row : row + 1], walk.w * (cond - uncond)) < 1e-2
+                expected = cond + trajectory.w * (cond - uncond)
+                assert relative(trajectory.target_SBCHW[step, row : row + 1], expected) < 1e-3
+                assert relative(trajectory.guidance_SBCHW[step, row : row + 1], trajectory.w * (cond - uncond)) < 1e-2
 
     def test_each_state_is_where_the_step_before_has_led(self, distil):
-        walk = distil().walk(0)
+        trajectory = distil().trajectory(0)
         for step in range(STEPS - 1):
-            move = (walk.sigma_S[step + 1] - walk.sigma_S[step]) * walk.target_SBCHW[step]
-            assert relative(walk.x_SBCHW[step] + move, walk.x_SBCHW[step + 1]) < 1e-5
+            move = (trajectory.sigma_S[step + 1] - trajectory.sigma_S[step]) * trajectory.target_SBCHW[step]
+            assert relative(trajectory.x_SBCHW[step] + move, trajectory.x_SBCHW[step + 1]) < 1e-5
 
     def test_numbers_make_walks(self, distil):
-        first, again, other = distil().walk(3), distil().walk(3), distil().walk(4)
+        first, again, other = distil().trajectory(3), distil().trajectory(3), distil().trajectory(4)
         assert all(torch.equal(vars(first)[name], vars(again)[name]) for name in vars(first))
         assert float(first.w) != float(other.w) and not torch.equal(first.x_SBCHW, other.x_SBCHW)
 
     def test_the_student_does_not_disturb_its_teacher(self, distil, world):
-        plain, student = distil().walk(0), shaken(distil())
-        with student.attached():
-            again = student.walk(0)
+        plain, student = distil().trajectory(0), shaken(distil())
+        with student.in_training():
+            again = student.trajectory(0)
         assert all(torch.equal(vars(plain)[name], vars(again)[name]) for name in vars(plain))
 
     @pytest.mark.parametrize("target", ["secant", "clean", "re-evaluated"])
     def test_pictures_are_noised_anew_for_every_step(self, distil, world, target):
         pictures = [randn(n, 1, *LATENT) for n in range(len(TEXTS))]
-        walk = distil(pictures=pictures, target=target).walk(0)
+        trajectory = distil(pictures=pictures, target=target).trajectory(0)
         base = world.model.model
-        assert len({tuple(row.tolist()) for row in walk.prompt_SB}) > 1
-        for step, sigma in enumerate(walk.sigma_S):
-            clean = base.process_latent_in(torch.cat([pictures[n] for n in walk.prompt_SB[step].tolist()]))
-            noise = (walk.x_SBCHW[step] - (1 - sigma) * clean) / sigma
+        assert len({tuple(row.tolist()) for row in trajectory.prompt_SB}) > 1
+        for step, sigma in enumerate(trajectory.sigma_S):
+            clean = base.process_latent_in(torch.cat([pictures[n] for n in trajectory.prompt_SB[step].tolist()]))
+            noise = (trajectory.x_SBCHW[step] - (1 - sigma) * clean) / sigma
             assert abs(float(noise.mean())) < 0.15 and abs(float(noise.std()) - 1) < 0.1
             if target == "clean":
-                assert relative(walk.target_SBCHW[step], (walk.x_SBCHW[step] - clean) / sigma) < 1e-4
+                assert relative(trajectory.target_SBCHW[step], (trajectory.x_SBCHW[step] - clean) / sigma) < 1e-4
 
     def test_any_guider_teaches(self, pack, distil, top, world):
         guider = top.guider(world, weak=world.weak, scales=(5.5, 1.0, 5.5))
-        walk = distil(guider=guider, sampler=pack.comfy_host.ReflectionSampler()).walk(0)
-        plain = distil().walk(0)
-        assert torch.equal(walk.x_SBCHW[0], plain.x_SBCHW[0])
-        assert relative(walk.target_SBCHW[0], plain.target_SBCHW[0]) > 0.01
+        trajectory = distil(guider=guider, sampler=pack.comfy_host.ReflectionSampler()).trajectory(0)
+        plain = distil().trajectory(0)
+        assert torch.equal(trajectory.x_SBCHW[0], plain.x_SBCHW[0])
+        assert relative(trajectory.target_SBCHW[0], plain.target_SBCHW[0]) > 0.01
 
 
 class TestStudent:
@@ -101,7 +101,7 @@ class TestStudent:
 
         distillation = shaken(distil())
         x, sigma, w = randn(8, 2, *LATENT), torch.tensor(0.7), 3.5
-        with torch.no_grad(), distillation.attached():
+        with torch.no_grad(), distillation.in_training():
             mine = distillation.velocity([0, 0], [0, 0], torch.full((2,), w))(x, sigma.expand(2))
         training = pack.comfy_host.Training(distillation, LOOP, root=tmp_path, name="run", teacher="CFG")
         path = tmp_path / "student.safetensors"
@@ -133,8 +133,8 @@ class TestStudent:
         before = weights_of(world.model)
         distillation = distil(trainable=kind, gradient_checkpointing=checkpointing)
         shaken(distillation)
-        walk = distillation.walk(0)
-        grads = self.gradients(distillation, walk)
+        trajectory = distillation.trajectory(0)
+        grads = self.gradients(distillation, trajectory)
         assert all(grad is not None for grad in grads.values())
         silent = {name for name, grad in grads.items() if not grad.abs().sum() > 0}
         # the network throws away what the text asks in its last block
@@ -142,26 +142,26 @@ class TestStudent:
         world_weights = weights_of(world.model)
         assert all(torch.equal(world_weights[name], value) for name, value in before.items())
 
-    def gradients(self, distillation, walk):
+    def gradients(self, distillation, trajectory):
         from teefusion_core.training.targets import Example
 
         example = Example(
-            x_BCHW=walk.x_SBCHW[1], sigma_B=walk.sigma_S[1].expand(ROWS), w_B=walk.w.expand(ROWS),
-            prompt_B=walk.prompt_SB[1], null_B=walk.null_SB[1], target_BCHW=walk.target_SBCHW[1],
-            guidance_BCHW=walk.guidance_SBCHW[1], weight_B=torch.ones(ROWS),
+            x_BCHW=trajectory.x_SBCHW[1], sigma_B=trajectory.sigma_S[1].expand(ROWS), w_B=trajectory.w.expand(ROWS),
+            prompt_B=trajectory.prompt_SB[1], null_B=trajectory.null_SB[1], target_BCHW=trajectory.target_SBCHW[1],
+            guidance_BCHW=trajectory.guidance_SBCHW[1], weight_B=torch.ones(ROWS),
         )  # fmt: skip
-        with distillation.attached():
+        with distillation.in_training():
             distillation.loss(example).backward()
         return {name: parameter.grad for name, parameter in distillation.update.named_parameters()}
 
     @pytest.mark.parametrize("kind", ["lora", "everything"])
     def test_a_base_in_bfloat16_is_trained_in_full_precision(self, host, pack, distil, kind):
-        path = pack.comfy_host.load_tiny.__globals__["MODELS"] / "tiny_sd3_base.safetensors"
+        path = pack.comfy_host.load_demo.__globals__["MODELS"] / "demo_sd3_base.safetensors"
         model = host.comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.bfloat16})
         distillation = shaken(distil(model=model, trainable=kind))
-        walk = distillation.walk(0)
+        trajectory = distillation.trajectory(0)
         assert {weight.dtype for weight in model.model.diffusion_model.parameters()} == {torch.bfloat16}
-        grads = self.gradients(distillation, walk)
+        grads = self.gradients(distillation, trajectory)
         assert {grad.dtype for grad in grads.values()} == {torch.float32}
         assert all(bool(grad.isfinite().all()) for grad in grads.values())
 
@@ -169,12 +169,12 @@ class TestStudent:
         found = []
         for checkpointing in (False, True):
             distillation = shaken(distil(gradient_checkpointing=checkpointing))
-            found.append(self.gradients(distillation, distillation.walk(0)))
+            found.append(self.gradients(distillation, distillation.trajectory(0)))
         for name, plain in found[0].items():
             torch.testing.assert_close(found[1][name], plain, rtol=1e-4, atol=1e-6)
 
 
-LOOP = TrainSettings(steps=30, batch=4, lr=3e-3, save_every=10, warmup=2)
+LOOP = TrainSettings(steps=30, batch_size=4, learning_rate=3e-3, save_every=10, warmup_steps=2)
 
 
 class TestTraining:
@@ -188,7 +188,7 @@ class TestTraining:
 
     def test_a_student_learns_and_its_file_works(self, pack, top, distil, world, encoded, tmp_path):
         before = weights_of(world.model)
-        student = self.training(pack, distil, tmp_path, loop=replace(LOOP, batch=24)).run()
+        student = self.training(pack, distil, tmp_path, loop=replace(LOOP, batch_size=24)).run()
         assert student.finished and len(student.losses) == LOOP.steps
         assert sum(student.losses[-5:]) < 0.8 * sum(student.losses[:5])
         top.assert_clean(world.model, before)
@@ -211,7 +211,7 @@ class TestTraining:
     def test_other_settings_or_data_are_named(self, pack, distil, tmp_path):
         stop = {"should_stop": lambda: True}
         self.training(pack, distil, tmp_path).run(**stop)
-        with pytest.raises(pack.errors.InvalidConfig, match=r"distil_guidance_max \(6.0 -> 5.0\)"):
+        with pytest.raises(pack.errors.InvalidConfig, match=r"guidance_max \(6.0 -> 5.0\)"):
             self.training(pack, distil, tmp_path, guidance_max=5.0).run(**stop)
         with pytest.raises(pack.errors.InvalidConfig, match="data"):
             self.training(pack, distil, tmp_path, texts=TEXTS[:2]).run(**stop)
@@ -225,12 +225,14 @@ class TestTraining:
 
         distillation = shaken(distil(method=method, guidance_max=8.0))
         x, sigma, w = randn(8, 2, *LATENT), torch.tensor(0.7), 3.5
-        with torch.no_grad(), distillation.attached():
+        with torch.no_grad(), distillation.in_training():
             mine = distillation.velocity([0, 0], [0, 0], torch.full((2,), w))(x, sigma.expand(2))
             other = distillation.velocity([0, 0], [0, 0], torch.full((2,), 7.0))(x, sigma.expand(2))
         assert relative(other, mine) > 1e-3, "guidance is heard"
-        stop = replace(LOOP, steps=1, warmup=0, lr=1e-12, ema=0.0)
-        training = pack.comfy_host.Training(distillation, stop, root=tmp_path, name="run", teacher="", whole=whole)
+        stop = replace(LOOP, steps=1, warmup_steps=0, learning_rate=1e-12, ema_decay=0.0)
+        training = pack.comfy_host.Training(
+            distillation, stop, root=tmp_path, name="run", teacher="", whole_model=whole
+        )
         student = training.run()
         path = tmp_path / "student.safetensors"
         write_student(path, student.tensors, student.info)
@@ -246,7 +248,9 @@ class TestTraining:
         path = tmp_path / "student.safetensors"
         info = replace(training.info(1), method="telepathy")
         write_student(path, training.distillation.update.state(), info)
-        with pytest.raises(pack.errors.CheckpointMismatch, match="by 'telepathy', this pack knows teefusion, w alone"):
+        with pytest.raises(
+            pack.errors.CheckpointMismatch, match="by 'telepathy', this pack knows teefusion, guidance only"
+        ):
             pack.comfy_host.load_student(world.model, path)
 
     def test_layers_that_are_missing_are_named(self, pack, distil, world, tmp_path):

@@ -102,7 +102,7 @@ def compared(top, loads, patches, record_property):
     def check(world, strong, weak):
         weights = weights_of(world.model)
         shared = top.reflect(world, model=patches[strong](world.model), weak=patches[weak](world.model), steps=2)
-        assert loads == [world.model.model], "nothing is loaded between legs"
+        assert loads == [world.model.model], "nothing is loaded between phases"
         top.assert_clean(world.model, weights)
         a, b = (patches[name](twin) for name, twin in zip((strong, weak), top.twins(world), strict=True))
         with counted(a, b) as seen:

@@ -23,7 +23,7 @@ def _outside_inference_mode():
 
 
 def loop(batch):
-    return TrainSettings(steps=2, batch=batch, lr=1e-4)
+    return TrainSettings(steps=2, batch_size=batch, learning_rate=1e-4)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -38,7 +38,7 @@ def test_within_a_tenth_of_the_allocators_peak(pack, distil, tmp_path, name):
 def test_trials_leave_nothing_behind(pack, distil, world):
     distillation = distil()
     before = torch.get_rng_state()
-    with distillation.attached():
+    with distillation.in_training():
         need = pack.comfy_host.memory_check.check_memory(distillation, loop(2))
     assert torch.equal(before, torch.get_rng_state())
     assert all(weight.grad is None for weight in distillation.update.parameters())
@@ -50,7 +50,7 @@ class TestTooLarge:
         monkeypatch.setattr(pack.comfy_host.memory_check, "_free", lambda device: size)
 
     def refused(self, pack, distillation, batch):
-        with distillation.attached(), pytest.raises(pack.errors.InvalidConfig) as caught:
+        with distillation.in_training(), pytest.raises(pack.errors.InvalidConfig) as caught:
             pack.comfy_host.memory_check.check_memory(distillation, loop(batch))
         return str(caught.value)
 
@@ -60,7 +60,7 @@ class TestTooLarge:
         assert "0.04 GiB are free; change batch to " in told and "gradient_checkpointing, with batch to" in told
         fitting = int(told.split("change batch to ")[1].split()[0])
         distillation = distil()
-        with distillation.attached():
+        with distillation.in_training():
             assert pack.comfy_host.memory_check.check_memory(distillation, loop(fitting)).peak <= 40 * MIB
             with pytest.raises(pack.errors.InvalidConfig):
                 pack.comfy_host.memory_check.check_memory(distillation, loop(fitting + 1))

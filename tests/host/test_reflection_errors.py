@@ -42,7 +42,7 @@ def at_forward(models, number, action):
 
 
 class TestInTheMiddleOfARun:
-    """The first forward is the strong leg, the second the weak one, the third the final one."""
+    """The first forward is the strong phase, the second the weak one, the third the final one."""
 
     @pytest.fixture(params=["exchanged", "added", "two networks", "one network"])
     def sides(self, request, top, world, monkeypatch):
@@ -73,18 +73,18 @@ class TestInTheMiddleOfARun:
 
         return run
 
-    @pytest.mark.parametrize("leg", [1, 2, 3])
-    def test_interrupted(self, top, broken, leg):
+    @pytest.mark.parametrize("phase", [1, 2, 3])
+    def test_interrupted(self, top, broken, phase):
         management = top.comfy.model_management
-        broken(leg, management.interrupt_current_processing, management.InterruptProcessingException, "")
+        broken(phase, management.interrupt_current_processing, management.InterruptProcessingException, "")
         assert not management.processing_interrupted()
 
-    @pytest.mark.parametrize("leg", [1, 2, 3])
-    def test_out_of_memory(self, broken, leg):
+    @pytest.mark.parametrize("phase", [1, 2, 3])
+    def test_out_of_memory(self, broken, phase):
         def action():
             raise torch.OutOfMemoryError("simulated, 1 GiB missing")
 
-        broken(leg, action, torch.OutOfMemoryError, "simulated, 1 GiB missing")
+        broken(phase, action, torch.OutOfMemoryError, "simulated, 1 GiB missing")
 
 
 class TestModelsThatDoNotFit:

@@ -10,7 +10,7 @@ from teefusion_core.training.loop_settings import TrainSettings
 from .distillation_parts import LATENT, NEGATIVE, ROWS, TEXTS
 from .reflection_parts import PROMPT, randn, relative, weights_of
 
-LOOP = TrainSettings(steps=4, batch=12, lr=3e-3, save_every=2, warmup=1)
+LOOP = TrainSettings(steps=4, batch_size=12, learning_rate=3e-3, save_every=2, warmup_steps=1)
 DICE = dict(method="dice", guidance_min=2.0, guidance_max=2.0, reuse=0, cache_size=1)
 FILE = "mine.safetensors"
 
@@ -26,7 +26,7 @@ def teach(pack, distil, tmp_path):
     """A function that makes the training of a sharpener."""
 
     def make(name="run", loop=LOOP, whole=False, **options):
-        parts = dict(root=tmp_path / "runs", name=name, teacher="CFG at scale 1 + w, euler", whole=whole)
+        parts = dict(root=tmp_path / "runs", name=name, teacher="CFG at scale 1 + w, euler", whole_model=whole)
         return pack.comfy_host.Training(distil(**DICE | options), loop, **parts)
 
     return make
@@ -57,14 +57,15 @@ def shaken(distillation, seed=3):
     return distillation
 
 
-def example_of(walk, rows=slice(None)):
+def example_of(trajectory, rows=slice(None)):
     from teefusion_core.training.targets import Example
 
-    picked = dict(x=walk.x_SBCHW, target=walk.target_SBCHW, guidance=walk.guidance_SBCHW)
-    prompts = walk.prompt_SB[1, rows]
+    picked = dict(x=trajectory.x_SBCHW, target=trajectory.target_SBCHW, guidance=trajectory.guidance_SBCHW)
+    prompts = trajectory.prompt_SB[1, rows]
     return Example(
         **{f"{name}_BCHW": value[1, rows] for name, value in picked.items()}, prompt_B=prompts,
-        null_B=walk.null_SB[1, rows], sigma_B=walk.sigma_S[1].expand(len(prompts)), w_B=walk.w.expand(len(prompts)),
+        null_B=trajectory.null_SB[1, rows], sigma_B=trajectory.sigma_S[1].expand(len(prompts)),
+        w_B=trajectory.w.expand(len(prompts)),
         weight_B=torch.ones(len(prompts)),
     )  # fmt: skip
 
@@ -72,9 +73,9 @@ def example_of(walk, rows=slice(None)):
 def test_a_few_steps_on_one_batch_lower_its_loss(distil, world):
     before = weights_of(world.model)
     distillation = distil(**DICE)
-    example = example_of(distillation.walk(0))
+    example = example_of(distillation.trajectory(0))
     optimizer, losses = torch.optim.AdamW(distillation.update.parameters(), lr=3e-4), []
-    with distillation.attached():
+    with distillation.in_training():
         for _ in range(4):
             loss = distillation.loss(example)
             loss.backward()
@@ -90,7 +91,7 @@ def test_a_few_steps_on_one_batch_lower_its_loss(distil, world):
 def test_it_begins_as_its_base(distil):
     distillation = distil(**DICE)
     x, sigma = randn(8, 2, *LATENT), torch.tensor([0.7, 0.4])
-    with torch.no_grad(), distillation.attached():
+    with torch.no_grad(), distillation.in_training():
         student = distillation.velocity([0, 1], [0, 0], torch.full((2,), 2.0))(x, sigma)
         assert torch.equal(student, distillation.velocity([0, 1])(x, sigma))
 
@@ -98,8 +99,8 @@ def test_it_begins_as_its_base(distil):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_reach_the_sharpener_alone(distil, world, checkpointing):
     distillation = shaken(distil(gradient_checkpointing=checkpointing, **DICE))
-    example = example_of(distillation.walk(0))
-    with distillation.attached():
+    example = example_of(distillation.trajectory(0))
+    with distillation.in_training():
         distillation.loss(example).backward()
     assert all(weight.grad.abs().sum() > 0 for weight in distillation.update.parameters())
     assert all(weight.grad is None for weight in world.model.model.diffusion_model.parameters())
@@ -109,10 +110,10 @@ def test_the_node_paints_what_training_saw(pack, top, world, encoded, teach, sha
     """The file gives the very velocity that the loss was taken from, so another picture than the base."""
     from lab.demo_world.measure import predictions
 
-    training = teach(loop=replace(LOOP, steps=2, warmup=0, lr=1e-12, ema=0.0))
+    training = teach(loop=replace(LOOP, steps=2, warmup_steps=0, learning_rate=1e-12, ema_decay=0.0))
     distillation = shaken(training.distillation)
     x, sigma = randn(8, 2, *LATENT), torch.tensor(0.7)
-    with torch.no_grad(), distillation.attached():
+    with torch.no_grad(), distillation.in_training():
         mine = distillation.velocity([0, 0], [0, 0], torch.full((2,), 2.0))(x, sigma.expand(2))
     student = training.run()
     student.write(tmp_path / "loras" / FILE)
@@ -206,7 +207,7 @@ def test_models_without_a_place_for_the_term_are_fine(host, pack, top, kind, tmp
         start = dict(latent_CHW=(world.channels, 8, 8))
         return parts.Distillation(world.model, teacher, positives, nulls, settings, **start)
 
-    loop = TrainSettings(steps=8, batch=6, lr=1e-3, ema=0.0)
+    loop = TrainSettings(steps=8, batch_size=6, learning_rate=1e-3, ema_decay=0.0)
     student = parts.Training(distillation(), loop, root=tmp_path, name="run", teacher="CFG").run()
     assert student.info.width == 32 and sum(student.losses[-2:]) < sum(student.losses[:2])
     after = weights_of(world.model)
@@ -231,9 +232,9 @@ class TestRefused:
 
 def test_negatives_are_what_it_is_pushed_away_from(distil):
     distillation = shaken(distil(negative_share=1.0, **DICE))
-    walk = distillation.walk(0)
-    assert set(walk.null_SB.flatten().tolist()) == {1} and walk.x_SBCHW.shape[1] == ROWS
-    example = example_of(walk)
+    trajectory = distillation.trajectory(0)
+    assert set(trajectory.null_SB.flatten().tolist()) == {1} and trajectory.x_SBCHW.shape[1] == ROWS
+    example = example_of(trajectory)
     with torch.no_grad():
         mine = distillation.velocity(example.prompt_B.tolist(), example.null_B.tolist(), example.w_B)
         other = distillation.velocity(example.prompt_B.tolist(), [0] * ROWS, example.w_B)

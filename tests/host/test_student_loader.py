@@ -27,8 +27,8 @@ def loras(pack, tmp_path):
     import folder_paths
 
     (tmp_path / "loras" / "students").mkdir(parents=True)
-    models = pack.comfy_host.load_tiny.__globals__["MODELS"]
-    shutil.copy(models / "tiny_sd3_student.safetensors", tmp_path / "loras" / NAME)
+    models = pack.comfy_host.load_demo.__globals__["MODELS"]
+    shutil.copy(models / "demo_sd3_student.safetensors", tmp_path / "loras" / NAME)
     (tmp_path / "secret.safetensors").write_bytes((tmp_path / "loras" / NAME).read_bytes())
     folder_paths.add_model_folder_path("loras", str(tmp_path / "loras"))
     yield tmp_path / "loras"
@@ -50,7 +50,12 @@ def whole(pack, distil, tmp_path):
             folder_paths.add_model_folder_path(kind, str(folder))
             whole = kind == "diffusion_models"
             training = pack.comfy_host.Training(
-                distillation, TrainSettings(steps=1, batch=1, lr=1e-9), root=tmp_path, name="r", teacher="", whole=whole
+                distillation,
+                TrainSettings(steps=1, batch_size=1, learning_rate=1e-9),
+                root=tmp_path,
+                name="r",
+                teacher="",
+                whole_model=whole,
             )
             tensors = distillation.update.merged() if whole else distillation.update.state()
             write_student(folder / "a.safetensors", tensors, training.info(1))

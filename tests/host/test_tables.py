@@ -11,7 +11,7 @@ from teefusion_core.files.sharpener_file import SharpenerInfo, write_sharpener
 from teefusion_core.prompts.sharpener import Sharpener
 
 REPO = Path(__file__).resolve().parent.parent.parent
-STUDENT = REPO / "models" / "tiny_sd3_student.safetensors"
+STUDENT = REPO / "models" / "demo_sd3_student.safetensors"
 PROMPTS, FEW = 4, 2
 
 

@@ -42,7 +42,7 @@ def sampler(host, name):
 def test_the_walk_is_that_of_the_stock_sampler(host, pack, top, world, noise):
     teacher = teacher_of(pack, cfg_guider(host, world), sampler(host, "euler"))
     sigmas = top.sigmas(world, STEPS)
-    states, predicted = teacher.walk(world.positive, world.negative, noise, sigmas, CFG)
+    states, predicted = teacher.sample(world.positive, world.negative, noise, sigmas, CFG)
     assert (len(states), len(predicted)) == (STEPS + 1, STEPS)
     zeros = torch.zeros_like(noise)
     stock = host.comfy.sample.sample(
@@ -58,7 +58,7 @@ def test_the_walk_is_that_of_the_stock_sampler(host, pack, top, world, noise):
 def test_a_strong_leg_follows_the_final_one_if_they_began_alike(pack, world, strong, follows):
     parts = pack.comfy_host
     guider = parts.ReflectionGuider(world.model, scales=parts.Scales(strong, 0.5, 5.5))
-    for scale in (1.0, 3.0):  # the first is what the strong leg has by itself
+    for scale in (1.0, 3.0):  # the first is what the strong phase has by itself
         guider.set_cfg(scale)
     assert guider.scales == parts.Scales(3.0 if follows else strong, 0.5, 3.0)
 
@@ -67,7 +67,7 @@ def test_a_picture_is_noised_as_the_model_wants_it(host, pack, top, world, noise
     teacher = teacher_of(pack, cfg_guider(host, world), sampler(host, "euler"))
     sigmas = top.sigmas(world, STEPS)[1:3]
     latent = randn(4, *noise.shape)
-    states, _ = teacher.walk(world.positive, world.negative, noise, sigmas, CFG, latent_BCHW=latent)
+    states, _ = teacher.sample(world.positive, world.negative, noise, sigmas, CFG, latent_BCHW=latent)
     base = world.model.model
     clean = base.process_latent_in(latent)
     assert relative(states[0], base.model_sampling.noise_scaling(sigmas[0], noise, clean)) < 1e-5
@@ -99,12 +99,12 @@ def test_reflection_teaches(pack, top, world, noise):
     teacher = teacher_of(pack, top.guider(world, scales=(5.5, 1.0, 5.5)), host.ReflectionSampler())
     teacher.check(world.positive, world.negative, noise, CFG)
     sigmas = top.sigmas(world, STEPS)
-    states, predicted = teacher.walk(world.positive, world.negative, noise, sigmas, CFG)
+    states, predicted = teacher.sample(world.positive, world.negative, noise, sigmas, CFG)
     latent = {"samples": torch.zeros_like(noise)}
     direct = top.guider(world, scales=(CFG, 1.0, CFG))
     out = direct.sample(noise, latent["samples"], host.ReflectionSampler(), sigmas, disable_pbar=True, seed=0)
     assert relative(world.model.model.process_latent_out(states[-1]), out) < 1e-5
-    for step in range(STEPS - 1):  # the final leg starts at the reflected state, so its prediction is no secant
+    for step in range(STEPS - 1):  # the final phase starts at the reflected state, so its prediction is no secant
         secant = (states[step + 1] - states[step]) / (sigmas[step + 1] - sigmas[step])
         assert relative(predicted[step], secant) > 1e-3
 
@@ -113,7 +113,7 @@ def test_the_wired_guider_stays_as_it_was(host, pack, top, world, noise):
     guider, before = cfg_guider(host, world), weights_of(world.model)
     prompts = dict(guider.original_conds)
     teacher = teacher_of(pack, guider, sampler(host, "euler"))
-    teacher.walk(world.negative, world.positive, noise, top.sigmas(world, STEPS), 1.5)
+    teacher.sample(world.negative, world.positive, noise, top.sigmas(world, STEPS), 1.5)
     assert guider.cfg == 7.0 and guider.original_conds.keys() == prompts.keys()
     assert all(guider.original_conds[name] is given for name, given in prompts.items())
     assert teacher.guider is not guider

@@ -217,7 +217,7 @@ def test_cancel_keeps_the_work(host, top, world, train, output, shown, monkeypat
 @pytest.mark.parametrize("trainable", ["lora", "everything"])
 def test_cancel_before_a_picture_is_a_cancel(host, train, monkeypatch, trainable):
     """On a base of 16 bits, where what is trained stands in for its weights as rounded copies."""
-    path = Path(__file__).resolve().parent.parent.parent / "models" / "tiny_sd3_base.safetensors"
+    path = Path(__file__).resolve().parent.parent.parent / "models" / "demo_sd3_base.safetensors"
     model = host.comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.bfloat16})
     management = host.comfy.model_management
 

@@ -113,7 +113,7 @@ def test_the_shipped_comparison_runs_with_counted_passes(server):
 
 def test_the_shipped_report_judges_teacher_with_student(server):
     """The workflow as it is: plots, then a grid that carries what the reports say of the cost."""
-    workflow = json.loads((PACK_WORKFLOWS / "08_guidance_report.json").read_text(encoding="utf-8"))
+    workflow = json.loads((PACK_WORKFLOWS / "08 Guidance report.json").read_text(encoding="utf-8"))
     prompt = to_prompt(workflow, server.get("/object_info"))
     run = run_prompt(server, prompt)
     for who in ("Teacher", "Student"):
@@ -130,7 +130,7 @@ def test_the_shipped_arithmetic_paints_the_background_that_was_added(server):
     """The workflow as it is: the sum shows what the whole prompt says, the base alone does not."""
     from lab.demo_world.verifier import read_picture
 
-    workflow = json.loads((PACK_WORKFLOWS / "09_text_arithmetic.json").read_text(encoding="utf-8"))
+    workflow = json.loads((PACK_WORKFLOWS / "09 Text arithmetic.json").read_text(encoding="utf-8"))
     prompt = to_prompt(workflow, server.get("/object_info"))
     run = run_prompt(server, prompt)
     grounds = {}
@@ -150,7 +150,7 @@ def test_the_shipped_arithmetic_paints_the_background_that_was_added(server):
 
 def test_the_shipped_training_makes_a_student_that_paints(server):
     """The workflow as it is but for its length; then a graph with the file that it wrote."""
-    workflow = json.loads((PACK_WORKFLOWS / "06_distill_trainer.json").read_text(encoding="utf-8"))
+    workflow = json.loads((PACK_WORKFLOWS / "06 Distill a student.json").read_text(encoding="utf-8"))
     prompt = to_prompt(workflow, server.get("/object_info"))
     trainer = find(prompt, "Distill Trainer")
     prompt[trainer]["inputs"].update(steps=4, cache_size=1, teacher_steps=3, preview_every=2)

@@ -66,8 +66,8 @@ def test_the_sheet_shows_each_method_with_its_verdict(tmp_path):
 
 def test_a_missing_part_of_the_demo_model_is_one_sentence(tmp_path):
     for part in ("base", "text", "vae"):
-        (tmp_path / f"tiny_sd3_{part}.safetensors").touch()
-    with pytest.raises(Stop, match=r"models/ has no tiny_sd3_student.safetensors; get a release"):
+        (tmp_path / f"demo_sd3_{part}.safetensors").touch()
+    with pytest.raises(Stop, match=r"models/ has no demo_sd3_student.safetensors; get a release"):
         check_models(tmp_path)
-    (tmp_path / "tiny_sd3_student.safetensors").touch()
+    (tmp_path / "demo_sd3_student.safetensors").touch()
     check_models(tmp_path)

@@ -60,7 +60,7 @@ def trained(update, seed=5):
 def output(network, update=None):
     if update is None:
         return network(X)
-    with update.worn():
+    with update.applied():
         return network(X)
 
 
@@ -90,11 +90,11 @@ def test_what_is_trained_changes_the_output_for_as_long_as_it_is_worn(network, k
 @EVERY_KIND
 def test_an_error_inside_leaves_the_network_clean(network, kind):
     before, update = snapshot(network), trained(update_of(kind, network))
-    with pytest.raises(RuntimeError), update.attached():
+    with pytest.raises(RuntimeError), update.in_training():
         network(X)
         raise RuntimeError
     assert unchanged(network, before)
-    with pytest.raises(RuntimeError), update.attached(), update.lifted():
+    with pytest.raises(RuntimeError), update.in_training(), update.disabled():
         raise RuntimeError
     assert unchanged(network, before)
 
@@ -109,7 +109,7 @@ def test_the_network_holds_its_own_weights_wherever_no_layer_is_at_work(network,
         found = dict(network.named_parameters())
         return found.keys() == own.keys() and all(found[name] is own[name] for name in own)
 
-    with update.attached():
+    with update.in_training():
         network(X)
         assert as_it_was()
         with pytest.raises(RuntimeError):
@@ -121,12 +121,12 @@ def test_the_network_holds_its_own_weights_wherever_no_layer_is_at_work(network,
 def test_lifted_it_is_the_base_again(network, kind):
     plain, update = output(network), trained(update_of(kind, network))
     worn = output(network, update)
-    with update.attached():
+    with update.in_training():
         assert torch.equal(network(X), worn)
-        with update.lifted():
+        with update.disabled():
             assert torch.equal(network(X), plain)
         assert torch.equal(network(X), worn)
-    with update.lifted():
+    with update.disabled():
         assert torch.equal(network(X), plain), "not attached at all"
 
 
@@ -151,7 +151,7 @@ def test_the_gradient_survives_checkpointing(network, kind):
     grads = []
     for checkpointed in (False, True):
         update = trained(update_of(kind, network))
-        with update.attached():
+        with update.in_training():
             x = X.clone().requires_grad_()
             out = torch.utils.checkpoint.checkpoint(network, x, use_reentrant=False) if checkpointed else network(x)
             out.square().mean().backward()
@@ -193,7 +193,7 @@ def test_each_kind_trains_what_it_says(network):
 @EVERY_KIND
 def test_merged_weights_compute_what_the_update_does(network, kind):
     update = trained(update_of(kind, network))
-    with update.attached():
+    with update.in_training():
         expected = network(X)
     other = Network(seed=2)
     other.load_state_dict(update.merged())
@@ -258,7 +258,7 @@ class TestLora:
         network = Network().bfloat16().requires_grad_(False)
         update = Lora(network, 2, layers=["text"])
         assert {p.dtype for p in update.parameters()} == {torch.float32}
-        with update.worn():
+        with update.applied():
             out = network(X.bfloat16())
             out.float().square().mean().backward()
         assert out.dtype == torch.bfloat16 and update.up["text"].grad.dtype == torch.float32
@@ -309,5 +309,5 @@ def test_other_values_last_as_long_as_the_block(network, kind):
 
 
 def output_of_half(network, update):
-    with update.worn():
+    with update.applied():
         return network(X.bfloat16())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from teefusion_core.guidance.add_to_output import plus
+from teefusion_core.guidance.add_to_output import add_to_output
 
 ROWS, WIDTH = 3, 4
 
@@ -41,7 +41,7 @@ def literally(network, x_BD, term_BD):
 
 
 def test_it_is_added(network, x_BD, term_BD):
-    with plus(network, "parts.text", term_BD):
+    with add_to_output(network, "parts.text", term_BD):
         assert torch.equal(network(x_BD), literally(network_without(network), x_BD, term_BD))
 
 
@@ -54,19 +54,19 @@ def network_without(network):
 
 
 def test_rows_behind_the_term_stay_as_they_are(network, x_BD, term_BD):
-    with plus(network, "parts.text", term_BD[:2]):
+    with add_to_output(network, "parts.text", term_BD[:2]):
         out = network(x_BD)
     assert torch.equal(out[2:], network(x_BD)[2:]) and not torch.equal(out[:2], network(x_BD)[:2])
 
 
 def test_the_term_takes_the_type_of_the_network(network, x_BD, term_BD):
-    with plus(network, "parts.text", term_BD.double()):
+    with add_to_output(network, "parts.text", term_BD.double()):
         assert network(x_BD).dtype == torch.float32
 
 
 def test_whoever_looks_for_its_parts_finds_them(network, term_BD):
     first = network.parts["text"][0]
-    with plus(network, "parts.text", term_BD):
+    with add_to_output(network, "parts.text", term_BD):
         assert getattr(network.parts["text"], "0") is first
         with pytest.raises(AttributeError, match="gone"):
             _ = network.parts["text"].gone
@@ -74,7 +74,7 @@ def test_whoever_looks_for_its_parts_finds_them(network, term_BD):
 
 def test_nothing_is_left_even_after_an_error(network, term_BD):
     text = network.parts["text"]
-    with pytest.raises(ZeroDivisionError), plus(network, "parts.text", term_BD):
+    with pytest.raises(ZeroDivisionError), add_to_output(network, "parts.text", term_BD):
         1 / 0  # noqa: B018
     assert network.parts["text"] is text
 
@@ -91,7 +91,7 @@ def test_a_network_compiled_before_hears_it(network, x_BD):
     assert torch.equal(compiled(x_BD), network(x_BD))
     for seed in range(4):
         term_BD = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(seed))
-        with plus(compiled, "parts.text", term_BD):
+        with add_to_output(compiled, "parts.text", term_BD):
             out = compiled(x_BD)
         assert torch.allclose(out, literally(network, x_BD, term_BD), atol=1e-6)
         assert torch.equal(compiled(x_BD), network(x_BD))

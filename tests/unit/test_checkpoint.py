@@ -302,7 +302,7 @@ class TestRefusals:
 class TestSettings:
     def test_changes_are_named(self, tmp_path):
         save(opened(tmp_path, described={"rank": 4, "teacher": "CFG"}), 10)
-        with pytest.raises(InvalidConfig, match=r"lr \(0.001 -> 0.01\), rank \(4 -> 8\); set them back, accept"):
+        with pytest.raises(InvalidConfig, match=r"lr \(0.001 -> 0.01\), rank \(4 -> 8\)"):
             opened(tmp_path, described={"rank": 8, "teacher": "CFG"}).load({"lr": 1e-2, "steps": 30})
 
     def test_new_or_missing_settings_are_changes(self, tmp_path):
@@ -312,14 +312,14 @@ class TestSettings:
 
     def test_accepted_changes_are_gone_on_with(self, tmp_path, folder):
         save(folder, 10)
-        assert_is(opened(tmp_path, accept=["lr"]).load({"lr": 1e-2, "steps": 30}), 10)
+        assert_is(opened(tmp_path, accept_changes=["lr"]).load({"lr": 1e-2, "steps": 30}), 10)
         with pytest.raises(InvalidConfig, match=r"steps \(30 -> 40\)"):
-            opened(tmp_path, accept=["lr"]).load({"lr": 1e-2, "steps": 40})
+            opened(tmp_path, accept_changes=["lr"]).load({"lr": 1e-2, "steps": 40})
 
     def test_a_slip_in_an_accepted_name_is_told(self, tmp_path, folder):
         save(folder, 10)
         with pytest.raises(InvalidConfig, match="accepted changes name rate, no settings; legal are lr, steps"):
-            opened(tmp_path, accept=["rate"]).load(SETTINGS)
+            opened(tmp_path, accept_changes=["rate"]).load(SETTINGS)
 
     def test_settings_are_compared_as_they_are_stored(self, tmp_path):
         save(opened(tmp_path, described={"sizes": (1, 2)}), 10)

@@ -30,8 +30,8 @@ from teefusion_core.training.loop import TrainSettings, train
 REPO = Path(__file__).resolve().parent.parent.parent
 KILLS = 20
 SETTINGS = TrainSettings(
-    steps=24, lr=0.02, batch=4, accumulation=2, warmup=3, schedule="cosine", weight_decay=0.01, ema=0.9,
-    save_every=3, seed=5,
+    steps=24, learning_rate=0.02, batch_size=4, gradient_accumulation=2, warmup_steps=3,
+    learning_rate_schedule="cosine", weight_decay=0.01, ema_decay=0.9, save_every=3,
 )  # fmt: skip
 
 
@@ -71,7 +71,7 @@ class Toy:
 
     def loss(self, example):
         x, y = example
-        with self.module.worn():
+        with self.module.applied():
             hidden = torch.tanh(self.network["a"](x))
             hidden = hidden + self.noise * torch.randn_like(hidden)
             return (self.network["b"](hidden) - y).square().mean()
@@ -128,8 +128,10 @@ class Stop:
 
 class TestArithmetic:
     def test_steps_equal_adamw_written_out(self):
-        settings = TrainSettings(steps=12, lr=0.05, batch=4, accumulation=2, clip=0.3, warmup=4, schedule="linear",
-                                 weight_decay=0.1, beta1=0.8, beta2=0.95, ema=0.7)  # fmt: skip
+        settings = TrainSettings(
+            steps=12, learning_rate=0.05, batch_size=4, gradient_accumulation=2, max_grad_norm=0.3, warmup_steps=4,
+            learning_rate_schedule="linear", weight_decay=0.1, beta1=0.8, beta2=0.95, ema_decay=0.7,
+        )  # fmt: skip
         toy, trained = run(settings=settings, toy=Toy(noise=0.0))
         slow, data, clipped = Toy(noise=0.0), Waves(), 0
         weights = list(slow.module.parameters())
@@ -159,7 +161,7 @@ class TestArithmetic:
             torch.testing.assert_close(trained.average[name], a, rtol=1e-3, atol=1e-5)
 
     def test_it_learns(self):
-        settings = replace(SETTINGS, steps=150, lr=0.05)
+        settings = replace(SETTINGS, steps=150, learning_rate=0.05)
         _, trained = run(settings=settings, toy=Toy(noise=0.0))
         assert sum(trained.losses[-20:]) < 0.5 * sum(trained.losses[:20])
 
@@ -173,21 +175,26 @@ class TestArithmetic:
                 return x, x.sum(1, keepdim=True)
 
         whole, parts = (
-            result(*run(settings=replace(SETTINGS, batch=b, accumulation=a), toy=Toy(noise=0.0), data=Listed()))
+            result(
+                *run(
+                    settings=replace(SETTINGS, batch_size=b, gradient_accumulation=a), toy=Toy(noise=0.0), data=Listed()
+                )
+            )
             for b, a in ((8, 1), (2, 4))
         )
         assert parts["losses"] == pytest.approx(whole["losses"], rel=1e-4)
 
     def test_clip_0_does_not_clip(self):
         longest = []
-        run(settings=replace(SETTINGS, clip=0), on_step=lambda report: longest.append(report.gradient_norm))
+        run(settings=replace(SETTINGS, max_grad_norm=0), on_step=lambda report: longest.append(report.gradient_norm))
         assert same(
-            result(*run(settings=replace(SETTINGS, clip=0))), result(*run(settings=replace(SETTINGS, clip=1e9)))
+            result(*run(settings=replace(SETTINGS, max_grad_norm=0))),
+            result(*run(settings=replace(SETTINGS, max_grad_norm=1e9))),
         )
         assert max(longest) > 1
 
     def test_without_ema_the_average_is_the_weights(self, tmp_path):
-        settings = replace(SETTINGS, ema=0)
+        settings = replace(SETTINGS, ema_decay=0)
         toy, trained = run(opened(tmp_path), settings)
         assert same(trained.average, {name: w.detach() for name, w in toy.module.named_parameters()})
         assert "average.safetensors" not in names_in(tmp_path / "run" / "step-00000024")
@@ -211,7 +218,7 @@ class TestCallers:
         toy, trained = run(on_step=reports.append)
         assert [r.step for r in reports] == list(range(1, 25)) and {r.steps for r in reports} == {24}
         assert [r.loss for r in reports] == trained.losses
-        assert [r.lr for r in reports] == [SETTINGS.lr_at(step) for step in range(24)]
+        assert [r.learning_rate for r in reports] == [SETTINGS.learning_rate_at(step) for step in range(24)]
         assert {r.rows for r in reports} == {8}
         assert all(0 <= r.data_seconds <= r.seconds for r in reports)
         assert reports[0].average.keys() == dict(toy.module.named_parameters()).keys()
@@ -219,7 +226,7 @@ class TestCallers:
 
     def test_a_run_is_a_function_of_its_seed(self, uninterrupted):
         assert same(result(*run()), uninterrupted)
-        assert not same(result(*run(settings=replace(SETTINGS, seed=6))), uninterrupted)
+        assert not same(result(*run(seed=6)), uninterrupted)
 
     def test_watching_does_not_change_the_run(self, uninterrupted):
         assert same(result(*run(on_step=lambda report: torch.randn(7))), uninterrupted)
@@ -311,14 +318,14 @@ class TestStopping:
         longer = replace(SETTINGS, steps=30)
         with pytest.raises(InvalidConfig, match=r"other settings: steps \(24 -> 30\)"):
             run(opened(tmp_path), longer)
-        _, trained = run(opened(tmp_path, accept=["steps"]), longer)
+        _, trained = run(opened(tmp_path, accept_changes=["steps"]), longer)
         assert trained.step == len(trained.losses) == 30
         with pytest.raises(InvalidConfig, match="at step 30 of now 24; give as many"):
-            run(opened(tmp_path, accept=["steps"]))
+            run(opened(tmp_path, accept_changes=["steps"]))
 
     def test_an_average_can_be_begun_later(self, tmp_path):
-        run(opened(tmp_path), replace(SETTINGS, ema=0), should_stop=Stop(6))
-        _, trained = run(opened(tmp_path, accept=["ema"]))
+        run(opened(tmp_path), replace(SETTINGS, ema_decay=0), should_stop=Stop(6))
+        _, trained = run(opened(tmp_path, accept_changes=["ema_decay"]))
         assert trained.finished
 
     def test_other_weights_are_refused(self, tmp_path):
@@ -455,26 +462,26 @@ def test_20_kills_at_random_moments_change_no_bit(helper, tmp_path, record_prope
 
 
 def test_two_processes_equal_one(helper, tmp_path):
-    plain = dict(accumulation=1, steps=20)
+    plain = dict(gradient_accumulation=1, steps=20)
     # what each process draws for itself one process cannot draw
     quiet = dict(plain, noise=0.0)
-    helper.start(tmp_path, "one", **quiet, batch=8)
+    helper.start(tmp_path, "one", **quiet, batch_size=8)
     assert helper.ended() == [0]
-    helper.start(tmp_path, "two", **quiet, batch=4, size=2)
+    helper.start(tmp_path, "two", **quiet, batch_size=4, size=2)
     assert helper.ended() == [0, 0]
-    one = finished(tmp_path, "one", replace(SETTINGS, **plain, batch=8))
-    two = Pair(tmp_path, "two", replace(SETTINGS, **plain, batch=4))
+    one = finished(tmp_path, "one", replace(SETTINGS, **plain, batch_size=8))
+    two = Pair(tmp_path, "two", replace(SETTINGS, **plain, batch_size=4))
     assert names_in(tmp_path / "two" / "step-00000020").count("rank-1.safetensors") == 1
     torch.testing.assert_close(two.shared["progress"]["losses"], one["shared"]["progress"]["losses"], rtol=0, atol=1e-6)
     for name, weight in one["shared"]["weights"].items():
         torch.testing.assert_close(two.shared["weights"][name], weight, rtol=1e-4, atol=1e-5)
 
-    helper.start(tmp_path, "stopped", **quiet, batch=4, size=2, stop_after=7)
+    helper.start(tmp_path, "stopped", **quiet, batch_size=4, size=2, stop_after=7)
     assert helper.ended() == [0, 0]
     assert opened(tmp_path, "stopped").steps()[-1] == 7
-    helper.start(tmp_path, "stopped", **quiet, batch=4, size=2)
+    helper.start(tmp_path, "stopped", **quiet, batch_size=4, size=2)
     assert helper.ended() == [0, 0]
-    again = Pair(tmp_path, "stopped", replace(SETTINGS, **plain, batch=4))
+    again = Pair(tmp_path, "stopped", replace(SETTINGS, **plain, batch_size=4))
     assert same(again.shared, two.shared) and same(again.own, two.own)
 
 

@@ -8,10 +8,10 @@ import torch
 from teefusion_core.guidance.fusion import sinusoid
 from teefusion_core.guidance.methods import (
     DISTILL_CFG,
+    GUIDANCE_ONLY,
     METHODS,
     SPLIT,
     TEEFUSION,
-    W_ALONE,
     GuidanceEmbedder,
     Ingredients,
 )
@@ -59,7 +59,7 @@ def test_split_embeds_each_text_whole():
 def test_w_alone_leaves_the_text_out():
     i = ingredients()
     expected = torch.stack([0.5 * (TIME @ sinusoid(t[None], SINUSOID)[0]) for t in i.timestep_B])
-    torch.testing.assert_close(METHODS[W_ALONE].term(i), expected)
+    torch.testing.assert_close(METHODS[GUIDANCE_ONLY].term(i), expected)
 
 
 def test_distillcfg_has_layers_of_its_own(embedder):

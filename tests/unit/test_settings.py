@@ -23,7 +23,7 @@ from teefusion_core.training.settings import DistillSettings
         ("teacher_steps", 0),
         ("scheduler", 3),
         ("method", ["teefusion"]),
-        ("seed", -1),
+        ("run_seed", -1),
     ],
 )
 def test_a_wrong_type_or_value_is_named(name, value):
@@ -34,7 +34,7 @@ def test_a_wrong_type_or_value_is_named(name, value):
 
 def test_every_field_has_a_rule():
     DistillSettings()
-    TrainSettings(steps=1, lr=1e-3, batch=1)
+    TrainSettings(steps=1, learning_rate=1e-3, batch_size=1)
 
 
 def test_a_sharpener_learns_one_guidance():

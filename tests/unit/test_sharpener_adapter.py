@@ -49,9 +49,9 @@ def test_the_network_is_no_part_of_it():
     update = made()
     x, network = randn(4, 3), update.network
     before = network(x)
-    with shaken(update).attached():
+    with shaken(update).in_training():
         assert torch.equal(network(x), before)
-        with update.lifted():
+        with update.disabled():
             assert torch.equal(network(x), before)
     assert not any(parameter is weight for parameter in update.parameters() for weight in network.parameters())
     assert list(update.changed()) == []

@@ -1,4 +1,4 @@
-"""Noise levels of a walk, what the student shall learn there, what the loss says."""
+"""Noise levels of a trajectory, what the student shall learn there, what the loss says."""
 
 import pytest
 import torch
@@ -8,13 +8,13 @@ from teefusion_core.guidance.cfg import guided
 from teefusion_core.guidance.flow import denoised_of, euler, sample, shifted
 from teefusion_core.reflection.operator import exact, reflected
 from teefusion_core.training.targets import (
-    BETWEEN,
     CLEAN,
-    EVEN,
-    GRID,
+    JITTERED,
     REEVALUATED,
+    SCHEDULE_LEVELS,
     SECANT,
     TIMES,
+    UNIFORM,
     Example,
     Trajectory,
     levels,
@@ -44,10 +44,10 @@ class TestLevels:
             assert (float(sigmas[0]), float(sigmas[-1])) == (1.0, 0.0)
 
     def test_grid_is_the_schedule(self):
-        assert torch.equal(levels(SCHEDULE, GRID, seeded()), SCHEDULE)
+        assert torch.equal(levels(SCHEDULE, SCHEDULE_LEVELS, seeded()), SCHEDULE)
 
     def test_between_keeps_within_half_a_step_of_the_schedule(self):
-        all_levels = torch.stack([levels(SCHEDULE, BETWEEN, seeded(n)) for n in range(200)])
+        all_levels = torch.stack([levels(SCHEDULE, JITTERED, seeded(n)) for n in range(200)])
         for step in range(1, STEPS):
             high, low = ((SCHEDULE[step] + SCHEDULE[step + move]) / 2 for move in (-1, 1))
             here = all_levels[:, step]
@@ -55,7 +55,7 @@ class TestLevels:
             assert float(here.max() - here.min()) > 0.8 * float(high - low)
 
     def test_even_covers_all_levels_alike(self):
-        all_levels = torch.stack([levels(SCHEDULE, EVEN, seeded(n)) for n in range(500)])[:, 1:-1]
+        all_levels = torch.stack([levels(SCHEDULE, UNIFORM, seeded(n)) for n in range(500)])[:, 1:-1]
         share = torch.histc(all_levels, STEPS, 0, 1)[1:-1] / len(all_levels)
         assert float(share.min()) > 0.8 and float(share.max()) < 1.2
 
@@ -64,7 +64,7 @@ class TestLevels:
             assert levels(torch.tensor([1.0, 0.0]), time, seeded()).tolist() == [1.0, 0.0]
 
     def test_an_unknown_name_is_refused(self):
-        with pytest.raises(InvalidConfig, match="time is 'lognormal'; choose one of grid, between, even"):
+        with pytest.raises(InvalidConfig, match="lognormal"):
             levels(SCHEDULE, "lognormal", seeded())
 
 
@@ -170,8 +170,8 @@ def test_a_student_without_guidance_has_loss_one_in_every_step():
     guidance = randn(1, STEPS, ROWS, 2, 4, 4) * torch.arange(1, STEPS + 1)[:, None, None, None, None]
     zeros = torch.zeros_like(guidance)
     numbers = torch.zeros(STEPS, ROWS)
-    walk = Trajectory(zeros, SCHEDULE[:-1], guidance, guidance, torch.tensor(1.0), numbers, numbers)
-    weight_S = step_weights(walk)
+    trajectory = Trajectory(zeros, SCHEDULE[:-1], guidance, guidance, torch.tensor(1.0), numbers, numbers)
+    weight_S = step_weights(trajectory)
     for step in range(STEPS):
         drawn = Example(
             x_BCHW=zeros[step], sigma_B=SCHEDULE[step].expand(ROWS), w_B=torch.ones(ROWS), prompt_B=numbers[step],

@@ -16,7 +16,7 @@ STEPS, ROWS = 3, 4
 
 
 class Maker:
-    """Makes walks whose every number says which walk, step and row it is of."""
+    """Makes trajectories whose every number says which trajectory, step and row it is of."""
 
     def __init__(self):
         self.asked = []
@@ -41,16 +41,18 @@ def make():
     return Maker()
 
 
-def walks(make, folder, kept=2, uses=1.0, **options):
-    return TrajectoryCache(make, folder / "walks", examples=STEPS * ROWS, kept=kept, uses=uses, **options)
+def trajectories(make, folder, cache_size=2, reuse=1.0, **options):
+    return TrajectoryCache(
+        make, folder / "trajectories", examples=STEPS * ROWS, cache_size=cache_size, reuse=reuse, **options
+    )
 
 
 def files(folder):
-    return sorted(int(path.stem.split("-")[1]) for path in (folder / "walks").glob("*.safetensors"))
+    return sorted(int(path.stem.split("-")[1]) for path in (folder / "trajectories").glob("*.safetensors"))
 
 
 def numbers(example):
-    """Which walk, step, row every row is of."""
+    """Which trajectory, step, row every row is of."""
     return [(p // 100, p // 10 % 10, p % 10) for p in example.prompt_B.tolist()]
 
 
@@ -65,75 +67,75 @@ def same(examples, others):
 
 
 def test_rows_stay_together(make, tmp_path):
-    example = walks(make, tmp_path).next(200)
-    for row, (walk, step, place) in enumerate(numbers(example)):
-        value = 100 * walk + 10 * step + place
+    example = trajectories(make, tmp_path).next(200)
+    for row, (trajectory, step, place) in enumerate(numbers(example)):
+        value = 100 * trajectory + 10 * step + place
         assert bool((example.x_BCHW[row] == value).all()) and bool((example.target_BCHW[row] == value + 1000).all())
         assert float(example.sigma_B[row]) == pytest.approx(1 - step / STEPS)
-        assert (float(example.w_B[row]), int(example.null_B[row])) == (walk, (step + place) % 2)
-        assert float(example.weight_B[row]) == pytest.approx(1 / (1 + step + walk) ** 2)
+        assert (float(example.w_B[row]), int(example.null_B[row])) == (trajectory, (step + place) % 2)
+        assert float(example.weight_B[row]) == pytest.approx(1 / (1 + step + trajectory) ** 2)
     assert example.x_BCHW.shape == (200, 2, 3, 3) and example.x_BCHW.dtype == torch.float32
 
 
 def test_every_place_is_drawn(make, tmp_path):
-    assert len(set(numbers(walks(make, tmp_path, uses=0).next(600)))) == 2 * STEPS * ROWS
+    assert len(set(numbers(trajectories(make, tmp_path, reuse=0).next(600)))) == 2 * STEPS * ROWS
 
 
 def test_training_begins_after_one_walk(make, tmp_path):
-    walks(make, tmp_path, kept=3).next(1)
+    trajectories(make, tmp_path, cache_size=3).next(1)
     assert make.asked == [0] == files(tmp_path)
 
 
 def test_all_walks_come_first_where_the_teacher_is_paid_once(make, tmp_path):
-    walks(make, tmp_path, kept=3, uses=0).next(1)
+    trajectories(make, tmp_path, cache_size=3, reuse=0).next(1)
     assert make.asked == [0, 1, 2] == files(tmp_path)
 
 
 def test_who_waits_is_told(make, tmp_path):
     told = []
-    drawn(walks(make, tmp_path, kept=3, told=told.append), 5)
+    drawn(trajectories(make, tmp_path, cache_size=3, on_trajectory=told.append), 5)
     assert told == make.asked == [0, 1, 2]
-    drawn(walks(make, tmp_path, kept=3, told=told.append), 5)
+    drawn(trajectories(make, tmp_path, cache_size=3, on_trajectory=told.append), 5)
     assert told == [0, 1, 2], "what is on disk needs no wait"
 
 
 @pytest.mark.parametrize(("uses", "made"), [(1.0, 1 + 5), (2.0, 1 + 2), (0.5, 1 + 10), (0, 2)])
 def test_the_teacher_walks_when_the_examples_are_used_up(make, tmp_path, uses, made):
-    data = walks(make, tmp_path, uses=uses)
+    data = trajectories(make, tmp_path, reuse=uses)
     drawn(data, 5 * STEPS * ROWS // 6)
     example = data.next(60)
     assert sorted(make.asked) == list(range(made))
-    assert {walk for walk, _, _ in numbers(example)} == {made - 2, made - 1}
+    assert {trajectory for trajectory, _, _ in numbers(example)} == {made - 2, made - 1}
     assert files(tmp_path) == [made - 2, made - 1]
 
 
 def test_walks_on_disk_are_not_made_again(make, tmp_path):
-    first = drawn(walks(make, tmp_path), 3)
+    first = drawn(trajectories(make, tmp_path), 3)
     asked = list(make.asked)
-    assert same(drawn(walks(make, tmp_path), 3), first)
+    assert same(drawn(trajectories(make, tmp_path), 3), first)
     # those that were dropped for being used up are the only ones that come anew
     assert set(make.asked[len(asked) :]) <= {1}
 
 
 def test_it_goes_on_from_its_state(make, tmp_path):
-    data = walks(make, tmp_path)
+    data = trajectories(make, tmp_path)
     drawn(data, 7)
     state = data.state()
     rest = drawn(data, 9)
-    again = walks(make, tmp_path)
+    again = trajectories(make, tmp_path)
     again.load_state(state)
     assert same(drawn(again, 9), rest)
-    elsewhere = walks(Maker(), tmp_path / "empty")
+    elsewhere = trajectories(Maker(), tmp_path / "empty")
     elsewhere.load_state(state)
     assert same(drawn(elsewhere, 9), rest), "the files are only a memory"
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\x80\x04" + b[2:]])
 def test_a_damaged_file_is_made_again(make, tmp_path, damage, caplog):
-    first = drawn(walks(make, tmp_path, uses=0), 1)
-    path = tmp_path / "walks" / "walk-00000001.safetensors"
+    first = drawn(trajectories(make, tmp_path, reuse=0), 1)
+    path = tmp_path / "trajectories" / "trajectory-00000001.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    assert same(drawn(walks(make, tmp_path, uses=0), 1), first)
+    assert same(drawn(trajectories(make, tmp_path, reuse=0), 1), first)
     assert make.asked[-1] == 1 and "is damaged" in caplog.text
 
 
@@ -142,7 +144,7 @@ def test_a_walk_that_fails_leaves_no_file(tmp_path):
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        walks(broken, tmp_path).next(1)
+        trajectories(broken, tmp_path).next(1)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
@@ -182,14 +184,14 @@ def together(act, size=2):
 
 @pytest.mark.parametrize("uses", [0, 1.0])
 def test_processes_share_the_rows_that_one_would_draw(make, tmp_path, uses):
-    alone = drawn(walks(make, tmp_path / "one", uses=uses), 12, rows=6)
+    alone = drawn(trajectories(make, tmp_path / "one", reuse=uses), 12, rows=6)
     makers = [Maker(), Maker()]
     parts = together(
-        lambda side: drawn(walks(makers[side.rank], tmp_path / "two", uses=uses, processes=side), 12, rows=3)
+        lambda side: drawn(trajectories(makers[side.rank], tmp_path / "two", reuse=uses, processes=side), 12, rows=3)
     )
     joined = [[*numbers(a), *numbers(b)] for a, b in zip(*parts, strict=True)]
     assert joined == [numbers(example) for example in alone]
-    # side by side: each paints every other walk, no walk is painted twice
+    # side by side: each paints every other trajectory, no trajectory is painted twice
     assert all(number % 2 == rank for rank, maker in enumerate(makers) for number in maker.asked)
     asked = sorted(makers[0].asked + makers[1].asked)
     assert asked == list(range(2 if uses == 0 else 6)) == sorted(make.asked)
@@ -201,16 +203,16 @@ def test_no_process_waits_for_one_that_fails(tmp_path):
             raise OSError("the teacher is ill")
         return Maker()(number)
 
-    found = together(lambda side: walks(broken, tmp_path, processes=side).next(3))
+    found = together(lambda side: trajectories(broken, tmp_path, processes=side).next(3))
     assert isinstance(found[0], ProcessFailed) and str(found[1]) == "the teacher is ill"
     assert files(tmp_path) == [0]
 
 
 def test_one_process_finds_a_walk_damaged(tmp_path):
-    makers, path = [Maker(), Maker()], tmp_path / "walks" / "walk-00000001.safetensors"
+    makers, path = [Maker(), Maker()], tmp_path / "trajectories" / "trajectory-00000001.safetensors"
 
     def act(side):
-        return drawn(walks(makers[side.rank], tmp_path, uses=0, processes=side), 2)
+        return drawn(trajectories(makers[side.rank], tmp_path, reuse=0, processes=side), 2)
 
     first = together(act)
     path.write_bytes(path.read_bytes()[:100])
@@ -219,7 +221,7 @@ def test_one_process_finds_a_walk_damaged(tmp_path):
 
 
 def test_the_seed_decides_the_rows(make, tmp_path):
-    a, b, c = (numbers(walks(make, tmp_path, seed=seed).next(50)) for seed in (0, 0, 1))
+    a, b, c = (numbers(trajectories(make, tmp_path, seed=seed).next(50)) for seed in (0, 0, 1))
     assert a == b != c
 
 
@@ -230,5 +232,5 @@ def test_generators_of_different_things_differ():
 
 @pytest.mark.parametrize(("kept", "uses"), [(0, 1.0), (2, -1.0), (2, math.nan), (2, math.inf)])
 def test_senseless_numbers_are_refused(make, tmp_path, kept, uses):
-    with pytest.raises(InvalidConfig, match=r"walks are kept, an example serves"):
-        walks(make, tmp_path, kept=kept, uses=uses)
+    with pytest.raises(InvalidConfig, match=r"cache_size is"):
+        trajectories(make, tmp_path, cache_size=kept, reuse=uses)

@@ -23,7 +23,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch, reported_by
-from ...guidance.add_to_output import plus
+from ...guidance.add_to_output import add_to_output
 from ...guidance.architectures import Architecture, architecture_of
 from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep
 from ...guidance.methods import METHODS, TEEFUSION, Ingredients
@@ -153,7 +153,7 @@ def _patched(model_patcher, architecture: Architecture):
         term_BD = kwargs.pop(TERM_KEY, None)
         if term_BD is None:
             return executor(*args, **kwargs)
-        with plus(executor.class_obj.diffusion_model, architecture.pooled_embed, term_BD):
+        with add_to_output(executor.class_obj.diffusion_model, architecture.pooled_embed, term_BD):
             return executor(*args, **kwargs)
 
     patched.add_object_patch(PATCHED, extra_conds)

@@ -1,7 +1,7 @@
 """The three settings of a reflection run as one GUIDER.
 
-A leg names who predicts: `strong`, `weak`, `final`. The sampler asks for a leg through the model options of the call;
-without one the guider answers as `final`. Every leg goes through the host's own sampling function, so that nodes
+A step has three phases: `strong`, `weak` and `final`. The sampler names the phase in the model options of the call;
+without one the guider predicts for `final`. Every phase goes through the host's own sampling function, so that nodes
 that act before or after CFG keep working.
 """
 
@@ -19,9 +19,9 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ...errors import InvalidConfig, ShapeMismatch
 from ...guidance.cfg import proxy_prompt
-from .weak_model import Weak
+from .weak_model import WeakModel
 
-LEG_KEY = "teefusion_leg"  # in the model options of a call
+PHASE_KEY = "teefusion_leg"  # in the model options of a call
 COUNTER_KEY = "teefusion_passes"
 STRONG, WEAK, FINAL = "strong", "weak", "final"
 CFG, CHATS = "CFG", "CHATS"
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Scales:
-    """CFG scale of each leg: 1 is the prompt alone, 0 the negative prompt alone; both cost one pass."""
+    """CFG scale of each phase: 1 is the prompt alone, 0 the negative prompt alone; both cost one pass."""
 
     strong: float
     weak: float
@@ -47,9 +47,9 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
 
         Args:
             strong: ComfyUI MODEL; not modified.
-            weak: MODEL of the weak leg, None for the same one.
-            scales: CFG scale of each leg.
-            rule: CFG, or CHATS: in the strong legs the negative branch is the weak model on the proxy prompt.
+            weak: MODEL of the weak phase, None for the same one.
+            scales: CFG scale of each phase.
+            rule: CFG, or CHATS: in the strong phases the negative branch is the weak model on the proxy prompt.
             alpha: of the proxy prompt.
         Raises:
             CheckpointMismatch: the models do not fit together.
@@ -58,13 +58,13 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         if rule not in (CFG, CHATS):
             raise InvalidConfig(f"the rule is {rule!r}; choose {CFG} or {CHATS}")
         super().__init__(strong.clone())
-        self.weak = Weak(self.model_patcher, self.model_patcher if weak is None else weak)
+        self.weak = WeakModel(self.model_patcher, self.model_patcher if weak is None else weak)
         self.rule, self.alpha = rule, alpha
         self.scales, self.passes, self.rows = scales, 0.0, 1
         self.cfg, self._alike = scales.final, scales.strong == scales.final
 
     def set_cfg(self, cfg: float) -> None:
-        """Give the final leg another scale, the strong one too if they began with the same; the weak one keeps its."""
+        """Set the scale of the final phase, and of the strong phase if both were made with the same one."""
         strong = cfg if self._alike else self.scales.strong
         self.scales, self.cfg = Scales(strong, self.scales.weak, cfg), cfg
 
@@ -81,7 +81,7 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         self.inner_set_conds(conds)
 
     def sample(self, noise, latent_image, sampler, sigmas, *args, **kwargs):
-        """Run the host's sampling with a sampler that knows about legs.
+        """Run the host's sampling with a sampler that knows about phases.
 
         Raises:
             InvalidConfig: any other sampler, which would leave the reflection out.
@@ -114,18 +114,18 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
             self.weak.leave()
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
-        """Denoised prediction of the leg that the options name, with CFG."""
+        """Denoised prediction of the phase that the options name, with CFG."""
         options = dict(model_options or {})
-        leg = options.pop(LEG_KEY, FINAL)
-        if leg == WEAK:
+        phase = options.pop(PHASE_KEY, FINAL)
+        if phase == WEAK:
             # its own options alone: what nodes did to the strong model is part of the gap
             with self.weak.active():
                 return self._predict(self.weak.network, x, timestep, self.weak.conds, WEAK, self.weak.options, seed)
-        return self._predict(self.inner_model, x, timestep, self.conds, leg, options, seed)
+        return self._predict(self.inner_model, x, timestep, self.conds, phase, options, seed)
 
-    def _predict(self, network, x, sigma, conds, leg, options, seed):
-        scale, positive, negative = getattr(self.scales, leg), conds["positive"], conds["negative"]
-        if self.rule == CHATS and leg != WEAK:
+    def _predict(self, network, x, sigma, conds, phase, options, seed):
+        scale, positive, negative = getattr(self.scales, phase), conds["positive"], conds["negative"]
+        if self.rule == CHATS and phase != WEAK:
             negative = self.weak.conds["proxy"]
             options = {**options, OWN_BRANCHES: self._chats_branches}
         elif scale == 0 and _plain(options):
@@ -152,7 +152,7 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNTER_KEY, count, options, is_model_options=True)
 
     def warn_if_nothing_differs(self) -> None:
-        """Say so when strong and weak leg are the same prediction, which makes a reflection do nothing."""
+        """Say so when strong and weak phase are the same prediction, which makes a reflection do nothing."""
         same_scale = math.isclose(self.scales.strong, self.scales.weak)
         if self.rule == CFG and same_scale and not self.own_prompt and self.weak.same_weights():
             log.warning(

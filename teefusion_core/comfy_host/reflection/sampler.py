@@ -1,6 +1,6 @@
 """The reflection operator as a SAMPLER.
 
-Works with the guider of `reflection_guider`, which answers each leg by its own setting. The steps are Euler steps in
+Works with the guider of `reflection_guider`, which answers each phase by its own setting. The steps are Euler steps in
 the host's noise levels, which for noise-predicting models are DDIM steps.
 """
 
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from ...errors import InvalidConfig
 from ...guidance.flow import Denoiser, euler, sample
 from ...reflection.operator import Inversion, core, exact, official, reflected, upper, upper_epsilon, window
-from .guider import FINAL, LEG_KEY, STRONG, WEAK, ReflectionGuider
+from .guider import FINAL, PHASE_KEY, STRONG, WEAK, ReflectionGuider
 
 ALL_STEPS = -1
 EXACT, UPPER, OFFICIAL = "exact", "upper", "official"
@@ -31,7 +31,7 @@ INVERSIONS: dict[str, dict[str, Callable[[Tensor], Inversion]]] = {
 
 
 class ReflectionSampler(comfy.samplers.KSAMPLER):
-    """A SAMPLER that asks its guider for legs."""
+    """A SAMPLER that asks its guider for phases."""
 
     asks_for_legs = True
 
@@ -79,38 +79,38 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
             f"reflect_steps to at most {steps - 1}, or choose {EXACT!r}"
         )
     with tqdm(total=steps, disable=disable) as bar:
-        legs = _Legs(model, extra_args or {}, callback)
+        phases = _Phases(model, extra_args or {}, callback)
         step = reflected(
-            euler(legs.denoiser(STRONG)),
-            INVERSIONS[inversion][kind](sigmas)(legs.denoiser(WEAK)),
-            euler(legs.denoiser(FINAL)),
+            euler(phases.denoiser(STRONG)),
+            INVERSIONS[inversion][kind](sigmas)(phases.denoiser(WEAK)),
+            euler(phases.denoiser(FINAL)),
             until=window(sigmas, chosen),
             rounds=rounds,
         )
 
         def moved(index: int, sigma: Tensor, state: Tensor) -> None:
-            legs.step = index + 1
+            phases.step = index + 1
             bar.update()
 
         return sample(step, x, sigmas, callback=moved)
 
 
-class _Legs:
-    """Denoisers that ask the guider for one leg each, reporting every evaluation."""
+class _Phases:
+    """Denoisers that ask the guider for one phase each, reporting every evaluation."""
 
     def __init__(self, model, extra_args: dict, callback):
         self.model, self.extra_args, self.callback = model, extra_args, callback
         self.step, self.shown = 0, None
 
-    def denoiser(self, leg: str) -> Denoiser:
-        """(x, sigma) -> denoised prediction of the leg; interruptible before each."""
-        arguments = {**self.extra_args, "model_options": {**self.extra_args.get("model_options", {}), LEG_KEY: leg}}
+    def denoiser(self, phase: str) -> Denoiser:
+        """(x, sigma) -> denoised prediction of the phase; interruptible before each."""
+        arguments = {**self.extra_args, "model_options": {**self.extra_args.get("model_options", {}), PHASE_KEY: phase}}
 
         def predict(x: Tensor, sigma: Tensor) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
             denoised = self.model(x, sigma * x.new_ones(len(x)), **arguments)
             # the weak prediction is no preview of the picture
-            self.shown = self.shown if leg == WEAK else denoised
+            self.shown = self.shown if phase == WEAK else denoised
             if self.callback is not None:
                 self.callback({"x": x, "i": self.step, "sigma": sigma, "sigma_hat": sigma, "denoised": self.shown})
             return denoised

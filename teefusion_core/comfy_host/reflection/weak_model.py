@@ -2,7 +2,7 @@
 
 What `weak` is decides how it runs: other weights are loaded together with the strong ones, in one go; a clone of
 the strong model runs on the strong one's weights, with what it has of its own (LoRA, model options, object patches)
-in place for the length of a leg.
+in place for the length of a phase.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WEAK_KEY = "teefusion_weak"  # additional model of the strong patcher
 CACHE_KEY = "easycache"  # transformer option of the host's EasyCache with its LazyCache
 
 
-class Weak:
+class WeakModel:
     """The weak side of a run: its network, options with conds, valid between `enter` and `leave`."""
 
     def __init__(self, strong, weak):
@@ -144,12 +144,12 @@ def _check_uncached(*patchers) -> None:
     if any(CACHE_KEY in patcher.model_options.get("transformer_options", {}) for patcher in patchers):
         raise InvalidConfig(
             "EasyCache or LazyCache is on a model that is reflected: it answers with the prediction before, which here "
-            "is that of another leg, so that strong would equal weak; take it off"
+            "is that of another phase, so that strong would equal weak; take it off"
         )
 
 
 def _check_exchangeable(strong, weak) -> None:
-    """Refuse differences between clones that live in the loaded model and cannot be put in for one leg."""
+    """Refuse differences between clones that live in the loaded model and cannot be put in for one phase."""
     for name, what in (
         ("weight_wrapper_patches", "weight wrappers"),
         ("injections", "a bypass LoRA or another injection"),

@@ -39,7 +39,7 @@ PIXELS = 8
 
 
 class Distillation:
-    """What a training asks for: walks of the teacher, the loss of the student."""
+    """What a training asks for: trajectories of the teacher, the loss of the student."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Distillation:
         self.fusion: Fusion | None = None
         if settings.method == DICE:
             width = positives.entries[0][0].shape[-1]
-            self.update = Sharpening(self.base.diffusion_model, width, settings.seed)
+            self.update = Sharpening(self.base.diffusion_model, width, settings.run_seed)
         else:
             self._fuse(self.base.diffusion_model)
 
@@ -100,19 +100,19 @@ class Distillation:
         Raises:
             InvalidConfig: its sampler remembers or draws.
         """
-        noise_1CHW = torch.randn(1, *self.latent_CHW, generator=generator_of(self.settings.seed, "check"))
-        with self.update.lifted(), torch.no_grad():
+        noise_1CHW = torch.randn(1, *self.latent_CHW, generator=generator_of(self.settings.run_seed, "check"))
+        with self.update.disabled(), torch.no_grad():
             positive, negative = self.positives.batch([0]), self.nulls.batch([0])
             self.teacher.check(positive, negative, noise_1CHW, cfg_scale_of(self.settings.guidance_max))
             self.load()
 
     @contextmanager
-    def attached(self) -> Iterator[None]:
+    def in_training(self) -> Iterator[None]:
         """Hang the student on the model for the length of a training."""
         network = self.base.diffusion_model
         with ExitStack() as stack:
             stack.enter_context(_host_told())
-            stack.enter_context(self.update.attached())
+            stack.enter_context(self.update.in_training())
             family = family_of(network)
             if family is not None and family.adds_in_place:
                 stack.enter_context(out_of_place(network))
@@ -120,20 +120,20 @@ class Distillation:
                 stack.enter_context(checkpointed(network))
             yield
 
-    def walk(self, number: int) -> Trajectory:
-        """One walk of the teacher, always the same for the same number."""
-        generator = generator_of(self.settings.seed, "walk", number)
+    def trajectory(self, number: int) -> Trajectory:
+        """One trajectory of the teacher, always the same for the same number."""
+        generator = generator_of(self.settings.run_seed, "walk", number)
         w = self.settings.guidance_min + (self.settings.guidance_max - self.settings.guidance_min) * torch.rand(
             (), generator=generator
         )
         sigma_S = levels(self.grid_S, self.settings.timestep_sampling, generator)
-        with self.update.lifted(), torch.no_grad():
-            walk = (self._from_pictures if self.pictures else self._from_noise)(sigma_S, w, generator)
+        with self.update.disabled(), torch.no_grad():
+            trajectory = (self._from_pictures if self.pictures else self._from_noise)(sigma_S, w, generator)
             self.load()
-        return walk
+        return trajectory
 
     def loss(self, example: Example) -> Tensor:
-        """How far the student is from the teacher, for rows of the walks."""
+        """How far the student is from the teacher, for rows of the trajectories."""
         example = example.to(self.device)
         student = self.velocity(example.prompt_B.tolist(), example.null_B.tolist(), example.w_B)
         return replay_loss(student, example, self.settings.guidance_error_weight)
@@ -201,7 +201,7 @@ class Distillation:
         states, last = self._teach(prompts, null, noise_BCHW, sigma_S, w)
         steps = range(len(sigma_S) - 1)
         targets = [target_of(self.settings.target, states, last, sigma_S, step) for step in steps]
-        return self._walk(states[:-1], targets, sigma_S, w, [prompts] * len(steps), null)
+        return self._trajectory(states[:-1], targets, sigma_S, w, [prompts] * len(steps), null)
 
     def _from_pictures(self, sigma_S: Tensor, w: Tensor, generator: torch.Generator) -> Trajectory:
         """A step of the teacher from each noise level, every time from other pictures."""
@@ -216,13 +216,13 @@ class Distillation:
             targets.append(target_of(self.settings.target, [*states, clean], last, here_S, 0))
             x.append(states[0])
             prompts.append(picked)
-        return self._walk(x, targets, sigma_S, w, prompts, null)
+        return self._trajectory(x, targets, sigma_S, w, prompts, null)
 
     def _teach(self, prompts: list[int], null: int, noise_BCHW, sigma_S, w: Tensor, **start):
         positive, negative = self.positives.batch(prompts), self.nulls.batch([null] * len(prompts))
-        return self.teacher.walk(positive, negative, noise_BCHW, sigma_S, float(cfg_scale_of(w)), **start)
+        return self.teacher.sample(positive, negative, noise_BCHW, sigma_S, float(cfg_scale_of(w)), **start)
 
-    def _walk(self, x, targets, sigma_S: Tensor, w: Tensor, prompts: list[list[int]], null: int) -> Trajectory:
+    def _trajectory(self, x, targets, sigma_S: Tensor, w: Tensor, prompts: list[list[int]], null: int) -> Trajectory:
         self.load()
         x = [state.to(self.device) for state in x]
         guidance = [
@@ -251,7 +251,7 @@ class Distillation:
         """Make an update of the network with the term beside its pooled text."""
         settings, architecture = self.settings, architecture_of(network)
         make = TRAINABLE[settings.trainable]
-        self.update = make(network, architecture, settings.rank, settings.seed)
+        self.update = make(network, architecture, settings.rank, settings.run_seed)
         scale, precision = settings.guidance_embedding_scale, settings.guidance_precision
         gain, embedder = self._gain_and_embedder(network, architecture)
         self.fusion = Fusion(network, architecture, gain, scale, precision, settings.method, embedder)
@@ -261,7 +261,7 @@ class Distillation:
         settings = self.settings
         if METHODS[settings.method].embeds:
             waves, (_, width) = architecture.sinusoid_width(network), architecture.widths(network)
-            self.update.embedder = GuidanceEmbedder(waves, width, settings.seed).to(self.device)
+            self.update.embedder = GuidanceEmbedder(waves, width, settings.run_seed).to(self.device)
             return 1.0, self.update.embedder
         return architecture.gain if settings.initial_gain_ratio == 0 else self._calibrated_gain(), None
 

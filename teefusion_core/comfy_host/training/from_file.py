@@ -1,7 +1,7 @@
 """A training that is described by a file.
 
-Sections: [model] what to start from, [teacher] whom to imitate, [data] prompts or pictures, [distil] the fields of
-DistillSettings, [train] those of TrainSettings with how processes share, [output] where to.
+Sections: [model] to start from, [teacher] to imitate, [data] with prompts or images, [distillation] with the fields of
+DistillSettings, [training] with those of TrainSettings and `parallel`, [output].
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from ...prompts.prompt_list import lines_of
 from ...training.loop_settings import TrainSettings
 from ...training.parallel import DDP
 from ...training.processes import Processes
+from ...training.setting_rules import check, flag
 from ...training.settings import DistillSettings
-from ..demo_model import load_tiny
+from ..demo_model import load_demo
 from ..prompts.encoded import Prompts, encoded
 from ..reflection.guider import ReflectionGuider, Scales
 from ..reflection.sampler import ReflectionSampler
@@ -33,12 +34,12 @@ from .run import Training
 from .teacher import Teacher
 
 LEGAL: dict[str, set[str]] = {
-    "model": {"tiny", "checkpoint", "diffusion_model", "clip", "clip_type", "vae"},
+    "model": {"demo_model", "checkpoint", "diffusion_model", "clip", "clip_type", "vae"},
     "teacher": {"kind", "sampler", "weak_model", "strong_cfg", "weak_cfg", "reflect_steps", "inversion"},
-    "data": {"prompts", "negatives", "pictures", "width", "height"},
-    "distil": {field.name for field in fields(DistillSettings)},
-    "train": {field.name for field in fields(TrainSettings)} | {"parallel"},
-    "output": {"runs", "name", "student", "whole", "accept"},
+    "data": {"prompts", "negative_prompts", "images", "width", "height"},
+    "distillation": {field.name for field in fields(DistillSettings)},
+    "training": {field.name for field in fields(TrainSettings)} | {"parallel"},
+    "output": {"runs", "name", "student", "whole_model", "accept_changes"},
 }
 
 
@@ -57,10 +58,10 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     sections = {name: dict(config.get(name, {})) for name in LEGAL}
     model, clip, vae = _load(sections["model"], folder)
     teacher, told = teacher_of(sections["teacher"], model, folder)
-    processes = Processes(sections["train"].pop("parallel", DDP))
+    processes = Processes(sections["training"].pop("parallel", DDP))
     settings, loop = (
-        _settings(DistillSettings, "distil", sections["distil"]),
-        _settings(TrainSettings, "train", sections["train"]),
+        _settings(DistillSettings, "distillation", sections["distillation"]),
+        _settings(TrainSettings, "training", sections["training"]),
     )
     positives, nulls, start = _data(sections["data"], model, clip, vae, folder)
     output = sections["output"]
@@ -69,15 +70,16 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     distillation.check_teacher()
     root = folder / output.get("runs", "runs")
     student = folder / output.get("student", f"{name}.safetensors")
-    accept, whole = output.get("accept", []), bool(output.get("whole", False))
+    accept_changes, whole_model = output.get("accept_changes", []), output.get("whole_model", False)
+    check({"whole_model": whole_model}, {"whole_model": flag()})
     training = Training(
         distillation,
         loop,
         root=root,
         name=name,
         teacher=told,
-        accept=accept,
-        whole=whole,
+        accept_changes=accept_changes,
+        whole_model=whole_model,
         processes=processes,
     )
     return training, student
@@ -114,8 +116,8 @@ def _settings(kind: Any, section: str, values: Mapping[str, Any]) -> Any:
 
 def _load(section: Mapping[str, Any], folder: Path):
     """MODEL, CLIP, VAE by one of three ways."""
-    if "tiny" in section:
-        return load_tiny(section["tiny"])
+    if "demo_model" in section:
+        return load_demo(section["demo_model"])
     if "checkpoint" in section:
         return comfy.sd.load_checkpoint_guess_config(_file(folder, section["checkpoint"]))[:3]
     model = comfy.sd.load_diffusion_model(_file(folder, _needed(section, "model", "diffusion_model")))
@@ -140,7 +142,7 @@ def _reflection(section: Mapping[str, Any], model, folder: Path, weak_cfg: float
     weak = None
     if "weak_model" in section:
         named = section["weak_model"]
-        weak = load_tiny(named)[0] if named == "weak" else comfy.sd.load_diffusion_model(_file(folder, named))
+        weak = load_demo(named)[0] if named == "weak" else comfy.sd.load_diffusion_model(_file(folder, named))
     strong, weak_scale = section.get("strong_cfg"), section.get("weak_cfg", weak_cfg)
     # the final scale is the trainer's to set; a strong one that begins alike goes with it
     scales = Scales(1.0, weak_scale, 1.0) if strong is None else Scales(strong, weak_scale, strong + 1)
@@ -189,15 +191,15 @@ def _lines(folder: Path, name: str) -> list[str]:
 def _data(section: Mapping[str, Any], model, clip, vae, folder: Path):
     """Prompts, nulls, where the teacher starts."""
     width, height = (int(section.get(name, 1024)) for name in ("width", "height"))
-    negatives = _lines(folder, section["negatives"]) if "negatives" in section else []
+    negatives = _lines(folder, section["negative_prompts"]) if "negative_prompts" in section else []
     nulls = Prompts(encoded(clip, ["", *negatives]), "null")
-    if ("pictures" in section) == ("prompts" in section):
-        raise InvalidConfig("[data] needs prompts (a file, one per line) or pictures (a folder), one of the two")
+    if ("images" in section) == ("prompts" in section):
+        raise InvalidConfig("[data] needs prompts (a file, one per line) or images (a folder), one of the two")
     if "prompts" in section:
         prompts = Prompts(encoded(clip, _lines(folder, section["prompts"])), "prompt")
         return prompts, nulls, {"latent_CHW": latent_shape(model, width, height)}
     if vae is None:
-        raise InvalidConfig("[data] has pictures, [model] no vae to encode them; add one")
-    found = captioned(folder / section["pictures"])
+        raise InvalidConfig("[data] has images, [model] no vae to encode them; add one")
+    found = captioned(folder / section["images"])
     latents = [vae.encode(one.pixels(width, height)) for one in found]
     return Prompts(encoded(clip, [one.caption for one in found]), "caption"), nulls, {"pictures": latents}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import comfy.model_management
@@ -23,13 +22,6 @@ from .progress import TrainingProgress
 from .run import Student, Training
 from .teacher import Teacher
 
-INPUTS = {
-    "steps": ("steps", "warmup"), "batch_size": ("batch",), "learning_rate": ("lr",),
-    "run_seed": ("seed", "distil_seed"),
-    "prompts": ("data",), "negative_prompts": ("data",),
-}  # fmt: skip
-"""Inputs of the node that the stored settings call otherwise."""
-DISTIL, LOOP = ({field.name for field in fields(kind)} for kind in (DistillSettings, TrainSettings))
 RUNS = "teefusion_runs"
 """Folder inside ComfyUI's output folder; students go to those beside it that the host's loaders list."""
 
@@ -44,8 +36,8 @@ def train_in_graph(
     *,
     name: str,
     pixels: tuple[int, int],
-    accept: str = "",
-    whole: bool = False,
+    accept_changes: str = "",
+    whole_model: bool = False,
     preview_every: int = 0,
     vae=None,
 ) -> tuple[Student, Path]:
@@ -58,9 +50,8 @@ def train_in_graph(
         settings, loop: how.
         name: of the run with its file; a run that is there is gone on with.
         pixels: width with height of the teacher's pictures, where it paints from noise.
-        accept: names of settings, or of inputs of the node, that may differ from those of the stored run, separated
-            by commas.
-        whole: write all weights of the student, instead of what changes the base.
+        accept_changes: names of settings that may differ from those of the stored run, separated by commas.
+        whole_model: write all weights of the student, instead of what changes the base.
         preview_every: steps between pictures of the student.
         vae: decodes them.
     Returns:
@@ -73,22 +64,23 @@ def train_in_graph(
     with torch.inference_mode(False), torch.enable_grad():
         start = {"pictures": pictures} if pictures else {"latent_CHW": latent_shape(model, *pixels)}
         distillation = Distillation(model, Teacher(guider, sampler), positives, nulls, settings, **start)
-        told = f"{type(guider).__name__} at scale 1 + w, {_sampler_name(sampler)}"
+        described = f"{type(guider).__name__} at scale 1 + w, {_sampler_name(sampler)}"
         output = Path(folder_paths.get_output_directory())
-        accepted = [setting for part in accept.split(",") for setting in _settings_of(part.strip())]
+        accepted = [name for part in accept_changes.split(",") if (name := part.strip())]
         training = Training(
-            distillation, loop, root=output / RUNS, name=name, teacher=told, accept=accepted, whole=whole
-        )
+            distillation, loop, root=output / RUNS, name=name, teacher=described, accept_changes=accepted,
+            whole_model=whole_model,
+        )  # fmt: skip
         distillation.check_teacher()
         watch = TrainingProgress(training, every=preview_every, vae=vae)
         try:
             student = training.run(
-                watch.on_step, watch.should_stop, watch.on_walk, on_forecast=lambda need: tell(str(need))
+                watch.on_step, watch.should_stop, watch.on_trajectory, on_forecast=lambda need: tell(str(need))
             )
         except comfy.model_management.InterruptProcessingException:
             watch.stopped()
             raise
-    path = output / (MODELS if whole else UPDATES) / f"{name}.safetensors"
+    path = output / (MODELS if whole_model else UPDATES) / f"{name}.safetensors"
     student.write(path)
     tell(f"{student.info.step} steps, loss {student.losses[-1]:.4f}, written to {path.relative_to(output.parent)}")
     return student, path
@@ -118,13 +110,6 @@ def graph_data(
         nulls = [*(null or encoded(clip, [""])), *encoded(clip, others)]
         pictures = [row[None] for latent in latents for row in latent["samples"].clone()]
         return Prompts(positives, "prompt"), Prompts(nulls, "null"), pictures
-
-
-def _settings_of(name: str) -> tuple[str, ...]:
-    """The stored settings that a name means."""
-    if name in INPUTS or not name:
-        return INPUTS.get(name, ())
-    return (f"distil_{name}",) if name in DISTIL - LOOP else (name,)
 
 
 def _sampler_name(sampler) -> str:

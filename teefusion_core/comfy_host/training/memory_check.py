@@ -69,10 +69,10 @@ def check_memory(distil: Distillation, loop: TrainSettings) -> Need:
 
 def _need(distil: Distillation, loop: TrainSettings) -> Need:
     weights = sum(weight.numel() * weight.element_size() for weight in distil.update.parameters())
-    kept = (MOMENTS + bool(loop.ema)) * weights
-    ahead = weights * (loop.accumulation > 1)  # gradients that are there before the last of several passes
+    kept = (MOMENTS + bool(loop.ema_decay)) * weights
+    ahead = weights * (loop.gradient_accumulation > 1)  # gradients that are there before the last of several passes
     student, teacher = _of_student(distil, kept + ahead), _of_teacher(distil, kept)
-    return Need(student, teacher, loop.batch, distil.settings.images_per_trajectory, _free(distil.device))
+    return Need(student, teacher, loop.batch_size, distil.settings.images_per_trajectory, _free(distil.device))
 
 
 def _free(device: torch.device) -> int:
@@ -108,12 +108,12 @@ def _of_teacher(distil: Distillation, constant: int) -> Forecast:
         noise_BCHW = torch.zeros(rows, *distil.latent_CHW)
         sigmas = distil.grid_S[: TRIAL_STEPS + 1]
         scale = float(cfg_scale_of(distil.settings.guidance_max))
-        states, _ = distil.teacher.walk(positive, negative, noise_BCHW, sigmas, scale)
+        states, _ = distil.teacher.sample(positive, negative, noise_BCHW, sigmas, scale)
         distil.load()
         x_BCHW = states[0].to(distil.device)
         distil.velocity([0] * rows)(x_BCHW, sigmas[0].to(x_BCHW).expand(rows))
 
-    with distil.update.lifted(), torch.no_grad():
+    with distil.update.disabled(), torch.no_grad():
         return foretold(trial, constant)
 
 
@@ -123,12 +123,12 @@ def _advice(distil: Distillation, loop: TrainSettings, need: Need) -> str:
     if need.teacher.peak(need.images_per_trajectory) > need.free:
         advice.append(_at_most("images_per_trajectory", need.teacher.most_rows(need.free, need.images_per_trajectory)))
     if need.student.peak(need.batch) > need.free:
-        advice.append(_at_most("batch", need.student.most_rows(need.free, need.batch)))
+        advice.append(_at_most("batch_size", need.student.most_rows(need.free, need.batch)))
         if not distil.settings.gradient_checkpointing:
             with checkpointed(distil.base.diffusion_model):
                 thrifty = _of_student(distil, need.student.constant)
             fitting = thrifty.most_rows(need.free, need.batch)
-            advice.append(f"gradient_checkpointing, with {_at_most('batch', fitting)}")
+            advice.append(f"gradient_checkpointing, with {_at_most('batch_size', fitting)}")
         if distil.fusion is not None and distil.settings.trainable != "lora on modulation":
             advice.append("trainable = lora on modulation")
     return f"change {' or '.join(advice)}"

@@ -62,9 +62,9 @@ class TrainingProgress:
             tell(f"step {report.step}/{report.steps}, loss {report.loss:.4f}, {pace:.1f} rows/s, {_minutes(left)} left")
         self.bar.update_absolute(report.step, report.steps, image)
 
-    def on_walk(self, number: int) -> None:
+    def on_trajectory(self, number: int) -> None:
         """Say what the wait is for."""
-        tell(f"the teacher paints, walk {number + 1}")
+        tell(f"the teacher paints, trajectory {number + 1}")
 
     def should_stop(self) -> bool:
         """Raise the host's own exception where the user has pressed cancel."""
@@ -86,7 +86,9 @@ class TrainingProgress:
         student.set_attachments(STUDENT_KEY, asdict(self.training.info(0)))
         student.set_attachments(EMBEDDER_KEY, distil.update.embedder)
         null = distil.nulls.batch([0])
-        noise_1CHW = torch.randn(1, *distil.latent_CHW, generator=torch.Generator().manual_seed(distil.settings.seed))
+        noise_1CHW = torch.randn(
+            1, *distil.latent_CHW, generator=torch.Generator().manual_seed(distil.settings.run_seed)
+        )
         painted = []
         try:
             with exchanged(distil.update, average):
@@ -105,7 +107,7 @@ class TrainingProgress:
         settings = self.training.distillation.settings
         latent = comfy.sample.sample(
             model, noise_1CHW, settings.teacher_steps, 1.0, "euler", settings.scheduler, positive, null,
-            torch.zeros_like(noise_1CHW), disable_pbar=True, seed=settings.seed,
+            torch.zeros_like(noise_1CHW), disable_pbar=True, seed=settings.run_seed,
         )  # fmt: skip
         if self.vae is not None:
             return (self.vae.decode(latent)[0].float().cpu().clamp(0, 1).numpy() * 255).round().astype(np.uint8)

@@ -59,8 +59,8 @@ class Training:
         root: Path,
         name: str,
         teacher: str,
-        accept: Collection[str] = (),
-        whole: bool = False,
+        accept_changes: Collection[str] = (),
+        whole_model: bool = False,
         processes: Processes | None = None,
     ):
         """Describe a run; nothing is written yet.
@@ -70,72 +70,72 @@ class Training:
             settings: of the loop.
             root, name: folder of runs with the name of this one; one that is there is gone on with.
             teacher: the teacher in words, for the student file.
-            accept: names of settings that may differ from those of the stored run.
-            whole: give all weights of the student, instead of what changes the base.
+            accept_changes: names of settings that may differ from those of the stored run.
+            whole_model: give all weights of the student, instead of what changes the base.
             processes: who trains.
         Raises:
             InvalidConfig: a name that is no plain folder name, or all weights of a model that a sharpener leaves alone.
         """
-        if whole and isinstance(distillation.update, Sharpening):
+        if whole_model and isinstance(distillation.update, Sharpening):
             raise InvalidConfig(
                 "a sharpener changes no weight of the model, so there is no whole student to write; set whole to false"
             )
-        self.distillation, self.settings, self.teacher, self.whole = distillation, settings, teacher, whole
+        self.distillation, self.settings, self.teacher, self.whole_model = distillation, settings, teacher, whole_model
         self.processes = processes or Processes()
         self.base = base_fingerprint(distillation.model)
-        described = {f"distil_{name}": value for name, value in asdict(distillation.settings).items()}
-        described |= {"teacher": teacher, "data": _fingerprint(distillation)}
+        described = asdict(distillation.settings) | {"teacher": teacher, "data": _fingerprint(distillation)}
         if self.processes.size > 1:
             described["parallel"] = self.processes.parallel
         self.folder = CheckpointFolder(
-            root, name, base=self.base, described=described, accept=accept, processes=self.processes
+            root, name, base=self.base, described=described, accept_changes=accept_changes, processes=self.processes
         )
 
     def run(
         self,
         on_step: Callable[[StepReport], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
-        on_walk: Callable[[int], None] | None = None,
+        on_trajectory: Callable[[int], None] | None = None,
         on_forecast: Callable[[Need], None] | None = None,
     ) -> Student:
         """Train to the end, or until stopped; the student is the moving average of its weights.
 
         Args:
             on_step, should_stop: as `train` has them.
-            on_walk: called before the teacher walks, with how often it has.
+            on_trajectory: called before the teacher makes a trajectory, with how often it has.
             on_forecast: called before the first step, with the memory that training will take.
         Raises:
             InvalidConfig: it will not fit into the device's memory.
             what `train` raises; the last checkpoint stays.
         """
         distil, settings = self.distillation, self.distillation.settings
-        walks = TrajectoryCache(
-            distil.walk,
-            self.folder.path / "walks",
+        trajectories = TrajectoryCache(
+            distil.trajectory,
+            self.folder.path / "trajectories",
             examples=(len(distil.grid_S) - 1) * settings.images_per_trajectory,
-            kept=settings.cache_size,
-            uses=settings.reuse,
-            seed=settings.seed,
+            cache_size=settings.cache_size,
+            reuse=settings.reuse,
+            seed=settings.run_seed,
             processes=self.processes,
-            told=on_walk,
+            on_trajectory=on_trajectory,
         )
-        with distil.attached():
+        with distil.in_training():
             need = check_memory(distil, self.settings)
             if on_forecast is not None:
                 on_forecast(need)
             trained = train(
                 distil.update,
-                walks,
+                trajectories,
                 distil.loss,
                 self.settings,
                 folder=self.folder,
                 on_step=on_step,
                 should_stop=should_stop,
                 processes=self.processes,
+                seed=settings.run_seed,
             )
         with exchanged(distil.update, trained.average):
             update = distil.update.state()
-            tensors = (distil.update.merged() if self.whole else update) | self._embedder()
+            tensors = (distil.update.merged() if self.whole_model else update) | self._embedder()
         if isinstance(distil.update, Sharpening):
             update = {}
         return Student(tensors, update, self.info(trained.step), trained.losses, trained.finished)
@@ -152,7 +152,7 @@ class Training:
             return self._sharpener_info(step)
         return StudentInfo(
             method=distil.fusion.method,
-            mode=FULL if self.whole else distil.update.mode,
+            mode=FULL if self.whole_model else distil.update.mode,
             guidance_min=distil.settings.guidance_min,
             guidance_max=distil.settings.guidance_max,
             gain=distil.fusion.gain,

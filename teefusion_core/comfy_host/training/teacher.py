@@ -1,4 +1,4 @@
-"""A wired GUIDER with its SAMPLER as a teacher that walks.
+"""A wired GUIDER with its SAMPLER as a teacher.
 
 Shapes: B batch, C H W latent, S steps.
 """
@@ -50,7 +50,7 @@ class Teacher:
         """The MODEL that the guider runs."""
         return self.guider.model_patcher
 
-    def walk(self, positive, negative, noise_BCHW, sigmas_S, cfg: float, *, latent_BCHW=None, seed: int = 0):
+    def sample(self, positive, negative, noise_BCHW, sigmas_S, cfg: float, *, latent_BCHW=None, seed: int = 0):
         """Sample from noise, or from a noised picture.
 
         Args:
@@ -69,8 +69,8 @@ class Teacher:
         self.guider.set_conds(positive, negative)
         self.guider.set_cfg(cfg)
         picture = torch.zeros_like(noise_BCHW) if latent_BCHW is None else latent_BCHW
-        walked = record(self.guider, self.sampler, noise_BCHW, picture, sigmas_S, seed=seed)
-        return walked.states, walked.predicted
+        sampled = record(self.guider, self.sampler, noise_BCHW, picture, sigmas_S, seed=seed)
+        return sampled.states, sampled.predicted
 
     def check(self, positive, negative, noise_BCHW: Tensor, cfg: float) -> None:
         """Refuse a sampler whose step is more than a function of the state, by trying.
@@ -81,10 +81,10 @@ class Teacher:
         """
         sampling = self.model.get_model_object("model_sampling")
         sigmas_S = comfy.samplers.calculate_sigmas(sampling, "simple", PROBE_STEPS)
-        states, _ = self.walk(positive, negative, noise_BCHW, sigmas_S, cfg)
+        states, _ = self.sample(positive, negative, noise_BCHW, sigmas_S, cfg)
         third = sigmas_S[2:4]
         noise = states[2] / third[0].to(states[2])
-        alone, again = (self.walk(positive, negative, noise, third, cfg, seed=seed)[0][-1] for seed in (1, 2))
+        alone, again = (self.sample(positive, negative, noise, third, cfg, seed=seed)[0][-1] for seed in (1, 2))
         for other, reason in ((again, "adds noise of its own"), (states[3], "remembers earlier steps")):
             if float((alone - other).norm()) > PROBE_TOLERANCE * float((alone - states[2]).norm()):
                 raise InvalidConfig(
