@@ -237,10 +237,10 @@ class DistillTrainer(io.ComfyNode):
                 warmup_steps=min(20, steps[0] - 1), learning_rate_schedule="linear", save_every=save_every[0],
             )  # fmt: skip
             data = graph_data(clip[0], prompts[0], negative_prompts[0], positive, null, latents)
-            student, path = train_in_graph(
+            trained, path = train_in_graph(
                 model[0], guider[0], sampler[0], data, settings, loop, name=name[0], pixels=(width[0], height[0]),
                 accept_changes=f"{accept_changes[0]}, warmup_steps",  # which follows steps
                 whole_model=whole_model[0], preview_every=preview_every[0],
                 vae=vae[0],
             )  # fmt: skip
-        return io.NodeOutput(student.update, {"loss": student.losses}, student.info.step, str(path))
+        return io.NodeOutput(trained.file.lora, {"loss": trained.losses}, trained.file.info.step, str(path))

@@ -91,14 +91,14 @@ def _train(path: Path) -> None:
 
     training, target = training_of(config, path.resolve().parent)
     lines, first = Lines(), training.processes.first
-    student = training.run(
+    trained = training.run(
         on_step=lines,
         on_trajectory=lines.on_trajectory if first else None,
         on_forecast=lines.on_forecast if first else None,
     )
     if first:
-        student.write(target)
-        print(f"student of {student.info.step} steps written to {target}", flush=True)
+        trained.file.write(target)
+        print(f"student of {trained.file.info.step} steps written to {target}", flush=True)
     if together():
         dist.barrier()  # who leaves while another writes pulls the connection from under it
         dist.destroy_process_group()

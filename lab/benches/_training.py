@@ -70,7 +70,7 @@ class Parts:
 
         reports: list[Any] = []
         with self.distil.in_training():
-            train(self.distil.update, data, self.distil.loss, self.loop, on_step=reports.append)
+            train(self.distil.student.update, data, self.distil.loss, self.loop, on_step=reports.append)
         return reports
 
     def teacher_seconds(self) -> tuple[float, float]:
@@ -91,18 +91,18 @@ class Parts:
                 seed=0,
             )
             sampled = now()
-            distil.load()
-            velocity, x_BCHW = distil.velocity(numbers), noise_BCHW.to(distil.device)
+            distil.network.load()
+            positive, x_BCHW = distil.positives.batch(numbers), noise_BCHW.to(distil.network.device)
             loaded = now()
             for _ in range(STEPS):
-                velocity(x_BCHW, half.to(x_BCHW).expand(self.rows))
+                distil.network.velocity(x_BCHW, half.to(x_BCHW).expand(self.rows), positive)
         return sampled - start, now() - loaded
 
     def student_seconds(self, example: Any) -> tuple[float, float]:
         """Seconds of a forward with a backward pass, of the optimizer with clipping."""
         from torch.nn.utils import clip_grad_norm_
 
-        weights = list(self.distil.update.parameters())
+        weights = list(self.distil.student.update.parameters())
         optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
         with self.distil.in_training():
             student = optimizing = 0.0

@@ -167,14 +167,14 @@ def distilled(recipe: Recipe) -> Path:
                 f"{recipe.name}: step {report.step}/{report.steps} loss {report.loss:.4f} {seconds:.0f} s", flush=True
             )
 
-    student = run.run(on_step=told)
+    trained = run.run(on_step=told)
     took = {
         **asdict(recipe),
         "seconds": round(clock.keep(), 1),
         "threads": torch.get_num_threads(),
-        "losses": [round(loss, 4) for loss in student.losses],
+        "losses": [round(loss, 4) for loss in trained.losses],
     }
-    student.write(recipe.student)
+    trained.file.write(recipe.student)
     recipe.student.with_suffix(".json").write_text(json.dumps(took) + "\n")
     return recipe.student
 

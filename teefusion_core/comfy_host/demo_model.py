@@ -16,9 +16,9 @@ import comfy.supported_models_base
 import comfy.utils
 from comfy import sd1_clip
 from comfy.clip_model import CLIPEmbeddings, CLIPTextModel
-from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointMismatch, InvalidConfig
+from ..files.tensor_file import open_tensors
 from .guidance.student_loader import load_student
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -130,15 +130,10 @@ def variants() -> list[str]:
 
 def _check_whole(path: Path) -> None:
     """Refuse a file of the pack that is not there or cut off, as an interrupted download leaves it."""
-    if not path.is_file():
-        raise CheckpointMismatch(f"models/{path.name} is missing from the pack; install the pack again")
     try:
-        with safe_open(path, "pt"):
-            pass
-    except SafetensorError as error:
-        raise CheckpointMismatch(
-            f"models/{path.name} is not a whole safetensors file ({error}); install the pack again"
-        ) from error
+        open_tensors(path)
+    except CheckpointMismatch as error:
+        raise CheckpointMismatch(f"{error}. It is part of this pack: install the pack again") from error
 
 
 def load_demo(variant: str):

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 
 from ..errors import CheckpointMismatch
+from ..files.tensor_file import without_prefix
 from .preprocessing import Prepare, middle, middle_rounded, pixels_of, whole
-from .weights_file import below
 
 TOKENS = 77
 Tokenize = Callable[[Sequence[str]], Tensor]
@@ -80,10 +80,10 @@ class AestheticHead(torch.nn.Module):
         Raises:
             CheckpointMismatch: a file that holds neither.
         """
-        single = below(tensors, "predictor.weight") or ({"predictor." + k: v for k, v in tensors.items()})
+        single = without_prefix(tensors, "predictor.weight") or ({"predictor." + k: v for k, v in tensors.items()})
         if {"predictor.weight", "predictor.bias"} <= single.keys():
             return cls([(single["predictor.weight"], single["predictor.bias"])])
-        found = below(tensors, "layers.0.weight") or {}
+        found = without_prefix(tensors, "layers.0.weight") or {}
         places = sorted(int(name[1]) for key in found if (name := re.fullmatch(r"layers\.(\d+)\.weight", key)))
         if tuple(places) != cls.LAYERS:
             raise CheckpointMismatch(

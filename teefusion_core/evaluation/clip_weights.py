@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointMismatch
-from .weights_file import below
+from ..files.tensor_file import without_prefix
 
 HEAD_WIDTH_TEXT = 64
 QUICK, EXACT = "quick_gelu", "gelu"
@@ -77,9 +77,9 @@ def clip_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, str]:
     Raises:
         CheckpointMismatch: no CLIP, one tower of it, or an architecture that is not known.
     """
-    weights = below(tensors, "vision_model.embeddings.class_embedding")
+    weights = without_prefix(tensors, "vision_model.embeddings.class_embedding")
     if weights is None:
-        of_open_clip = below(tensors, "visual.class_embedding")
+        of_open_clip = without_prefix(tensors, "visual.class_embedding")
         if of_open_clip is None:
             raise CheckpointMismatch(f"{path.name} holds no CLIP vision tower; choose {WANTED}")
         weights = from_open_clip(of_open_clip)

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from ..errors import CheckpointMismatch
+from ..files.tensor_file import without_prefix
 from .clip_weights import filled
 from .preprocessing import middle_rounded, pixels_of
-from .weights_file import below
 
 TOKENS = 35
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072
@@ -47,7 +47,7 @@ class ImageReward(torch.nn.Module):
             CheckpointMismatch: the file holds something else.
         """
         super().__init__()
-        weights = below(tensors, "mlp.layers.0.weight")
+        weights = without_prefix(tensors, "mlp.layers.0.weight")
         if weights is None or "blip.visual_encoder.cls_token" not in weights:
             raise CheckpointMismatch(f"{path.name} is no ImageReward; choose {WANTED}")
         weights = {name: value.float() for name, value in weights.items()}

@@ -1,7 +1,4 @@
-"""The file of a trained DICE sharpener: its weights in safetensors with what is needed to run them right.
-
-It is written, read like a student file; its width, sizes, range of alpha are enforced.
-"""
+"""The file of a trained DICE sharpener: weights with metadata that the loader enforces."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +8,8 @@ import torch
 
 from ..errors import CheckpointMismatch, InvalidConfig
 from ..prompts.sharpener import Sharpener
-from .shapes import first_shape_mismatch
-from .student_file import described, parsed, read_described, write_described
+from .student_file import described, parsed
+from .tensor_file import first_shape_mismatch, read_tensors, write_tensors
 
 FORMAT = "teefusion-sharpener/1"
 METHOD = "dice"
@@ -88,9 +85,8 @@ class SharpenerInfo:
 def write_sharpener(path: Path, sharpener: Sharpener, info: SharpenerInfo) -> None:
     """Write a sharpener file, whole or not at all."""
     assert (info.width, info.hidden, info.heads) == (sharpener.width, sharpener.hidden, sharpener.heads)
-    write_described(
-        path, {name: w.detach().contiguous() for name, w in sharpener.state_dict().items()}, info.metadata()
-    )
+    tensors = {name: weight.detach().contiguous() for name, weight in sharpener.state_dict().items()}
+    write_tensors(path, tensors, info.metadata())
 
 
 def read_sharpener(path: Path) -> tuple[Sharpener, SharpenerInfo]:
@@ -104,19 +100,15 @@ def read_sharpener(path: Path) -> tuple[Sharpener, SharpenerInfo]:
         CheckpointMismatch: missing, truncated, a pickle (never opened), of another kind, or with weights that are not
             those of the network that it describes.
     """
-    if path.suffix != ".safetensors":
-        raise CheckpointMismatch(
-            f"{path.name} is no .safetensors file; .pt, .pth, .bin, .pkl files, as the DICE authors' own, are pickles: "
-            "they can run code when opened, so they are not read; use a sharpener that this pack wrote"
-        )
-    tensors, info = read_described(path, SharpenerInfo.from_metadata, "a sharpener")
+    tensors, metadata = read_tensors(path)
+    info = SharpenerInfo.from_metadata(metadata, path)
     try:
         with torch.device("meta"):  # shapes alone, before anything of the size that the file claims is made
             sharpener = Sharpener(info.width, info.hidden, info.heads)
     except InvalidConfig as error:
         raise CheckpointMismatch(f"{path.name} was edited, use the original file: {error}") from error
-    if odd := first_shape_mismatch(sharpener.state_dict(), tensors):
-        name, wanted, found = odd
+    if different := first_shape_mismatch(sharpener.state_dict(), tensors):
+        name, wanted, found = different
         raise CheckpointMismatch(
             f"{path.name} does not hold the sharpener that it describes ({info.width} wide, {info.hidden} inside): "
             f"{name} is {found or 'missing'}, it should be {wanted or 'absent'}; "

@@ -1,18 +1,17 @@
-"""A tree of tensors in a safetensors file.
+"""The state of a training process in a safetensors file.
 
-A tree is a nest of dicts with text as keys, lists, tensors, whatever else JSON can say. Its tensors are those of the
-file, the rest stands in the file's metadata, so that nothing in it can run code when it is opened.
+A state is a tree of dicts with text as keys, lists, tensors and anything else that JSON can hold. Its tensors become
+those of the file, and the rest goes into the file's metadata.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from .tensor_file import read_tensors, write_tensors
 
 Tree = Any
 
@@ -20,41 +19,28 @@ _TENSOR = "__tensor__"
 
 
 def write_tree(path: Path, tree: Tree) -> None:
-    """Write a tree, then wait until it is on the disk.
+    """Write a tree, whole or not at all.
 
     Args:
         path: a .safetensors file; tensors are named after their place ("data.generator").
         tree: tensors of any device.
     Raises:
-        TypeError, ValueError: what JSON cannot say (NaN, keys other than text, objects).
-        OSError, SafetensorError: the disk is full or not writable; the file may be there in part.
+        TypeError, ValueError: what JSON cannot hold (NaN, keys other than text, objects).
+        OSError, SafetensorError: the disk is full or not writable.
     """
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_packed(tree, "", tensors), allow_nan=False)
-    save_file(tensors, path, metadata={"tree": text})
-    flush(path)
+    write_tensors(path, tensors, {"tree": text})
 
 
 def read_tree(path: Path) -> Tree:
     """Read a tree back, tensors on the CPU, tuples as lists.
 
     Raises:
-        OSError, SafetensorError, LookupError, TypeError, ValueError: not a file that `write_tree` wrote.
+        CheckpointMismatch, LookupError, TypeError, ValueError: not a file that `write_tree` wrote.
     """
-    with safe_open(path, "pt") as file:
-        # cloned, for what safetensors hands out is mapped from a file that will be deleted
-        return _unpacked(json.loads(file.metadata()["tree"]), lambda key: file.get_tensor(key).clone())
-
-
-def flush(path: Path) -> None:
-    """Wait until a file, or the list of files in a folder, is on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders; it writes renames through its journal
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    tensors, metadata = read_tensors(path)
+    return _unpacked(json.loads(metadata["tree"]), tensors.__getitem__)
 
 
 def _packed(tree: Tree, place: str, tensors: dict[str, Tensor]) -> Any:

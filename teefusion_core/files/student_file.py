@@ -1,25 +1,21 @@
-"""The file of a trained student: tensors in safetensors with what is needed to run them right.
+"""The file of a trained student: weights with metadata that the loader enforces.
 
-A student is only itself with its own gain, range of w and base; the file says which, the loader enforces it.
+The weights are right only with the gain, guidance range and base that they were trained with.
 """
 
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointMismatch
-
-Info = TypeVar("Info")
+from .tensor_file import read_tensors, write_tensors
 
 FORMAT = "teefusion-student/1"
 CONVENTION = "w of the paper; the equivalent CFG scale is 1 + w"
@@ -136,21 +132,7 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 def write_student(path: Path, tensors: Mapping[str, Tensor], info: StudentInfo) -> None:
     """Write a student file, whole or not at all."""
-    write_described(path, tensors, info.metadata())
-
-
-def write_described(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors with their metadata, whole or not at all; folders above it are made."""
-    part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        part.touch()
-        mode = part.stat().st_mode
-        save_file(dict(tensors), part, metadata=dict(metadata))
-        part.chmod(mode)  # safetensors leaves it to its owner alone; a server may run as someone else
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_tensors(path, tensors, info.metadata())
 
 
 def read_student(path: Path) -> tuple[dict[str, Tensor], StudentInfo]:
@@ -159,36 +141,12 @@ def read_student(path: Path) -> tuple[dict[str, Tensor], StudentInfo]:
     Args:
         path: a .safetensors file.
     Returns:
-        (tensors by name, what the file says of itself).
+        (tensors by name, what the file says about the student).
     Raises:
-        CheckpointMismatch: missing, truncated, not safetensors (pickles are never opened), or without our metadata.
+        CheckpointMismatch: missing, cut off, not safetensors, or without our metadata.
     """
-    return read_described(path, StudentInfo.from_metadata, "a student file")
-
-
-def read_described(
-    path: Path, from_metadata: Callable[[Mapping[str, str], Path], Info], kind: str
-) -> tuple[dict[str, Tensor], Info]:
-    """Read tensors with what their metadata says.
-
-    Args:
-        path: a .safetensors file.
-        from_metadata: reads the metadata, knows the path for its errors.
-        kind: what the file should be, in words.
-    Raises:
-        CheckpointMismatch: missing, truncated, not safetensors, or what `from_metadata` refuses.
-    """
-    if not path.is_file():
-        raise CheckpointMismatch(f"{path.name} is not there; choose {kind} from the list")
-    try:
-        with safe_open(path, "pt") as file:
-            info = from_metadata(file.metadata() or {}, path)
-            return {name: file.get_tensor(name) for name in file.keys()}, info  # noqa: SIM118  not a dict
-    except SafetensorError as error:
-        raise CheckpointMismatch(
-            f"{path.name} is not a whole safetensors file ({error}); download or copy it again "
-            "(.ckpt, .pt and .pkl files can run code when opened, so they are not read)"
-        ) from error
+    tensors, metadata = read_tensors(path)
+    return tensors, StudentInfo.from_metadata(metadata, path)
 
 
 def check_base(info: Based, base: str, path: Path) -> None:

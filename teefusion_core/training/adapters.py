@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointMismatch, InvalidConfig
-from ..files.shapes import first_shape_mismatch
+from ..files.tensor_file import first_shape_mismatch
 from ..guidance.architectures import Architecture
 from ..reflection.low_rank import LowRank
 
@@ -312,8 +312,8 @@ def take_over(ours: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None
     Raises:
         CheckpointMismatch: other names or shapes; nothing is changed.
     """
-    if odd := first_shape_mismatch(ours, tensors):
-        name, here, there = odd
+    if different := first_shape_mismatch(ours, tensors):
+        name, here, there = different
         raise CheckpointMismatch(
             f"{name} is {there or 'missing'} in the file, {here or 'not trained'} here; choose a file of the same "
             "base, rank and trained layers"

@@ -25,7 +25,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig, ProcessFailed
-from ..files.state_file import Tree, flush, read_tree, write_tree
+from ..files.state_file import Tree, read_tree, write_tree
+from ..files.tensor_file import flush
 from .processes import Processes
 
 FORMAT = "teefusion-run/1"
@@ -268,7 +269,7 @@ def _as_damage() -> Iterator[None]:
     """Whatever goes wrong while reading says that the files are not those that were written."""
     try:
         yield
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (CheckpointMismatch, OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _Damaged(str(error) or type(error).__name__) from error
 
 

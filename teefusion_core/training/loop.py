@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..errors import CheckpointMismatch, InvalidConfig, TrainingDiverged
-from ..files.shapes import first_shape_mismatch
 from ..files.state_file import Tree
+from ..files.tensor_file import first_shape_mismatch
 from .checkpoint import CheckpointFolder
 from .loop_settings import TrainSettings
 from .parallel import Objective, gathered, make_whole, share_like, whole

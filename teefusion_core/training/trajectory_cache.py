@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from ..errors import InvalidConfig
-from ..files.state_file import Tree, write_tree
+from ..errors import CheckpointMismatch, InvalidConfig
+from ..files.state_file import Tree
+from ..files.tensor_file import open_tensors, write_tensors
 from .processes import Processes
 from .targets import Example, Trajectory, step_weights
 
@@ -129,7 +128,7 @@ class TrajectoryCache:
     def _is_whole(self, index: int) -> bool:
         try:
             self._opened(index)
-        except (OSError, SafetensorError) as error:
+        except CheckpointMismatch as error:
             path = self._path(index)
             if path.exists():
                 log.warning("%s is damaged (%s); its trajectory is made again", path, error)
@@ -137,21 +136,14 @@ class TrajectoryCache:
         return True
 
     def _opened(self, index: int) -> tuple[Any, dict[str, torch.Tensor]]:
-        """A file whose latents are read row by row, with the rest of it; a cut one does not open."""
-        file = safe_open(self._path(index), "pt")
+        """Return an open file, whose latents are read row by row, and its small tensors."""
+        file = open_tensors(self._path(index))
         return file, {name: file.get_tensor(name) for name in _SMALL}
 
     def _make(self, index: int) -> None:
         if self.on_trajectory is not None:
             self.on_trajectory(index)
-        trajectory, path = self.make(index), self._path(index)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            write_tree(part, _stored(trajectory))
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_tensors(self._path(index), _stored(self.make(index)), {})
 
     def _row(self, index: int, place: int) -> dict[str, torch.Tensor]:
         """Read one example of a trajectory; its latents stay on the disk until then."""

@@ -30,7 +30,7 @@ from teefusion_core.errors import TeEFusionError  # noqa: E402
 def perform(job, folder, rank):
     """Train; return all that two runs can differ in."""
     training, _ = training_of(job["config"], folder)
-    update, held = training.distillation.update, []
+    update, held = training.distillation.student.update, []
     if rank == job.get("broken"):
         training.distillation.trajectory = None  # a teacher that cannot be called
 
@@ -43,7 +43,7 @@ def perform(job, folder, rank):
         return {"error": f"{type(error).__name__}: {error}"}
     return {
         "losses": student.losses,
-        "student": digest_of(student.tensors),
+        "student": digest_of(student.file.tensors),
         "module": digest_of({name: weight.detach() for name, weight in update.named_parameters()}),
         "held": max(held),
         "all": sum(weight.numel() for weight in update.parameters()),

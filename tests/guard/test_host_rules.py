@@ -36,7 +36,7 @@ CHANGING = {"append", "extend", "insert", "update", "setdefault", "add", "remove
 KNOWN_SETTINGS = {
     ("teefusion_core/comfy_host/headless.py", "comfy.cli_args.args"),
     # in_training, for as long as it does
-    ("teefusion_core/comfy_host/training/distillation.py", "comfy.model_management"),
+    ("teefusion_core/comfy_host/training/network.py", "comfy.model_management"),
 }
 # small networks of our own, a few layers beside the host's model
 KNOWN_LAYERS = {"teefusion_core/prompts/sharpener.py", "teefusion_core/guidance/methods.py"}

@@ -123,7 +123,7 @@ def distil(host, pack, world, encoded):
         guider = guider or host.comfy.samplers.CFGGuider(model)
         teacher = parts.Teacher(guider, sampler or host.comfy.samplers.sampler_object("euler"))
         positives = parts.Prompts([encoded[text] for text in texts], "prompt")
-        start = {name: options.pop(name) for name in ("pictures",) if name in options} or {"latent_CHW": LATENT}
+        start = {name: options.pop(name) for name in ("images",) if name in options} or {"latent_CHW": LATENT}
         settings = dict(
             teacher_steps=STEPS,
             images_per_trajectory=ROWS,

@@ -139,17 +139,17 @@ def test_two_steps_of_training_make_a_student_that_loads(backbone, host, pack, m
         student = parts.Training(distil, loop, root=tmp_path, name="run", teacher="CFG").run()
     assert student.finished and len(student.losses) == 2 and all(0 < loss < 1e6 for loss in student.losses)
     assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
-    write_student(tmp_path / "student.safetensors", student.tensors, student.info)
+    write_student(tmp_path / "student.safetensors", student.file.tensors, student.file.info)
     with torch.inference_mode():
         loaded = parts.load_student(model, tmp_path / "student.safetensors")
         got = sampled(host, backbone, *parts.apply_fusion(loaded, positive, null, W), null)
-        merged = literal_twin(host, backbone, loaded, null, W, student.info.gain)
+        merged = literal_twin(host, backbone, loaded, null, W, student.file.info.gain)
         assert relative(got, sampled(host, backbone, merged, positive, null)) < EQUAL
-        fused = parts.apply_fusion(model, positive, null, W, gain=student.info.gain, guidance_precision="exact")
+        fused = parts.apply_fusion(model, positive, null, W, gain=student.file.info.gain, guidance_precision="exact")
         assert relative(got, sampled(host, backbone, *fused, null)) > OTHER, "the update is heard"
     with pytest.raises(pack.errors.CheckpointMismatch, match="was trained from the base"):
         parts.load_student(built(host, backbone, seed=9), tmp_path / "student.safetensors")
-    tell("trainer", f"2 steps, {len(student.tensors)} tensors")
+    tell("trainer", f"2 steps, {len(student.file.tensors)} tensors")
     tell("loader", "its file on its base")
 
 
@@ -163,16 +163,18 @@ def test_gradients_are_right_with_activations_kept_or_made_again(backbone, host,
     with torch.inference_mode(False), torch.enable_grad():
         for checkpointing in (False, True):
             distil = distillation(host, pack, backbone, model, gradient_checkpointing=checkpointing)
-            weights = list(distil.update.parameters())
+            weights = list(distil.student.update.parameters())
             start = torch.cat([0.1 * randn(number, *weight.shape).flatten() for number, weight in enumerate(weights)])
 
             def at(place, distil=distil, weights=weights):
                 torch.nn.utils.vector_to_parameters(place, weights)
                 return distil.loss(example)
 
-            plain = distil.velocity([0, 0])(x, half)
+            plain = distil.network.velocity(x, half, distil.positives.batch([0, 0]))
             with distil.in_training():
-                assert relative(distil.velocity([0, 0])(x, half), plain) < EQUAL, "an update of zero changes nothing"
+                assert relative(distil.network.velocity(x, half, distil.positives.batch([0, 0])), plain) < EQUAL, (
+                    "an update of zero changes nothing"
+                )
                 gradient = torch.cat([g.flatten() for g in torch.autograd.grad(at(start), weights)])
                 along = gradient / gradient.norm()
                 slope = (at(start + step * along) - at(start - step * along)) / (2 * step)

@@ -10,7 +10,7 @@ from teefusion_core.guidance.methods import METHODS
 from teefusion_core.training.adapters import TRAINABLE
 from teefusion_core.training.loop_settings import TrainSettings
 
-from .distillation_parts import LATENT, NEGATIVE, ROWS, STEPS, TEXTS
+from .distillation_parts import LATENT, NEGATIVE, ROWS, STEPS, TEXTS, info_of
 from .reflection_parts import OTHER, PROMPT, randn, relative, weights_of
 
 
@@ -36,7 +36,7 @@ def shaken(distillation, seed=3):
     """The same with a student that differs from its base."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in distillation.update.parameters():
+        for parameter in distillation.student.update.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
     return distillation
 
@@ -76,7 +76,7 @@ class TestWalk:
     @pytest.mark.parametrize("target", ["secant", "clean", "re-evaluated"])
     def test_pictures_are_noised_anew_for_every_step(self, distil, world, target):
         pictures = [randn(n, 1, *LATENT) for n in range(len(TEXTS))]
-        trajectory = distil(pictures=pictures, target=target).trajectory(0)
+        trajectory = distil(images=pictures, target=target).trajectory(0)
         base = world.model.model
         assert len({tuple(row.tolist()) for row in trajectory.prompt_SB}) > 1
         for step, sigma in enumerate(trajectory.sigma_S):
@@ -105,7 +105,7 @@ class TestStudent:
             mine = distillation.velocity([0, 0], [0, 0], torch.full((2,), w))(x, sigma.expand(2))
         training = pack.comfy_host.Training(distillation, LOOP, root=tmp_path, name="run", teacher="CFG")
         path = tmp_path / "student.safetensors"
-        write_student(path, distillation.update.state(), training.info(7))
+        write_student(path, distillation.student.update.state(), info_of(training, 7))
         student = pack.comfy_host.load_student(world.model, path)
         fused = pack.comfy_host.apply_fusion(student, encoded[TEXTS[0]], encoded[""], w)
         with torch.inference_mode():
@@ -121,10 +121,16 @@ class TestStudent:
         distillation.positives = pack.comfy_host.Prompts([encoded[PROMPT], short, encoded[PROMPT]], "prompt")
         x, sigma = randn(8, 3, *LATENT), torch.tensor([0.7, 0.4, 0.2])
         with torch.no_grad():
-            together = distillation.velocity([0, 1, 2])(x, sigma)
+            together = distillation.network.velocity(x, sigma, distillation.positives.batch([0, 1, 2]))
             for row in range(3):
                 one = slice(row, row + 1)
-                assert relative(distillation.velocity([row])(x[one], sigma[one]), together[one]) < 1e-4
+                assert (
+                    relative(
+                        distillation.network.velocity(x[one], sigma[one], distillation.positives.batch([row])),
+                        together[one],
+                    )
+                    < 1e-4
+                )
         assert distillation.positives.groups == [[0, 2], [1]]
 
     @pytest.mark.parametrize("kind", TRAINABLE)
@@ -152,7 +158,7 @@ class TestStudent:
         )  # fmt: skip
         with distillation.in_training():
             distillation.loss(example).backward()
-        return {name: parameter.grad for name, parameter in distillation.update.named_parameters()}
+        return {name: parameter.grad for name, parameter in distillation.student.update.named_parameters()}
 
     @pytest.mark.parametrize("kind", ["lora", "everything"])
     def test_a_base_in_bfloat16_is_trained_in_full_precision(self, host, pack, distil, kind):
@@ -193,7 +199,7 @@ class TestTraining:
         assert sum(student.losses[-5:]) < 0.8 * sum(student.losses[:5])
         top.assert_clean(world.model, before)
         path = tmp_path / "student.safetensors"
-        write_student(path, student.tensors, student.info)
+        write_student(path, student.file.tensors, student.file.info)
         loaded = pack.comfy_host.load_student(world.model, path)
         assert loaded.get_attachment(pack.comfy_host.STUDENT_KEY)["step"] == LOOP.steps
         with pytest.raises(pack.errors.InvalidConfig, match="trained for w from 1 to 6"):
@@ -235,7 +241,7 @@ class TestTraining:
         )
         student = training.run()
         path = tmp_path / "student.safetensors"
-        write_student(path, student.tensors, student.info)
+        write_student(path, student.file.tensors, student.file.info)
         loaded = pack.comfy_host.load_student(None if whole else world.model, path)
         assert loaded.get_attachment(pack.comfy_host.STUDENT_KEY)["method"] == method
         fused = pack.comfy_host.apply_fusion(loaded, encoded[TEXTS[0]], encoded[""], w)
@@ -246,8 +252,8 @@ class TestTraining:
     def test_a_method_from_the_future_is_refused(self, pack, distil, world, tmp_path):
         training = pack.comfy_host.Training(distil(), LOOP, root=tmp_path, name="run", teacher="")
         path = tmp_path / "student.safetensors"
-        info = replace(training.info(1), method="telepathy")
-        write_student(path, training.distillation.update.state(), info)
+        info = replace(info_of(training, 1), method="telepathy")
+        write_student(path, training.distillation.student.update.state(), info)
         with pytest.raises(
             pack.errors.CheckpointMismatch, match="by 'telepathy', this pack knows teefusion, guidance only"
         ):
@@ -256,7 +262,7 @@ class TestTraining:
     def test_layers_that_are_missing_are_named(self, pack, distil, world, tmp_path):
         training = pack.comfy_host.Training(distil(method="distillcfg"), LOOP, root=tmp_path, name="run", teacher="")
         path = tmp_path / "student.safetensors"
-        write_student(path, training.distillation.update.state(), training.info(1))
+        write_student(path, training.distillation.student.update.state(), info_of(training, 1))
         with pytest.raises(pack.errors.CheckpointMismatch, match="lacks the layers of a distillcfg student"):
             pack.comfy_host.load_student(world.model, path)
 
@@ -265,11 +271,11 @@ class TestTraining:
         distillation = shaken(distil(trainable=kind))
         training = pack.comfy_host.Training(distillation, LOOP, root=tmp_path, name="run", teacher="CFG")
         path = tmp_path / "student.safetensors"
-        write_student(path, distillation.update.state(), training.info(1))
+        write_student(path, distillation.student.update.state(), info_of(training, 1))
         student = pack.comfy_host.load_student(world.model, path)
-        assert student.get_attachment(pack.comfy_host.STUDENT_KEY)["mode"] == distillation.update.mode
+        assert student.get_attachment(pack.comfy_host.STUDENT_KEY)["mode"] == distillation.student.update.mode
         merged = {name: patches for name, patches in student.patches.items()}
-        assert len(merged) >= len(distillation.update.state()) // 3
+        assert len(merged) >= len(distillation.student.update.state()) // 3
 
 
 class TestRefused:
@@ -290,7 +296,7 @@ class TestRefused:
     def test_pictures_of_several_sizes(self, pack, distil):
         pictures = [randn(n, 1, 16, 8, 8 + 8 * (n == 2)) for n in range(4)]
         with pytest.raises(pack.errors.ShapeMismatch, match="use pictures of one size"):
-            distil(pictures=pictures)
+            distil(images=pictures)
 
     def test_pictures_of_another_latent_space(self, pack, distil):
         with pytest.raises(pack.errors.ShapeMismatch, match="have 4 channels, the model works on 16; encode"):

@@ -52,7 +52,7 @@ def shaken(distillation, seed=3):
     """The same with a sharpener that says something."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in distillation.update.parameters():
+        for parameter in distillation.student.update.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     return distillation
 
@@ -74,7 +74,7 @@ def test_a_few_steps_on_one_batch_lower_its_loss(distil, world):
     before = weights_of(world.model)
     distillation = distil(**DICE)
     example = example_of(distillation.trajectory(0))
-    optimizer, losses = torch.optim.AdamW(distillation.update.parameters(), lr=3e-4), []
+    optimizer, losses = torch.optim.AdamW(distillation.student.update.parameters(), lr=3e-4), []
     with distillation.in_training():
         for _ in range(4):
             loss = distillation.loss(example)
@@ -93,7 +93,7 @@ def test_it_begins_as_its_base(distil):
     x, sigma = randn(8, 2, *LATENT), torch.tensor([0.7, 0.4])
     with torch.no_grad(), distillation.in_training():
         student = distillation.velocity([0, 1], [0, 0], torch.full((2,), 2.0))(x, sigma)
-        assert torch.equal(student, distillation.velocity([0, 1])(x, sigma))
+        assert torch.equal(student, distillation.network.velocity(x, sigma, distillation.positives.batch([0, 1])))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -102,7 +102,7 @@ def test_gradients_reach_the_sharpener_alone(distil, world, checkpointing):
     example = example_of(distillation.trajectory(0))
     with distillation.in_training():
         distillation.loss(example).backward()
-    assert all(weight.grad.abs().sum() > 0 for weight in distillation.update.parameters())
+    assert all(weight.grad.abs().sum() > 0 for weight in distillation.student.update.parameters())
     assert all(weight.grad is None for weight in world.model.model.diffusion_model.parameters())
 
 
@@ -116,7 +116,7 @@ def test_the_node_paints_what_training_saw(pack, top, world, encoded, teach, sha
     with torch.no_grad(), distillation.in_training():
         mine = distillation.velocity([0, 0], [0, 0], torch.full((2,), 2.0))(x, sigma.expand(2))
     student = training.run()
-    student.write(tmp_path / "loras" / FILE)
+    student.file.write(tmp_path / "loras" / FILE)
     prompt, null = encoded[TEXTS[0]], encoded[""]
     sharp = sharpen(prompt, alpha=1.0, beta=0.0, null=null)
     with torch.inference_mode():
@@ -126,7 +126,7 @@ def test_the_node_paints_what_training_saw(pack, top, world, encoded, teach, sha
         assert relative(top.euler(world, cfg=1.0, positive=sharp), plain) > 0.02
         assert torch.equal(top.euler(world, cfg=1.0, positive=sharpen(prompt, alpha=0.0, beta=0.0, null=null)), plain)
     assert torch.equal(sharp[0][1]["pooled_output"], prompt[0][1]["pooled_output"])
-    assert student.update == {}
+    assert student.file.lora == {}
 
 
 def test_the_sampler_makes_one_pass_per_step(top, world, encoded, teach, sharpen, tmp_path):
@@ -142,11 +142,11 @@ def test_the_sampler_makes_one_pass_per_step(top, world, encoded, teach, sharpen
 
 def test_the_file_says_what_it_is(teach, sharpen, world, pack, encoded, tmp_path):
     student = teach().run()
-    info = student.info
+    info = student.file.info
     assert (info.method, info.width, info.alpha, info.step) == ("dice", 128, 1.0, LOOP.steps)
     assert info.teacher == "CFG at scale 1 + w, euler, w 2"
     assert info.base == pack.comfy_host.base_fingerprint(world.model)
-    student.write(tmp_path / "loras" / FILE)
+    student.file.write(tmp_path / "loras" / FILE)
     with pytest.raises(ValueError, match="alpha is 3, this sharpener takes 0 to 2"):
         sharpen(encoded[PROMPT], alpha=3.0, beta=0.0, null=encoded[""])
     loader = pack.nodes["TeEFusionStudentLoader"]
@@ -209,7 +209,7 @@ def test_models_without_a_place_for_the_term_are_fine(host, pack, top, kind, tmp
 
     loop = TrainSettings(steps=8, batch_size=6, learning_rate=1e-3, ema_decay=0.0)
     student = parts.Training(distillation(), loop, root=tmp_path, name="run", teacher="CFG").run()
-    assert student.info.width == 32 and sum(student.losses[-2:]) < sum(student.losses[:2])
+    assert student.file.info.width == 32 and sum(student.losses[-2:]) < sum(student.losses[:2])
     after = weights_of(world.model)
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
     with pytest.raises(pack.errors.UnsupportedArchitecture, match="is of another family"):

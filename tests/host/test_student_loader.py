@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from teefusion_core.files.student_file import write_student
 from teefusion_core.training.loop_settings import TrainSettings
 
+from .distillation_parts import info_of
 from .reflection_parts import PROMPT, relative
 
 NAME = "students/mine.safetensors"
@@ -43,7 +44,7 @@ def whole(pack, distil, tmp_path):
     folders = {"diffusion_models": tmp_path / "models", "loras": tmp_path / "updates"}
     with torch.inference_mode(False), torch.no_grad():
         distillation = distil(guidance_max=8.0)
-        for weight in distillation.update.parameters():
+        for weight in distillation.student.update.parameters():
             weight += 0.02 * torch.randn(weight.shape)
         for kind, folder in folders.items():
             folder.mkdir()
@@ -57,8 +58,8 @@ def whole(pack, distil, tmp_path):
                 teacher="",
                 whole_model=whole,
             )
-            tensors = distillation.update.merged() if whole else distillation.update.state()
-            write_student(folder / "a.safetensors", tensors, training.info(1))
+            tensors = distillation.student.update.merged() if whole else distillation.student.update.state()
+            write_student(folder / "a.safetensors", tensors, info_of(training, 1))
     yield folders["diffusion_models"] / "a.safetensors"
     for kind, folder in folders.items():
         folder_paths.folder_names_and_paths[kind][0].remove(str(folder))

@@ -14,6 +14,7 @@ import torch
 
 from teefusion_core.errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig
 from teefusion_core.files import state_file as tree_file
+from teefusion_core.files import tensor_file
 from teefusion_core.training import checkpoint as run_folder
 from teefusion_core.training.checkpoint import CheckpointFolder
 
@@ -90,14 +91,16 @@ class TestKeeping:
 
     def test_every_byte_is_flushed_before_the_checkpoint_gets_its_name(self, folder, monkeypatch):
         events = []
-        monkeypatch.setattr(tree_file, "flush", lambda path: events.append(path.name))
+        monkeypatch.setattr(tensor_file, "flush", lambda path: events.append(path.name))
         monkeypatch.setattr(run_folder, "flush", lambda path: events.append(path.name))
         replace = os.replace
         monkeypatch.setattr(os, "replace", lambda a, b: (events.append("rename"), replace(a, b)))
         save(folder, 10)
         files = {"rank-0.safetensors", "weights.safetensors", "average.safetensors", "checkpoint.json"}
-        renamed = events.index("rename")
-        assert {*files, "step-00000010.part"} == set(events[:renamed])
+        renamed = len(events) - 1 - events[::-1].index("rename")
+        assert {*files, "step-00000010.part"} == {name.partition(f".{os.getpid()}")[0] for name in events[:renamed]} - {
+            "rename"
+        }
         assert events[renamed + 1 :] == ["my run", folder.path.parent.name]
 
 

@@ -66,23 +66,23 @@ def test_the_sizes_must_be_those_of_the_network(path, network):
 
 class TestRefusals:
     def test_a_missing_file(self, path):
-        refuse(path, "is not there; choose a sharpener from the list")
+        refuse(path, "does not exist")
 
     @pytest.mark.parametrize("kept", [0, 4, 100, -1])
     def test_a_truncated_file(self, written, kept):
         written.write_bytes(written.read_bytes()[:kept])
-        refuse(written, "is not a whole safetensors file .*; download or copy it again")
+        refuse(written, "is not a whole safetensors file")
 
     @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".pkl", ".ckpt"])
     def test_a_pickle(self, tmp_path, suffix):
         path = tmp_path / f"sharpener-snapshot{suffix}"
         path.write_bytes(trap(tmp_path / "opened"))
-        refuse(path, "the DICE authors' own, are pickles: they can run code when opened, so they are not read")
+        refuse(path, "can run code when opened, so they are not read")
         assert not (tmp_path / "opened").exists()
 
     def test_a_pickle_under_another_name(self, path, tmp_path):
         path.write_bytes(trap(tmp_path / "opened"))
-        refuse(path, "not a whole safetensors file .* can run code when opened")
+        refuse(path, "not a whole safetensors file")
         assert not (tmp_path / "opened").exists()
 
     def test_a_plain_lora(self, path):

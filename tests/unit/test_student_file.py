@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from teefusion_core.errors import CheckpointMismatch
-from teefusion_core.files import student_file
+from teefusion_core.files import tensor_file
 from teefusion_core.files.student_file import StudentInfo, check_base, read_student, write_student
 
 from .pickles import trap
@@ -74,14 +74,14 @@ class TestWriting:
         assert written.stat().st_mode == plain.stat().st_mode
 
     def test_a_failing_save_leaves_no_file(self, path, monkeypatch):
-        monkeypatch.setattr(student_file, "save_file", _fail_half_way)
+        monkeypatch.setattr(tensor_file, "save_file", _fail_half_way)
         with pytest.raises(OSError, match="disk is full"):
             write_student(path, TENSORS, INFO)
         assert names_in(path.parent) == []
 
     def test_a_failing_save_keeps_the_old_file(self, written, monkeypatch):
         before = written.read_bytes()
-        monkeypatch.setattr(student_file, "save_file", _fail_half_way)
+        monkeypatch.setattr(tensor_file, "save_file", _fail_half_way)
         with pytest.raises(OSError, match="disk is full"):
             write_student(written, TENSORS, replace(INFO, step=9))
         assert names_in(written.parent) == ["student.safetensors"] and written.read_bytes() == before
@@ -101,19 +101,19 @@ class TestRefusals:
         assert str(caught.value).startswith(path.name)
 
     def test_a_missing_file(self, path):
-        self.refuse(path, "is not there; choose a student file from the list")
+        self.refuse(path, "does not exist")
 
     def test_a_folder(self, tmp_path):
-        self.refuse(tmp_path, "is not there")
+        self.refuse(tmp_path, "is not a .safetensors file")
 
     @pytest.mark.parametrize("kept", [0, 4, 100, -1])
     def test_a_truncated_file(self, written, kept):
         written.write_bytes(written.read_bytes()[:kept])
-        self.refuse(written, "is not a whole safetensors file .*; download or copy it again")
+        self.refuse(written, "is not a whole safetensors file")
 
     def test_a_pickle_is_never_opened(self, path, tmp_path):
         path.write_bytes(trap(tmp_path / "opened"))
-        self.refuse(path, r"not a whole safetensors file .* \(.ckpt, .pt and .pkl files can run code when opened")
+        self.refuse(path, r"not a whole safetensors file")
         assert not (tmp_path / "opened").exists()
         pickle.loads(path.read_bytes())  # shows that the trap would have gone off
         assert (tmp_path / "opened").exists()

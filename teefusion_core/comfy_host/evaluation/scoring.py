@@ -34,8 +34,7 @@ from ...evaluation.clip_weights import BACKBONES, clip_of
 from ...evaluation.image_reward import TOKENS as REWARD_TOKENS
 from ...evaluation.image_reward import ImageReward
 from ...evaluation.score_table import ScoreTable
-from ...evaluation.weights_file import SUFFIX, read_weights
-from ...files.student_file import write_described
+from ...files.tensor_file import SUFFIX, read_tensors, write_tensors
 
 FOLDER, OFF = "clip_vision", "off"
 AT_ONCE = 8
@@ -118,7 +117,7 @@ class _Run:
 
     def by_clip(self, judge: str, path: Path) -> list[tuple[str, list[float]]]:
         title = {CLIP: CLIP_SCORE, PICK: PICK_SCORE, HPS21: HPS}[judge]
-        clip, backbone = clip_of(read_weights(path), path)
+        clip, backbone = clip_of(read_tensors(path)[0], path)
         known = backbone in {row.name for row in BACKBONES.values()}
         if judge in OF_VIT_H and known and not backbone.startswith("ViT-H"):
             raise CheckpointMismatch(f"{path.name} is a {backbone}, {title} is a ViT-H/14; it wants {WANTED[judge]}")
@@ -134,7 +133,7 @@ class _Run:
         return results
 
     def by_image_reward(self, path: Path) -> list[tuple[str, list[float]]]:
-        judge = ImageReward(read_weights(path), path).eval()
+        judge = ImageReward(read_tensors(path)[0], path).eval()
         tokens_BL, mask_BL = reward_tokens(self.prompts, path)
         if int(tokens_BL.max()) >= judge.text.config.vocab_size:
             raise CheckpointMismatch(
@@ -147,7 +146,7 @@ class _Run:
 
     def _head(self, clip, backbone: str) -> AestheticHead:
         path = self.files[AESTHETIC]
-        head = AestheticHead.of(read_weights(path), path)
+        head = AestheticHead.of(read_tensors(path)[0], path)
         head.fits(clip, path, backbone)
         return head
 
@@ -233,5 +232,5 @@ def convert(source: Path, target: Path) -> int:
     tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointMismatch(f"{source.name} holds no tensors; get the file from those who published it")
-    write_described(target, {name: value.clone().contiguous() for name, value in tensors.items()}, {})
+    write_tensors(target, {name: value.clone().contiguous() for name, value in tensors.items()}, {})
     return len(tensors)

@@ -29,7 +29,8 @@ from ..demo_model import load_demo
 from ..prompts.encoded import Prompts, encoded
 from ..reflection.guider import ReflectionGuider, Scales
 from ..reflection.sampler import ReflectionSampler
-from .distillation import Distillation, latent_shape
+from .distillation import Distillation
+from .network import latent_shape
 from .run import Training
 from .teacher import Teacher
 
@@ -202,4 +203,4 @@ def _data(section: Mapping[str, Any], model, clip, vae, folder: Path):
         raise InvalidConfig("[data] has images, [model] no vae to encode them; add one")
     found = captioned(folder / section["images"])
     latents = [vae.encode(one.pixels(width, height)) for one in found]
-    return Prompts(encoded(clip, [one.caption for one in found]), "caption"), nulls, {"pictures": latents}
+    return Prompts(encoded(clip, [one.caption for one in found]), "caption"), nulls, {"images": latents}

@@ -68,11 +68,11 @@ def check_memory(distil: Distillation, loop: TrainSettings) -> Need:
 
 
 def _need(distil: Distillation, loop: TrainSettings) -> Need:
-    weights = sum(weight.numel() * weight.element_size() for weight in distil.update.parameters())
+    weights = sum(weight.numel() * weight.element_size() for weight in distil.student.update.parameters())
     kept = (MOMENTS + bool(loop.ema_decay)) * weights
     ahead = weights * (loop.gradient_accumulation > 1)  # gradients that are there before the last of several passes
     student, teacher = _of_student(distil, kept + ahead), _of_teacher(distil, kept)
-    return Need(student, teacher, loop.batch_size, distil.settings.images_per_trajectory, _free(distil.device))
+    return Need(student, teacher, loop.batch_size, distil.settings.images_per_trajectory, _free(distil.network.device))
 
 
 def _free(device: torch.device) -> int:
@@ -97,7 +97,7 @@ def _of_student(distil: Distillation, constant: int) -> Forecast:
         try:
             distil.loss(example).backward()
         finally:
-            distil.update.zero_grad()
+            distil.student.update.zero_grad()
 
     return foretold(trial, constant)
 
@@ -109,11 +109,11 @@ def _of_teacher(distil: Distillation, constant: int) -> Forecast:
         sigmas = distil.grid_S[: TRIAL_STEPS + 1]
         scale = float(cfg_scale_of(distil.settings.guidance_max))
         states, _ = distil.teacher.sample(positive, negative, noise_BCHW, sigmas, scale)
-        distil.load()
-        x_BCHW = states[0].to(distil.device)
-        distil.velocity([0] * rows)(x_BCHW, sigmas[0].to(x_BCHW).expand(rows))
+        distil.network.load()
+        x_BCHW = states[0].to(distil.network.device)
+        distil.network.velocity(x_BCHW, sigmas[0].to(x_BCHW).expand(rows), positive)
 
-    with distil.update.disabled(), torch.no_grad():
+    with distil.student.update.disabled(), torch.no_grad():
         return foretold(trial, constant)
 
 
@@ -125,11 +125,11 @@ def _advice(distil: Distillation, loop: TrainSettings, need: Need) -> str:
     if need.student.peak(need.batch) > need.free:
         advice.append(_at_most("batch_size", need.student.most_rows(need.free, need.batch)))
         if not distil.settings.gradient_checkpointing:
-            with checkpointed(distil.base.diffusion_model):
+            with checkpointed(distil.network.module):
                 thrifty = _of_student(distil, need.student.constant)
             fitting = thrifty.most_rows(need.free, need.batch)
             advice.append(f"gradient_checkpointing, with {_at_most('batch_size', fitting)}")
-        if distil.fusion is not None and distil.settings.trainable != "lora on modulation":
+        if distil.student.changes_model and distil.settings.trainable != "lora on modulation":
             advice.append("trainable = lora on modulation")
     return f"change {' or '.join(advice)}"
 

@@ -1,4 +1,4 @@
-"""A student trained on a ComfyUI model, from settings to student file."""
+"""One training run on a ComfyUI model, from settings to the student file."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch import Tensor
-
-from ... import __version__
 from ...errors import InvalidConfig
-from ...files.sharpener_file import SharpenerInfo
-from ...files.student_file import StudentInfo, write_described
-from ...guidance.methods import EMBEDDER
-from ...training.adapters import FULL, exchanged
+from ...training.adapters import exchanged
 from ...training.checkpoint import CheckpointFolder
 from ...training.loop import StepReport, train
 from ...training.loop_settings import TrainSettings
 from ...training.processes import Processes
-from ...training.sharpener_adapter import ALPHA, ALPHA_MAX, ALPHA_MIN, Sharpening
+from ...training.students.student import Origin, StudentFile
 from ...training.trajectory_cache import TrajectoryCache
 from ..guidance.student_loader import base_fingerprint
 from .distillation import Distillation
@@ -27,29 +21,22 @@ from .memory_check import Need, check_memory
 
 
 @dataclass(frozen=True)
-class Student:
-    """What a training has come to.
+class Trained:
+    """What a run has made.
 
     Attributes:
-        tensors, info: of the student file, or of the sharpener file.
-        update: what was trained, as LoRA loaders read it; nothing of a sharpener.
+        file: the student file, not yet written.
         losses: of every step since the start.
-        finished: whether these are all.
+        finished: whether all steps are done.
     """
 
-    tensors: dict[str, Tensor]
-    update: dict[str, Tensor]
-    info: StudentInfo | SharpenerInfo
+    file: StudentFile
     losses: list[float]
     finished: bool
 
-    def write(self, path: Path) -> None:
-        """Write its file, whole or not at all."""
-        write_described(path, self.tensors, self.info.metadata())
-
 
 class Training:
-    """One run: a distillation with its loop settings in a run folder."""
+    """One run: a distillation, its loop settings and its checkpoint folder."""
 
     def __init__(
         self,
@@ -66,19 +53,21 @@ class Training:
         """Describe a run; nothing is written yet.
 
         Args:
-            distillation: teacher with student.
+            distillation: teacher and student.
             settings: of the loop.
-            root, name: folder of runs with the name of this one; one that is there is gone on with.
-            teacher: the teacher in words, for the student file.
+            root, name: folder of runs and the name of this one; an existing run is resumed.
+            teacher: description of the teacher, for the student file.
             accept_changes: names of settings that may differ from those of the stored run.
-            whole_model: give all weights of the student, instead of what changes the base.
-            processes: who trains.
+            whole_model: store all weights of the student instead of the change to its base.
+            processes: the training processes.
         Raises:
-            InvalidConfig: a name that is no plain folder name, or all weights of a model that a sharpener leaves alone.
+            InvalidConfig: a name that is not a plain folder name, or `whole_model` for a student that leaves the model
+                unchanged.
         """
-        if whole_model and isinstance(distillation.update, Sharpening):
+        if whole_model and not distillation.student.changes_model:
             raise InvalidConfig(
-                "a sharpener changes no weight of the model, so there is no whole student to write; set whole to false"
+                f"whole_model is on, but method {distillation.settings.method} changes no weight of the model; turn "
+                "whole_model off"
             )
         self.distillation, self.settings, self.teacher, self.whole_model = distillation, settings, teacher, whole_model
         self.processes = processes or Processes()
@@ -96,18 +85,18 @@ class Training:
         should_stop: Callable[[], bool] | None = None,
         on_trajectory: Callable[[int], None] | None = None,
         on_forecast: Callable[[Need], None] | None = None,
-    ) -> Student:
-        """Train to the end, or until stopped; the student is the moving average of its weights.
+    ) -> Trained:
+        """Train to the end or until stopped; the student is the moving average of its weights.
 
         Args:
             on_step, should_stop: as `train` has them.
-            on_trajectory: called before the teacher makes a trajectory, with how often it has.
-            on_forecast: called before the first step, with the memory that training will take.
+            on_trajectory: called before the teacher makes a trajectory, with its number.
+            on_forecast: called before the first step, with the memory that training needs.
         Raises:
-            InvalidConfig: it will not fit into the device's memory.
+            InvalidConfig: it does not fit into the memory of the device.
             what `train` raises; the last checkpoint stays.
         """
-        distil, settings = self.distillation, self.distillation.settings
+        distil, student, settings = self.distillation, self.distillation.student, self.distillation.settings
         trajectories = TrajectoryCache(
             distil.trajectory,
             self.folder.path / "trajectories",
@@ -123,7 +112,7 @@ class Training:
             if on_forecast is not None:
                 on_forecast(need)
             trained = train(
-                distil.update,
+                student.update,
                 trajectories,
                 distil.loss,
                 self.settings,
@@ -133,61 +122,20 @@ class Training:
                 processes=self.processes,
                 seed=settings.run_seed,
             )
-        with exchanged(distil.update, trained.average):
-            update = distil.update.state()
-            tensors = (distil.update.merged() if self.whole_model else update) | self._embedder()
-        if isinstance(distil.update, Sharpening):
-            update = {}
-        return Student(tensors, update, self.info(trained.step), trained.losses, trained.finished)
+        with exchanged(student.update, trained.average):
+            file = student.file(self.origin(trained.step), whole_model=self.whole_model)
+        return Trained(file, trained.losses, trained.finished)
 
-    def _embedder(self) -> dict[str, Tensor]:
-        embedder = self.distillation.update.embedder
-        weights = {} if embedder is None else embedder.state_dict()
-        return {f"{EMBEDDER}{name}": weight.detach().float().cpu().clone() for name, weight in weights.items()}
-
-    def info(self, step: int) -> StudentInfo | SharpenerInfo:
-        """What a file of this run says of itself after so many steps."""
-        distil = self.distillation
-        if distil.fusion is None:
-            return self._sharpener_info(step)
-        return StudentInfo(
-            method=distil.fusion.method,
-            mode=FULL if self.whole_model else distil.update.mode,
-            guidance_min=distil.settings.guidance_min,
-            guidance_max=distil.settings.guidance_max,
-            gain=distil.fusion.gain,
-            guidance_embedding_scale=distil.fusion.scale,
-            guidance_precision=distil.fusion.precision,
-            teacher=self.teacher,
-            base=self.base,
-            step=step,
-            pack_version=__version__,
-        )
-
-    def _sharpener_info(self, step: int) -> SharpenerInfo:
-        distil = self.distillation
-        assert isinstance(distil.update, Sharpening)
-        sharpener = distil.update.sharpener
-        return SharpenerInfo(
-            method=distil.settings.method,
-            width=sharpener.width,
-            hidden=sharpener.hidden,
-            heads=sharpener.heads,
-            alpha=ALPHA,
-            alpha_min=ALPHA_MIN,
-            alpha_max=ALPHA_MAX,
-            teacher=f"{self.teacher}, w {distil.settings.guidance_max:g}",
-            base=self.base,
-            step=step,
-            pack_version=__version__,
-        )
+    def origin(self, step: int) -> Origin:
+        """Return where the student comes from, after so many steps."""
+        return Origin(self.teacher, self.base, step)
 
 
 def _fingerprint(distillation: Distillation) -> str:
-    """Name the data of a run by the prompts' pooled vectors with the pictures, 16 hex digits."""
+    """Name the data of a run by its pooled prompts and its images, 16 hex digits."""
     digest = hashlib.sha256()
     for prompts in (distillation.positives, distillation.nulls):
         digest.update(prompts.pooled(range(len(prompts))).float().cpu().contiguous().numpy().tobytes())
-    for picture in distillation.pictures:
-        digest.update(picture.float().cpu().contiguous().numpy().tobytes())
+    for image in distillation.images:
+        digest.update(image.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -6,10 +6,10 @@ from torch import nn
 
 from teefusion_core.errors import CheckpointMismatch, InvalidConfig
 from teefusion_core.files.sharpener_file import SharpenerInfo, read_sharpener
-from teefusion_core.files.student_file import write_described
+from teefusion_core.files.tensor_file import write_tensors
 from teefusion_core.prompts.sharpener import sharpened
 from teefusion_core.training.adapters import exchanged
-from teefusion_core.training.sharpener_adapter import ALPHA, ALPHA_MAX, ALPHA_MIN, Sharpening
+from teefusion_core.training.students.sharpened import ALPHA, ALPHA_MAX, ALPHA_MIN, Sharpening
 
 WIDTHS = {"SD1.5": 768, "SDXL": 2048, "SD3": 4096}
 WIDTH = 16
@@ -90,7 +90,7 @@ def test_the_seed_decides_the_layers_without_touching_the_global_one():
 def test_made_saved_loaded_applied_at_the_width_of_each_family(name, tmp_path):
     width, path = WIDTHS[name], tmp_path / "sharp.safetensors"
     update = shaken(made(width))
-    write_described(path, update.state(), info(width).metadata())
+    write_tensors(path, update.state(), info(width).metadata())
     network, found = read_sharpener(path)
     context, null = randn(2, 77, width), randn(1, 77, width, seed=2)
     for alpha in (0.5, found.alpha):

@@ -8,7 +8,7 @@ from torch import nn
 
 from teefusion_core.guidance.architectures import Architecture
 from teefusion_core.guidance.fusion import EXACT, OFFICIAL_BF16
-from teefusion_core.training.guidance_term import Fusion, calibrated_gain
+from teefusion_core.training.students.fused import GuidanceTerm, calibrated_gain
 
 WIDTH, POOLED, WAVES = 6, 5, 8
 TINY = Architecture(
@@ -70,7 +70,7 @@ def network():
 
 
 def fusion(network, precision=EXACT):
-    return Fusion(network, TINY, 0.7, 1000.0, precision)
+    return GuidanceTerm(network, TINY, 0.7, 1000.0, precision)
 
 
 def prompts(rows):
@@ -86,7 +86,7 @@ TIMESTEPS = torch.tensor([900.0, 500.0, 100.0]).double()
 def test_it_is_the_formula(network, precision, timestep):
     (pooled, null), slow = prompts(3), LiteralNetwork(network)
     with_term = fusion(network, precision)
-    term = with_term.term(pooled, null, torch.full((3,), 7.3).double(), torch.float64)
+    term = with_term(pooled, null, torch.full((3,), 7.3).double(), torch.float64)
     with with_term.added(term):
         out = network(TIMESTEPS, pooled)
     for i in range(3):
@@ -96,10 +96,10 @@ def test_it_is_the_formula(network, precision, timestep):
 
 def test_every_row_has_its_own_guidance(network):
     pooled, null = prompts(3)
-    together = fusion(network).term(pooled, null, W, torch.float64)
+    together = fusion(network)(pooled, null, W, torch.float64)
     for i in range(3):
         row = slice(i, i + 1)
-        alone = fusion(network).term(pooled[row], null[row], W[row], torch.float64)
+        alone = fusion(network)(pooled[row], null[row], W[row], torch.float64)
         torch.testing.assert_close(together[row], alone)
 
 
@@ -115,13 +115,13 @@ def test_nothing_stays_behind(network):
 def test_the_embedders_learn_through_the_term_too(network):
     """The gradient is that of the whole formula: as if F and G were called once more in it."""
     (pooled, null), with_term = prompts(3), fusion(network)
-    with with_term.added(with_term.term(pooled, null, W, torch.float64)):
+    with with_term.added(with_term(pooled, null, W, torch.float64)):
         network(TIMESTEPS, pooled).square().sum().backward()
     gradient = network.text[0].weight.grad.clone()
     weight, step = network.text[0].weight, 1e-6
 
     def value():
-        with torch.no_grad(), with_term.added(with_term.term(pooled, null, W, torch.float64)):
+        with torch.no_grad(), with_term.added(with_term(pooled, null, W, torch.float64)):
             return network(TIMESTEPS, pooled).square().sum()
 
     with torch.no_grad():

@@ -1,0 +1,107 @@
+"""The one reader of safetensors files with metadata, their one writer.
+
+Nothing in such a file can run code when it is opened.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import CheckpointMismatch
+
+SUFFIX = ".safetensors"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a file, whole or not at all; missing folders are made.
+
+    Args:
+        path: a .safetensors file; an existing one is replaced.
+        tensors: contiguous tensors that share no memory, on any device.
+        metadata: text by name.
+    Raises:
+        OSError, SafetensorError: the disk is full or not writable.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        part.touch()
+        mode = part.stat().st_mode
+        save_file(dict(tensors), part, metadata=dict(metadata))
+        part.chmod(mode)  # safetensors leaves it to its owner alone; a server may run as someone else
+        flush(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def open_tensors(path: Path) -> Any:
+    """Open a file whose tensors are read one by one, with `get_tensor`, `get_slice`, `keys` and `metadata`.
+
+    Raises:
+        CheckpointMismatch: missing, cut off, or not safetensors.
+    """
+    if path.suffix.lower() != SUFFIX:
+        raise CheckpointMismatch(
+            f"{path.name} is not a {SUFFIX} file; other kinds can run code when opened, so they are not read. Convert "
+            f"weights once: python -m teefusion_core convert {path.name} {path.stem}{SUFFIX}"
+        )
+    if not path.is_file():
+        raise CheckpointMismatch(f"{path.name} does not exist; choose another file or copy it there")
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointMismatch(
+            f"{path.name} is not a whole safetensors file ({error}); download or copy it again"
+        ) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors on the CPU and metadata; raises what `open_tensors` raises."""
+    with open_tensors(path) as file:
+        # cloned, as safetensors maps them from a file that may be deleted
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the list of files in a folder, is on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders; it writes renames through its journal
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def first_shape_mismatch(
+    ours: Mapping[str, Tensor], given: Mapping[str, Tensor]
+) -> tuple[str, list[int] | None, list[int] | None] | None:
+    """Return the first name whose tensors differ in shape, with the shapes: ours, given; None for a missing one.
+
+    Returns:
+        None where all fit.
+    """
+    shapes, others = ({name: list(tensor.shape) for name, tensor in which.items()} for which in (ours, given))
+    different = sorted(name for name in shapes.keys() | others.keys() if shapes.get(name) != others.get(name))
+    return (different[0], shapes.get(different[0]), others.get(different[0])) if different else None
+
+
+def without_prefix(tensors: Mapping[str, Tensor], known: str) -> dict[str, Tensor] | None:
+    """Return tensors by their names in their own model, without what a file puts in front of them.
+
+    Args:
+        tensors: as they are in a file.
+        known: a name that the model always has; None is returned where no tensor ends with it.
+    """
+    ends = (name for name in tensors if name == known or name.endswith(f".{known}"))
+    found = min(ends, key=len, default=None)
+    if found is None:
+        return None
+    prefix = found.removesuffix(known)
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,124 @@
+"""A student whose prompts are changed, by a DICE sharpener, while its network stays the base.
+
+Shapes: B batch, L tokens of the prompt, M tokens of the prompt that guidance leads away from, W width of a token.
+Source: DICE, arXiv 2502.03726; the initialisation is ours.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from ... import __version__
+from ...files.sharpener_file import SharpenerInfo
+from ...prompts.sharpener import Sharpener, sharpened
+from ..adapters import Update, take_over
+from ..settings import DistillSettings
+from .student import Origin, Prompts, Student, StudentFile
+
+ALPHA, ALPHA_MIN, ALPHA_MAX = 1.0, 0.0, 2.0
+"""Strength in training, and the range that its file allows; alpha stands for w / (w in training)."""
+
+
+class SharpenedStudent(Student):
+    """The base behind a sharpener of its prompts, which changes nothing at the start."""
+
+    update: "Sharpening"
+    changes_model = False
+
+    def __init__(self, network: nn.Module, positives: Prompts, nulls: Prompts, settings: DistillSettings, **_: object):
+        """Make the sharpener, see `FusedStudent`."""
+        self.positives, self.nulls, self.w = positives, nulls, settings.guidance_max
+        self.method = settings.method
+        self.update = Sharpening(network, positives.batch([0])[0][0].shape[-1], settings.run_seed)
+
+    def conditioned(
+        self, prompts: Sequence[int], nulls: Sequence[int], w_B: Tensor
+    ) -> tuple[list, AbstractContextManager[None]]:
+        """Return sharpened prompts; the network predicts as it is. All rows have the guidance of the first."""
+        [(context_BLW, extras)], [(null_BMW, _)] = self.positives.batch(prompts), self.nulls.batch(nulls)
+        alpha = ALPHA * float(w_B[0] / self.w)
+        return [[self.update.sharpened(context_BLW, null_BMW, alpha), extras]], nullcontext()
+
+    def lengths(self, prompt: int, null: int) -> tuple[int, ...]:
+        """Return the tokens of both prompts, as the sharpener reads both."""
+        return self.positives.tokens(prompt), self.nulls.tokens(null)
+
+    def strengths_to_preview(self) -> list[tuple[str, float]]:
+        """Return no, half and full strength."""
+        return [(f"alpha {alpha:g}", self.w * alpha / ALPHA) for alpha in (ALPHA_MIN, ALPHA / 2, ALPHA)]
+
+    def file(self, origin: Origin, *, whole_model: bool = False) -> StudentFile:
+        """Return the sharpener; there is nothing for a LoRA loader."""
+        sharpener = self.update.sharpener
+        info = SharpenerInfo(
+            method=self.method, width=sharpener.width, hidden=sharpener.hidden, heads=sharpener.heads, alpha=ALPHA,
+            alpha_min=ALPHA_MIN, alpha_max=ALPHA_MAX, teacher=f"{origin.teacher}, w {self.w:g}", base=origin.base,
+            step=origin.step, pack_version=__version__,
+        )  # fmt: skip
+        return StudentFile(self.update.state(), info, {})
+
+
+class Sharpening(Update):
+    """An update of the prompts instead of the network, zero at the start."""
+
+    mode = "sharpener"
+
+    def __init__(self, network: nn.Module, width: int, seed: int = 0):
+        """Make a sharpener, float32 where the network is.
+
+        Args:
+            network: the network that reads the prompts; it is not changed.
+            width: token width W of these prompts.
+            seed: of the initial weights.
+        Raises:
+            InvalidConfig: a width below 1.
+        """
+        super().__init__(network)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.sharpener = Sharpener(width)
+            _initialise(self.sharpener)
+        self.sharpener.to(next(network.parameters()).device)
+
+    def applied(self) -> AbstractContextManager[None]:
+        """Change nothing of the network."""
+        return nullcontext()
+
+    def sharpened(self, context_BLW: Tensor, against_BMW: Tensor, alpha: float = ALPHA) -> Tensor:
+        """Return prompts [B,L,W] with guidance in them, differentiable, on the device of the sharpener."""
+        device = self.sharpener.fc1.weight.device
+        return sharpened(self.sharpener, context_BLW.to(device), against_BMW.to(device), alpha=alpha)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors of a sharpener file, float32 on the CPU."""
+        # cloned, as the moving average is in their place only for a moment
+        return {name: weight.detach().float().cpu().clone() for name, weight in self.sharpener.state_dict().items()}
+
+    def changed(self) -> Iterator[tuple[str, Tensor]]:
+        """Return nothing, as the network is not changed."""
+        return iter(())
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        take_over(dict(self.sharpener.named_parameters()), tensors)
+
+
+def _initialise(sharpener: Sharpener) -> None:
+    """Make attention choose among tokens from the start, and the last layer zero.
+
+    The student then starts as its base. With torch's default initialisation attention is uniform over all tokens of
+    the empty prompt: on the demo model the input of the last layer then differs between prompts by a third of a
+    percent, and a hundred steps teach it next to nothing.
+    """
+    attention = sharpener.attention
+    out = attention.to_out[0]
+    assert isinstance(out, nn.Linear)
+    for layer in (sharpener.fc1, attention.to_q, attention.to_k):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    for layer in (attention.to_v, out):
+        nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+    nn.init.zeros_(sharpener.fc2.weight)
+    for layer in (sharpener.fc1, out, sharpener.fc2):
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,108 @@
+"""What the trainer knows of a student, however guidance enters it.
+
+Shapes: B rows.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from ...files.sharpener_file import SharpenerInfo
+from ...files.student_file import StudentInfo
+from ...files.tensor_file import write_tensors
+from ..adapters import Update
+
+
+class Prompts(Protocol):
+    """Encoded prompts by number."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def tokens(self, number: int) -> int:
+        """Tokens of a prompt."""
+
+    def batch(self, numbers: Sequence[int]) -> list:
+        """One CONDITIONING entry whose rows are these prompts."""
+
+    def pooled(self, numbers: Sequence[int]) -> Tensor:
+        """Pooled vectors [B,P]."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a student comes from, for its file.
+
+    Attributes:
+        teacher: description of the teacher.
+        base: fingerprint of the base model.
+        step: finished training steps.
+    """
+
+    teacher: str
+    base: str
+    step: int
+
+
+@dataclass(frozen=True)
+class StudentFile:
+    """The content of a student file.
+
+    Attributes:
+        tensors, info: weights and metadata.
+        lora: the weights that a LoRA loader can apply; empty if the model itself is not changed.
+    """
+
+    tensors: Mapping[str, Tensor]
+    info: StudentInfo | SharpenerInfo
+    lora: Mapping[str, Tensor]
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        write_tensors(path, self.tensors, self.info.metadata())
+
+
+class Student(ABC):
+    """A network and the weights that are trained to imitate a teacher.
+
+    Attributes:
+        update: the trained weights.
+        changes_model: whether they change the network, or only its prompts.
+    """
+
+    update: Update
+    changes_model = True
+
+    @abstractmethod
+    def conditioned(
+        self, prompts: Sequence[int], nulls: Sequence[int], w_B: Tensor
+    ) -> tuple[list, AbstractContextManager[None]]:
+        """Return CONDITIONING and a context in which the network predicts with guidance w_B [B].
+
+        Args:
+            prompts: numbers of prompts that share `lengths`.
+            nulls: numbers of the empty or negative prompts that guidance leads away from.
+            w_B: guidance of the paper; the equivalent CFG scale is 1 + w.
+        """
+
+    @abstractmethod
+    def lengths(self, prompt: int, null: int) -> tuple[int, ...]:
+        """Return what rows of one batch must have in common."""
+
+    @abstractmethod
+    def strengths_to_preview(self) -> list[tuple[str, float]]:
+        """Return a label and a guidance w for each column of the preview."""
+
+    @abstractmethod
+    def file(self, origin: Origin, *, whole_model: bool = False) -> StudentFile:
+        """Return the content of the student file.
+
+        Args:
+            origin: where the student comes from.
+            whole_model: store all weights of the network instead of the change to its base.
+        """
