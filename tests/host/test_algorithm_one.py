@@ -48,7 +48,7 @@ def test_the_loss_of_a_batch(host, pack, golden_model, case):
         images_per_trajectory=2,
         rank=2,
     )
-    distil = parts.Distillation(model, teacher, prompts, nulls, settings, pictures=pictures)
+    distil = parts.Distillation(model, teacher, prompts, nulls, settings, images=pictures)
     trajectory = distil.trajectory(0)
 
     generator = generator_of(settings.run_seed, "walk", 0)

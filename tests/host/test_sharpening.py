@@ -130,7 +130,7 @@ def test_the_node_paints_what_training_saw(pack, top, world, encoded, teach, sha
 
 
 def test_the_sampler_makes_one_pass_per_step(top, world, encoded, teach, sharpen, tmp_path):
-    teach().run().write(tmp_path / "loras" / FILE)
+    teach().run().file.write(tmp_path / "loras" / FILE)
     rows = []
     sharp = sharpen(encoded[PROMPT], alpha=1.0, beta=0.0, null=encoded[""])
     hook = world.model.model.diffusion_model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
@@ -155,7 +155,7 @@ def test_the_file_says_what_it_is(teach, sharpen, world, pack, encoded, tmp_path
 
 
 def test_another_base_is_refused_where_the_model_is_connected(pack, world, encoded, teach, sharpen, tmp_path):
-    teach(loop=replace(LOOP, steps=2)).run().write(tmp_path / "loras" / FILE)
+    teach(loop=replace(LOOP, steps=2)).run().file.write(tmp_path / "loras" / FILE)
     given = dict(alpha=1.0, beta=0.0, null=encoded[""])
     sharp = sharpen(encoded[PROMPT], model=world.model, **given)
     assert torch.equal(sharp[0][0], sharpen(encoded[PROMPT], **given)[0][0])
@@ -170,7 +170,7 @@ def test_stopped_halfway_it_ends_with_the_same_bits(teach):
     assert not part.finished and len(part.losses) == 3
     rest = teach("parts", reuse=1.0).run()
     assert rest.losses == whole.losses
-    assert all(torch.equal(rest.tensors[name], tensor) for name, tensor in whole.tensors.items())
+    assert all(torch.equal(rest.file.tensors[name], tensor) for name, tensor in whole.file.tensors.items())
 
 
 def test_texts_of_other_lengths_get_batches_of_their_own(pack, distil, encoded):
@@ -226,7 +226,7 @@ class TestRefused:
             distil(guidance_min=2.0, guidance_max=2.0)
 
     def test_the_whole_model(self, pack, teach):
-        with pytest.raises(pack.errors.InvalidConfig, match="a sharpener changes no weight of the model"):
+        with pytest.raises(pack.errors.InvalidConfig, match="whole_model"):
             teach(whole=True)
 
 

@@ -167,7 +167,7 @@ def test_cancel_keeps_the_work(host, top, world, train, output, shown, monkeypat
         patch.setattr(management, "throw_exception_if_processing_interrupted", interrupted)
         with caplog.at_level(logging.INFO), pytest.raises(management.InterruptProcessingException):
             train(name="stopped")
-    assert "stopped at step 4, which is kept" in caplog.messages[-1]
+    assert "stopped at step 4, which is saved" in caplog.messages[-1]
     top.assert_clean(world.model, before)
     assert not (output / "loras" / "stopped.safetensors").exists()
     assert (output / "teefusion_runs" / "stopped" / "step-00000004").is_dir()
@@ -177,7 +177,7 @@ def test_cancel_keeps_the_work(host, top, world, train, output, shown, monkeypat
 
 
 @pytest.mark.parametrize("trainable", ["lora", "everything"])
-def test_cancel_before_a_picture_is_a_cancel(host, train, monkeypatch, trainable):
+def test_cancel_before_a_picture_is_a_cancel(host, pack, train, monkeypatch, trainable):
     """On a base of 16 bits, where what is trained stands in for its weights as rounded copies."""
     path = Path(__file__).resolve().parent.parent.parent / "models" / "demo_sd3_base.safetensors"
     model = host.comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.bfloat16})
@@ -187,7 +187,7 @@ def test_cancel_before_a_picture_is_a_cancel(host, train, monkeypatch, trainable
         raise management.InterruptProcessingException()
 
     before = weights_of(model)
-    monkeypatch.setattr(host.comfy.sample, "sample", interrupted)
+    monkeypatch.setattr(pack.comfy_host.Distillation, "preview", interrupted)
     with pytest.raises(management.InterruptProcessingException):
         train(model=model, guider=host.comfy.samplers.CFGGuider(model), trainable=trainable, preview_every=1)
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(model).items())

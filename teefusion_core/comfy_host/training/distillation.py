@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import comfy.model_management
 import torch
 from torch import Tensor
 
@@ -123,7 +124,6 @@ class Distillation:
 
         return at
 
-    @torch.no_grad()
     def preview(self, prompt: int, w: float) -> Tensor:
         """Sample the student with Euler on the teacher's schedule; LATENT samples [1,C,H,W] on the CPU."""
         sampling, device = self.model.get_model_object("model_sampling"), self.network.device
@@ -132,6 +132,7 @@ class Distillation:
         velocity = self.velocity([prompt], [0], torch.tensor([w], device=device))
 
         def euler(x_1CHW: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:
+            comfy.model_management.throw_exception_if_processing_interrupted()
             return x_1CHW + (sigma_to - sigma_from) * velocity(x_1CHW, sigma_from[None])
 
         sigmas_S = self.grid_S.to(device)

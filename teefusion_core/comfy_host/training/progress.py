@@ -69,6 +69,7 @@ class TrainingProgress:
         )
         tell(f"{kept}; run again to resume")
 
+    @torch.no_grad()
     def sample(self, average: Mapping[str, Tensor]) -> np.ndarray:
         """Sample the averaged student for the first prompts, one column per strength; uint8 [N,H,W,3]."""
         distil = self.training.distillation
