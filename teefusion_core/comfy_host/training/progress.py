@@ -9,6 +9,7 @@ import comfy.model_management
 import comfy.utils
 import latent_preview
 import numpy as np
+import torch
 from torch import Tensor
 
 from ...training.adapters import exchanged
