@@ -28,8 +28,7 @@ from ..errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig, Proc
 from ..files.state_file import Tree, read_tree, write_tree
 from ..files.tensor_file import flush
 from .processes import Processes
-
-FORMAT = "teefusion-run/1"
+from .run_identity import RunIdentity
 
 _MANIFEST, _PARTS, _UNFINISHED = "checkpoint.json", ".safetensors", ".part"
 _STEP = re.compile(r"step-(\d{8}|[1-9]\d{8,})")
@@ -88,13 +87,9 @@ class CheckpointFolder:
         if keep < 1:
             raise InvalidConfig(f"keep is {keep}; keep one checkpoint or more")
         self.path = _inside(root, name)
-        self.base, self.described, self.accept_changes, self.keep = (
-            base,
-            dict(described or {}),
-            frozenset(accept_changes),
-            keep,
-        )
+        self.described, self.keep = dict(described or {}), keep
         self.processes = processes or Processes()
+        self.identity = RunIdentity(self.path, base, self.processes, frozenset(accept_changes))
         self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
@@ -187,14 +182,8 @@ class CheckpointFolder:
         missing = [f"rank-{rank}" for rank in range(self.processes.size) if not _file(part, f"rank-{rank}").is_file()]
         if missing:
             raise OSError(f"{missing[0]}{_PARTS} did not arrive; all processes need the same disk")
-        manifest = {
-            "format": FORMAT,
-            "step": step,
-            "base": self.base,
-            "processes": self.processes.size,
-            "settings": dict(settings),
-            "files": {path.stem: _checksum(path) for path in sorted(part.iterdir())},
-        }
+        files = {path.stem: _checksum(path) for path in sorted(part.iterdir())}
+        manifest = {**self.identity.manifest(step, settings), "files": files}
         text = json.dumps({**manifest, "seal": _seal_of(manifest)}, indent=1, allow_nan=False)
         (part / _MANIFEST).write_text(text, encoding="utf-8")
         flush(part / _MANIFEST)
@@ -228,7 +217,7 @@ class CheckpointFolder:
             manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
             if manifest.pop("seal") != _seal_of(manifest):
                 raise _Damaged(f"{_MANIFEST} is altered")
-        self._check(manifest, settings)
+        self.identity.check(manifest, settings)
         own, shared = f"rank-{self.processes.rank}", {}
         with _as_damage():
             if manifest["step"] != step:
@@ -239,25 +228,6 @@ class CheckpointFolder:
                         raise _Damaged(f"{name}{_PARTS} is cut or altered")
                     shared[name] = read_tree(_file(folder, name))
             return Stored(step, shared, shared.pop(own))
-
-    def _check(self, manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        """Refuse to go on with what is not the same run."""
-        if manifest["format"] != FORMAT:
-            raise CheckpointMismatch(
-                f"{self.path} says format {manifest['format']!r}, this version reads {FORMAT!r}; "
-                "go on with the version that began the run, or start under another run name"
-            )
-        if manifest["base"] != self.base:
-            raise CheckpointMismatch(
-                f"{self.path} is a run on the base {manifest['base']}, this model is {self.base}; "
-                "connect the base of the run, or start under another run name"
-            )
-        if manifest["processes"] != self.processes.size:
-            raise CheckpointMismatch(
-                f"{self.path} is a run of {manifest['processes']} processes, now there are {self.processes.size}; "
-                "each has randomness of its own: start as many as before, or use another run name"
-            )
-        _check_settings(self.path, manifest["settings"], json.loads(json.dumps(dict(settings))), self.accept_changes)
 
 
 class _Damaged(Exception):
@@ -286,28 +256,6 @@ def _inside(root: Path, name: str) -> Path:
             "'.', '_', '-' (no '/' or '\\', no '.' or space at either end, no link to another place)"
         )
     return root / name
-
-
-def _check_settings(
-    path: Path, stored: Mapping[str, Any], given: Mapping[str, Any], accept_changes: Collection[str]
-) -> None:
-    absent = object()
-    names = sorted(stored.keys() | given.keys())
-    unknown = sorted(set(accept_changes) - set(names))
-    if unknown:
-        raise InvalidConfig(f"accepted changes name {', '.join(unknown)}, no settings; legal are {', '.join(names)}")
-    changed = [name for name in names if stored.get(name, absent) != given.get(name, absent)]
-    refused = [name for name in changed if name not in accept_changes]
-    if refused:
-        told = ", ".join(
-            f"{name} ({stored.get(name, 'not set')!r} -> {given.get(name, 'not set')!r})" for name in refused
-        )
-        raise InvalidConfig(
-            f"{path} was begun with other settings: {told}; set them back, list these names in "
-            "accept_changes, or start under another run name"
-        )
-    for name in changed:
-        log.info("%s: going on with %s changed to %r", path, name, given.get(name))
 
 
 def _folder_name(step: int) -> str:

@@ -6,7 +6,8 @@ from torch import nn
 
 from teefusion_core.errors import CheckpointMismatch, InvalidConfig
 from teefusion_core.guidance.architectures import Architecture
-from teefusion_core.training.adapters import TRAINABLE, Lora, Whole, exchanged, linear_layers
+from teefusion_core.training.adapters import TRAINABLE, Lora, Whole, linear_layers
+from teefusion_core.training.update import exchanged
 
 PREFIX = "diffusion_model."
 ROW = Architecture(

@@ -16,6 +16,7 @@ from teefusion_core.errors import CheckpointMismatch, CheckpointNotSaved, Invali
 from teefusion_core.files import state_file as tree_file
 from teefusion_core.files import tensor_file
 from teefusion_core.training import checkpoint as run_folder
+from teefusion_core.training import run_identity
 from teefusion_core.training.checkpoint import CheckpointFolder
 
 BASE, SETTINGS = "0123456789abcdef", {"lr": 1e-3, "steps": 30}
@@ -288,7 +289,7 @@ class TestRefusals:
             folder.load(SETTINGS)
 
     def test_another_format(self, folder, monkeypatch):
-        monkeypatch.setattr(run_folder, "FORMAT", "teefusion-run/9")
+        monkeypatch.setattr(run_identity, "FORMAT", "teefusion-run/9")
         save(folder, 10)
         monkeypatch.undo()
         with pytest.raises(CheckpointMismatch, match="says format 'teefusion-run/9', this version reads"):

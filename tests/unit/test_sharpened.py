@@ -8,8 +8,8 @@ from teefusion_core.errors import CheckpointMismatch, InvalidConfig
 from teefusion_core.files.sharpener_file import SharpenerInfo, read_sharpener
 from teefusion_core.files.tensor_file import write_tensors
 from teefusion_core.prompts.sharpener import sharpened
-from teefusion_core.training.adapters import exchanged
 from teefusion_core.training.students.sharpened import ALPHA, ALPHA_MAX, ALPHA_MIN, Sharpening
+from teefusion_core.training.update import exchanged
 
 WIDTHS = {"SD1.5": 768, "SDXL": 2048, "SD3": 4096}
 WIDTH = 16

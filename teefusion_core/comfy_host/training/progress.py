@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...training.adapters import exchanged
 from ...training.loop import StepReport
 from ...training.preview import preview_image
+from ...training.update import exchanged
 from ..sampling import tell
 from .run import Training
 

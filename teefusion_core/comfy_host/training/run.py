@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...errors import InvalidConfig
-from ...training.adapters import exchanged
 from ...training.checkpoint import CheckpointFolder
 from ...training.loop import StepReport, train
 from ...training.loop_settings import TrainSettings
 from ...training.processes import Processes
 from ...training.students.student import Origin, StudentFile
 from ...training.trajectory_cache import TrajectoryCache
+from ...training.update import exchanged
 from ..guidance.student_loader import base_fingerprint
 from .distillation import Distillation
 from .memory_check import Need, check_memory

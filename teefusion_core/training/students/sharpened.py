@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ... import __version__
 from ...files.sharpener_file import SharpenerInfo
 from ...prompts.sharpener import Sharpener, sharpened
-from ..adapters import Update, take_over
 from ..settings import DistillSettings
+from ..update import Update, take_over
 from .student import Origin, Prompts, Student, StudentFile
 
 ALPHA, ALPHA_MIN, ALPHA_MAX = 1.0, 0.0, 2.0

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...files.sharpener_file import SharpenerInfo
 from ...files.student_file import StudentInfo
 from ...files.tensor_file import write_tensors
-from ..adapters import Update
+from ..update import Update
 
 
 class Prompts(Protocol):

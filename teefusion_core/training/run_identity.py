@@ -1,0 +1,84 @@
+"""Whether a stored checkpoint belongs to the run that wants to resume from it."""
+
+import json
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointMismatch, InvalidConfig
+from .processes import Processes
+
+FORMAT = "teefusion-run/1"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What must stay the same over all checkpoints of a run.
+
+    Attributes:
+        path: folder of the run, for messages.
+        base: fingerprint of the base model.
+        processes: the training processes, whose number must stay.
+        accept_changes: names of settings that may differ.
+    """
+
+    path: Path
+    base: str
+    processes: Processes
+    accept_changes: frozenset[str]
+
+    def manifest(self, step: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a checkpoint stores of it."""
+        return {
+            "format": FORMAT, "step": step, "base": self.base, "processes": self.processes.size, "settings": dict(settings)
+        }  # fmt: skip
+
+    def check(self, manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint of another run.
+
+        Raises:
+            CheckpointMismatch: another format, base or number of processes.
+            InvalidConfig: settings changed without being accepted.
+        """
+        if manifest["format"] != FORMAT:
+            raise CheckpointMismatch(
+                f"{self.path} says format {manifest['format']!r}, this version reads {FORMAT!r}; "
+                "resume with the version that began the run, or start under another run name"
+            )
+        if manifest["base"] != self.base:
+            raise CheckpointMismatch(
+                f"{self.path} is a run on the base {manifest['base']}, this model is {self.base}; "
+                "connect the base of the run, or start under another run name"
+            )
+        if manifest["processes"] != self.processes.size:
+            raise CheckpointMismatch(
+                f"{self.path} is a run of {manifest['processes']} processes, now there are {self.processes.size}; "
+                "start as many as before, or use another run name"
+            )
+        _check_settings(self.path, manifest["settings"], json.loads(json.dumps(dict(settings))), self.accept_changes)
+
+
+def _check_settings(
+    path: Path, stored: Mapping[str, Any], given: Mapping[str, Any], accept_changes: Collection[str]
+) -> None:
+    absent = object()
+    names = sorted(stored.keys() | given.keys())
+    unknown = sorted(set(accept_changes) - set(names))
+    if unknown:
+        raise InvalidConfig(f"accepted changes name {', '.join(unknown)}, no settings; legal are {', '.join(names)}")
+    changed = [name for name in names if stored.get(name, absent) != given.get(name, absent)]
+    refused = [name for name in changed if name not in accept_changes]
+    if refused:
+        changes = ", ".join(
+            f"{name} ({stored.get(name, 'not set')!r} -> {given.get(name, 'not set')!r})" for name in refused
+        )
+        raise InvalidConfig(
+            f"{path} was begun with other settings: {changes}; set them back, list these names in "
+            "accept_changes, or start under another run name"
+        )
+    for name in changed:
+        log.info("%s: resuming with %s changed to %r", path, name, given.get(name))

@@ -1,0 +1,253 @@
+"""The state of a training run between two steps: all that a checkpoint holds.
+
+Source: AdamW, arXiv 1711.05101, as torch.optim has it.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ..errors import CheckpointMismatch, InvalidConfig, TrainingDiverged
+from ..files.state_file import Tree
+from ..files.tensor_file import first_shape_mismatch
+from .checkpoint import CheckpointFolder
+from .loop_settings import TrainSettings
+from .parallel import Objective, gathered, share_like, whole
+from .processes import Processes
+from .random_state import random_state, set_random_state
+
+E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
+
+
+class Data(Protocol[E_co]):
+    """Where examples come from: a teacher at work, what it left in a cache, a folder of pictures."""
+
+    def next(self, rows: int) -> E_co:
+        """Return the next examples of this process, as many as `rows`."""
+
+    def state(self) -> Tree:
+        """Return position with randomness, all it takes to draw the same examples again; a tree of `tree_file`.
+
+        It is a snapshot: drawing on does not change it.
+        """
+
+    def load_state(self, state: Tree) -> None:
+        """Go on from a state; tensors come on the CPU, tuples as lists."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step did.
+
+    Attributes:
+        step, steps: finished ones, of how many.
+        loss: mean over the rows of all processes.
+        gradient_norm: L2 norm over all weights, before clipping.
+        lr: learning rate of the step.
+        rows: examples of all processes.
+        seconds, data_seconds: how long this process took for it, was waiting for data.
+        average: the moving average of the weights by name, float32; it goes on changing, copy what you keep. Where
+            processes shard, these are shares, which only all of them together can make whole.
+        losses: of every step since the start, resumed or not; it goes on growing.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    rows: int
+    seconds: float
+    data_seconds: float
+    average: Mapping[str, Tensor]
+    losses: Sequence[float]
+
+
+class RunState(Generic[E]):
+    """Weights, their moving average, optimizer, data and randomness of a run."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        data: Data[E],
+        loss: Callable[[E], Tensor],
+        settings: TrainSettings,
+        folder: CheckpointFolder | None,
+        processes: Processes,
+    ):
+        weights = list(_trained(module).values())
+        if not weights:
+            raise InvalidConfig("the module has no parameter that requires gradients; give one with weights to train")
+        self.data, self.settings, self.folder, self.processes = data, settings, folder, processes
+        self.device = weights[0].device
+        processes.spread_(weight.detach() for weight in weights)
+        self.objective = processes.way.wrap(Objective(module, loss), self.device.type)
+        self.weights = _trained(module)  # anew, for they may be shares now
+        self.average = {name: self._averaged(weight.detach()) for name, weight in self.weights.items()}
+        self.optimizer = torch.optim.AdamW(
+            self.weights.values(),
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+        self.optimizer.zero_grad()  # what the caller has left
+        self.step = 0
+        self.saved: int | None = None
+        self.before: dict[str, Tree] | None = None
+        self.losses: list[float] = []
+
+    def _averaged(self, weight: Tensor) -> Tensor:
+        if not self.settings.ema_decay:
+            return weight
+        # a thousandth of a step is lost in half precision
+        return weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True)
+
+    def advanced(self) -> StepReport:
+        """Take one step; one that something breaks off, say a cancelled teacher, leaves the steps before it saved."""
+        self.before = self._own()
+        try:
+            return self.advance()
+        except TrainingDiverged:
+            raise
+        except BaseException:
+            # other processes would have to save at the same time
+            if self.before is not None and self.processes.size == 1:
+                self.save()
+            raise
+        finally:
+            self.before = None
+
+    def advance(self) -> StepReport:
+        """Take one optimizer step."""
+        start, settings = time.perf_counter(), self.settings
+        loss, data_seconds = self._accumulate()
+        self.processes.average_([loss])
+        norm = whole(nn.utils.clip_grad_norm_(self.weights.values(), settings.max_grad_norm or math.inf))
+        mean_loss, gradient_norm = torch.stack((loss, norm.to(loss))).tolist()
+        if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
+            raise self._diverged(mean_loss, gradient_norm)
+        lr = settings.learning_rate_at(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.before = None  # from here on the weights are between two steps
+        self.optimizer.step()
+        self.optimizer.zero_grad()  # a checkpoint, pictures of the student find the room
+        self._follow()
+        self.step += 1
+        self.losses.append(mean_loss)
+        rows = settings.batch_size * settings.gradient_accumulation * self.processes.size
+        seconds = time.perf_counter() - start
+        return StepReport(
+            self.step, settings.steps, mean_loss, gradient_norm, lr, rows, seconds, data_seconds, self.average,
+            self.losses,
+        )  # fmt: skip
+
+    def _accumulate(self) -> tuple[Tensor, float]:
+        """Leave the gradient of the mean loss in the weights; return that loss, the seconds spent on data."""
+        total, data_seconds = torch.zeros((), device=self.device), 0.0
+        for left in reversed(range(self.settings.gradient_accumulation)):
+            asked = time.perf_counter()
+            example = self.data.next(self.settings.batch_size)
+            data_seconds += time.perf_counter() - asked
+            with self.processes.way.passing(self.objective, left == 0):
+                loss = self.objective(example)
+                if loss.ndim or not loss.requires_grad:
+                    raise InvalidConfig(
+                        f"the loss has shape {list(loss.shape)}, {'a' if loss.requires_grad else 'no'} gradient; "
+                        "return a scalar that depends on the trainable weights"
+                    )
+                share = loss / self.settings.gradient_accumulation
+                share.backward()
+            total += share.detach().to(total)
+        return total, data_seconds
+
+    def _diverged(self, loss: float, gradient_norm: float) -> TrainingDiverged:
+        kept = "" if self.saved is None else f", the checkpoint of step {self.saved} stays"
+        return TrainingDiverged(
+            f"step {self.step + 1} has loss {loss}, gradient norm {gradient_norm}; it was not applied{kept}: "
+            f"give a lower learning_rate (it was {self.settings.learning_rate_at(self.step):g}), or remove the broken "
+            "example from the data"
+        )
+
+    def _follow(self) -> None:
+        """Move the average towards the weights."""
+        if self.settings.ema_decay:
+            average = list(self.average.values())
+            weights = [w.detach().to(a.dtype) for w, a in zip(self.weights.values(), average, strict=True)]
+            get_ema_multi_avg_fn(self.settings.ema_decay_at(self.step))(average, weights, None)
+
+    def save(self) -> None:
+        """Make a checkpoint, unless this step has one."""
+        if self.folder is None or self.step == self.saved:
+            return
+        names, moments = list(self.weights), self.optimizer.state_dict()["state"]
+        shared: dict[str, Tree] = {
+            "weights": self.weights,
+            "optimizer": {names[index]: state for index, state in moments.items()},
+            "progress": {"losses": torch.tensor(self.losses, dtype=torch.float64)},
+        }
+        if self.settings.ema_decay:
+            shared["average"] = self.average
+        shared = gathered(shared, self.processes.first)
+        self.folder.save(self.step, asdict(self.settings), shared, self.before or self._own())
+        self.saved = self.step
+
+    def _own(self) -> dict[str, Tree]:
+        """What this process has for itself."""
+        return {"random": random_state(self.device), "data": self.data.state()}
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint; make the first where there is none."""
+        if self.folder is None:
+            return
+        stored = self.folder.load(asdict(self.settings))
+        self.folder.sweep()
+        if stored is None:
+            self.save()
+            return
+        if stored.step > self.settings.steps:
+            raise InvalidConfig(
+                f"the run is at step {stored.step} of now {self.settings.steps}; give as many steps or more"
+            )
+        weights, moments = stored.shared["weights"], stored.shared["optimizer"]
+        _copy_(self.weights, weights)
+        if self.settings.ema_decay:
+            _copy_(self.average, stored.shared.get("average") or weights)
+        state = {
+            index: {key: share_like(weight, value) if value.ndim else value for key, value in moments[name].items()}
+            for index, (name, weight) in enumerate(self.weights.items())
+            if name in moments
+        }
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.data.load_state(stored.own["data"])
+        set_random_state(self.device, stored.own["random"])
+        self.losses = stored.shared["progress"]["losses"].tolist()
+        self.step = self.saved = stored.step
+
+
+def _trained(module: nn.Module) -> dict[str, Tensor]:
+    return {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+
+
+def _copy_(ours: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    """Put stored weights into ours.
+
+    Raises:
+        CheckpointMismatch: other names or shapes; nothing is changed.
+    """
+    if different := first_shape_mismatch(ours, stored):
+        name, here, before = different
+        raise CheckpointMismatch(
+            f"the run trains other weights: {name} is {before or 'not there'} in it, {here or 'not there'} here; "
+            "train the same weights at the same rank, or use another run name"
+        )
+    for name, weight in ours.items():
+        weight.detach().copy_(share_like(weight, stored[name]))
