@@ -34,7 +34,8 @@ class RunIdentity:
     def manifest(self, step: int, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a checkpoint stores of it."""
         return {
-            "format": FORMAT, "step": step, "base": self.base, "processes": self.processes.size, "settings": dict(settings)
+            "format": FORMAT, "step": step, "base": self.base, "processes": self.processes.size,
+            "settings": dict(settings),
         }  # fmt: skip
 
     def check(self, manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
