@@ -194,7 +194,8 @@ class DistillTrainer(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Trains a student that needs 1 forward pass per step to imitate a teacher that needs 2 or more. "
-                "Connect the teacher as GUIDER and SAMPLER, enter prompts and run. You can cancel at any time and resume later."
+                "Connect the teacher as GUIDER and SAMPLER, enter prompts and run. You can cancel a run at any time "
+                "and resume it later."
             ),
             search_aliases=["distill", "guidance distillation", "train student", "lora trainer", "teefusion training"],
             is_input_list=True,
@@ -207,7 +208,9 @@ class DistillTrainer(io.ComfyNode):
                     display_name="LORA_MODEL",
                     tooltip="The trained weights, for Load LoRA Model or Save LoRA Weights.",
                 ),
-                io.Custom("LOSS_MAP").Output("losses", display_name="LOSS_MAP", tooltip="For Plot Loss Graph."),
+                io.Custom("LOSS_MAP").Output(
+                    "losses", display_name="LOSS_MAP", tooltip="The loss of every training step, for Plot Loss Graph."
+                ),
                 io.Int.Output("steps_done", display_name="steps", tooltip="Number of finished training steps."),
                 io.String.Output("file", display_name="file", tooltip="The student file, for Load TeEFusion Student."),
             ],
