@@ -69,7 +69,10 @@ def _common() -> list:
         ),
         _float(
             "guidance_max", 8.0, 0.0, 100.0, 0.1,
-            "Largest guidance w that the student learns. A student refuses values outside its range.",
+            (
+                "Largest guidance w that the student learns. The teacher uses the CFG scale 1 + w. A student "
+                "refuses values outside its range."
+            ),
         ),
         _int("steps", 1000, 1, 10_000_000, "Total number of training steps. A resumed run continues up to it."),
         _int(
@@ -81,8 +84,11 @@ def _common() -> list:
         _int("height", 1024, 16, 16384, "Height of the training images in pixels. Ignored with latents."),
         _combo(
             "trainable", TRAINABLE, "lora",
-            "Which weights are trained. lora: all linear layers. lora on modulation: only the layers that read time "
-            "and pooled text. embedders: only the two embedders. everything: all weights, which takes the most memory.",
+            (
+                "Which weights are trained. lora: all linear layers. lora on modulation: only the layers that "
+                "read time and pooled text. embedders: only the embedders of time and pooled text. everything: "
+                "all weights, which takes the most memory."
+            ),
         ),
         _int("rank", 16, 1, 1024, "Rank of the LoRA. A higher rank can learn more and makes a larger file."),
         _int(
@@ -194,8 +200,8 @@ class DistillTrainer(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Trains a student that needs 1 forward pass per step to imitate a teacher that needs 2 or more. "
-                "Connect the teacher as GUIDER and SAMPLER, enter prompts and run. You can cancel a run at any time "
-                "and resume it later."
+                "Connect the teacher as GUIDER and SAMPLER, enter prompts and run. You can cancel at any time and "
+                "resume later."
             ),
             search_aliases=["distill", "guidance distillation", "train student", "lora trainer", "teefusion training"],
             is_input_list=True,
