@@ -146,8 +146,9 @@ class W2SDTeacherSampler(io.ComfyNode):
                     "strong_cfg",
                     5.5,
                     (
-                        "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 (negative only) "
-                        "cost 1 pass, other values 2. As everywhere in ComfyUI, CFG scale = 1 + guidance w."
+                        "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 "
+                        "(negative only) cost 1 pass, other values 2. The scale is that of KSampler: CFG "
+                        "scale = 1 + guidance w."
                     ),
                 ),
                 _cfg(
@@ -330,8 +331,9 @@ class ReflectionGuiderNode(io.ComfyNode):
                     "strong_cfg",
                     5.5,
                     (
-                        "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 (negative only) "
-                        "cost 1 pass, other values 2. As everywhere in ComfyUI, CFG scale = 1 + guidance w."
+                        "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 "
+                        "(negative only) cost 1 pass, other values 2. The scale is that of KSampler: CFG "
+                        "scale = 1 + guidance w."
                     ),
                 ),
                 _cfg(
