@@ -155,7 +155,8 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         if self.rule == CFG and same_scale and not self.own_prompt and self.weak.same_weights():
             log.warning(
                 "TeEFusion: strong and weak give bit-identical predictions (same weights, prompts and CFG scale %g), "
-                "so reflection changes nothing. Use another model, LoRA strength, prompt or CFG scale for it.",
+                "so reflection costs its passes but changes nothing. Use another model, LoRA strength, prompt or CFG "
+                "scale for it.",
                 self.scales.strong,
             )
 
