@@ -1,6 +1,6 @@
-"""Train students, judge pictures from the command line.
+"""Command line of the pack: train, score, convert, prompts, arrange.
 
-Runs under torchrun or accelerate launch as well, with the ComfyUI that it is installed in or that COMFYUI_PATH names.
+It also runs under torchrun and accelerate. It uses the ComfyUI that it is installed in, or the one of COMFYUI_PATH.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from .training.loop import StepReport
 from .training.processes import together
 
 SECONDS_BETWEEN_LINES = 5.0
-LOST = re.compile("gloo|nccl|connection|peer", re.IGNORECASE)
-"""How torch tells that another process is gone, which it has no type of error for."""
+CONNECTION_LOST = re.compile("gloo|nccl|connection|peer", re.IGNORECASE)
+"""In the message of torch's RuntimeError when another process has ended; there is no error type for it."""
 
 
 def main() -> None:
-    """Parse, train, end with one sentence where it cannot go on."""
+    """Run a command; exit with a one-line message on an error that the user can fix."""
     parser = argparse.ArgumentParser(prog="python -m teefusion_core", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("train", help="train the student that a file describes; goes on where it stopped")
-    command.add_argument("config", type=Path, help="a .toml or .json file; docs/training.md has all of its names")
+    command = commands.add_parser("train", help="train the student that a file describes, or resume it")
+    command.add_argument("config", type=Path, help="a .toml or .json file; docs/training.md lists all settings")
     score_command.add_commands(commands)
     prompt_command.add_commands(commands)
     arguments = parser.parse_args()
@@ -48,12 +48,12 @@ def main() -> None:
     except TeEFusionError as error:
         _stop(str(error))
     except KeyboardInterrupt:
-        _stop("stopped; the same command goes on from the last checkpoint")
+        _stop("stopped; run the same command again to resume from the last checkpoint")
     except RuntimeError as error:
-        if not (together() and LOST.search(str(error))):
+        if not (together() and CONNECTION_LOST.search(str(error))):
             raise
-        said = re.sub(r"^\[[^]]*\] ", "", str(error)).partition(". ")[0]  # without its place in the source of gloo
-        _stop(f"another process is gone ({said}); the same command goes on from the last checkpoint")
+        reason = re.sub(r"^\[[^]]*\] ", "", str(error)).partition(". ")[0]  # without gloo's source file and line
+        _stop(f"another process is gone ({reason}); run the same command again to resume from the last checkpoint")
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -72,40 +72,40 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _stop(message: str) -> None:
-    """End with a sentence, of which several processes say one together."""
-    # the launcher ends us as soon as another has ended
+    """Exit with a message; of several processes only the first one prints it."""
+    # the launcher sends SIGTERM as soon as one process has ended
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    said = False
+    printed = False
     if together():
-        with suppress(RuntimeError):  # whoever keeps the count is gone
-            said = dist.distributed_c10d._get_default_store().add("said", 1) > 1
-    sys.exit(1 if said else f"TeEFusion: {message}")
+        with suppress(RuntimeError):  # the process that hosts the store may be gone
+            printed = dist.distributed_c10d._get_default_store().add("printed", 1) > 1
+    sys.exit(1 if printed else f"TeEFusion: {message}")
 
 
 def _train(path: Path) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers ask like this, where a user presses Ctrl-C
-    _join()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cluster schedulers stop a job with SIGTERM
+    _join_process_group()
     config = _read(path)
     import_from_comfyui()
     from .comfy_host.training.from_file import training_of
 
     training, target = training_of(config, path.resolve().parent)
-    lines, first = Lines(), training.processes.first
+    progress, first = ProgressLines(), training.processes.first
     trained = training.run(
-        on_step=lines,
-        on_trajectory=lines.on_trajectory if first else None,
-        on_forecast=lines.on_forecast if first else None,
+        on_step=progress,
+        on_trajectory=progress.on_trajectory if first else None,
+        on_forecast=progress.on_forecast if first else None,
     )
     if first:
         trained.file.write(target)
         print(f"student of {trained.file.info.step} steps written to {target}", flush=True)
     if together():
-        dist.barrier()  # who leaves while another writes pulls the connection from under it
+        dist.barrier()  # a process that leaves early breaks the connection of one that still writes
         dist.destroy_process_group()
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read the file that describes a training."""
+    """Read the settings of a training from .toml or .json."""
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
@@ -113,26 +113,28 @@ def _read(path: Path) -> dict[str, Any]:
         try:
             import tomllib
         except ImportError:
-            raise InvalidConfig("reading .toml needs Python 3.11 or later; give the same as .json") from None
+            raise InvalidConfig(f"{path} needs Python 3.11 or newer; write the same settings as .json") from None
         return tomllib.loads(text)
     except OSError as error:
         raise InvalidConfig(
-            f"{path} cannot be read ({error.strerror}); give the file that describes the run"
+            f"{path} cannot be read ({error.strerror}); give the path of a .toml or .json file"
         ) from error
     except ValueError as error:
-        raise InvalidConfig(f"{path} is no valid {path.suffix.lstrip('.') or 'file'}: {error}") from error
+        raise InvalidConfig(
+            f"{path} is not valid {path.suffix.lstrip('.') or 'TOML'} ({error}); correct the file"
+        ) from error
 
 
-def _join() -> None:
-    """Meet the other processes, where a launcher started several."""
+def _join_process_group() -> None:
+    """Initialise torch.distributed if a launcher started several processes."""
     if (
         "WORLD_SIZE" not in os.environ
         and os.environ.get("ACCELERATE_USE_CPU") == "True"
         and "MASTER_ADDR" in os.environ
     ):
         raise InvalidConfig(
-            "accelerate was asked for several processes with --cpu, of which it starts one; "
-            "give it --multi_gpu in place of --cpu, which starts them on a CPU too, or use torchrun"
+            "accelerate starts a single process when it is given --cpu; use --multi_gpu instead, which also works on a "
+            "CPU, or use torchrun"
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if torch.cuda.is_available():
@@ -140,38 +142,38 @@ def _join() -> None:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
-class Lines:
-    """Says now and then how far it is."""
+class ProgressLines:
+    """Prints the progress of a training every few seconds."""
 
     def __init__(self) -> None:
-        self.told, self.begun = time.monotonic(), False
+        self.last_print, self.started = time.monotonic(), False
         self.losses: list[float] = []
         self.rows = 0
 
     def on_forecast(self, need: object) -> None:
-        """Say what memory the run will take."""
+        """Print the memory that the run needs."""
         print(need, flush=True)
 
     def on_trajectory(self, number: int) -> None:
-        """Say what the wait is for, before the first step."""
-        if not self.begun:
-            print(f"the teacher paints, trajectory {number + 1}", flush=True)
+        """Print the teacher's progress until the first training step."""
+        if not self.started:
+            print(f"the teacher samples trajectory {number + 1}", flush=True)
 
     def __call__(self, report: StepReport) -> None:
-        self.begun = True
+        self.started = True
         self.losses.append(report.loss)
         self.rows += report.rows
         now = time.monotonic()
-        if now - self.told < SECONDS_BETWEEN_LINES and report.step < report.steps:
+        if now - self.last_print < SECONDS_BETWEEN_LINES and report.step < report.steps:
             return
-        mean, pace = sum(self.losses) / len(self.losses), len(self.losses) / max(now - self.told, 1e-9)
-        left = (report.steps - report.step) / pace
+        seconds = max(now - self.last_print, 1e-9)
+        mean, left = sum(self.losses) / len(self.losses), (report.steps - report.step) * seconds / len(self.losses)
         print(
-            f"step {report.step}/{report.steps}  loss {mean:.4f}  {self.rows / max(now - self.told, 1e-9):.1f} rows/s"
+            f"step {report.step}/{report.steps}  loss {mean:.4f}  {self.rows / seconds:.1f} examples/s"
             f"  {left / 60:.0f} min left",
             flush=True,
         )
-        self.told, self.rows = now, 0
+        self.last_print, self.rows = now, 0
         self.losses.clear()
 
 

@@ -1,6 +1,6 @@
-"""Errors that a user can act upon.
+"""Errors that a user can act on.
 
-Every message says what was given, what is legal, what to do next.
+Every message says what is wrong with the value, what is allowed and what to do.
 """
 
 from collections.abc import Iterator
@@ -8,35 +8,35 @@ from contextlib import contextmanager
 
 
 class TeEFusionError(Exception):
-    """Anything this pack refuses to do."""
+    """Base class of all errors of this pack."""
 
 
 class ShapeMismatch(TeEFusionError, ValueError):
-    """Tensors whose rows or widths do not fit together."""
+    """Tensors with incompatible batch sizes or widths."""
 
 
 class UnsupportedArchitecture(TeEFusionError):
-    """A model in which the guidance term has no place to go."""
+    """A model without an embedder of pooled text to add the guidance term to."""
 
 
 class InvalidConfig(TeEFusionError, ValueError):
-    """A setting outside what the method or the student allows."""
+    """A setting that the method or the student does not allow."""
 
 
 class CheckpointMismatch(TeEFusionError):
-    """A file that is damaged, foreign, or made for another base."""
+    """A file that is damaged, of another kind, or made for another base model."""
 
 
 class CheckpointNotSaved(TeEFusionError):
-    """A checkpoint that the disk did not take; the ones before it are whole."""
+    """A checkpoint that could not be written; earlier checkpoints are intact."""
 
 
 class TrainingDiverged(TeEFusionError, ArithmeticError):
-    """A loss or gradient that is not a finite number."""
+    """A loss or gradient that is NaN or infinite."""
 
 
 class ProcessFailed(TeEFusionError):
-    """What another process of a training could not do; this one has nothing to mend."""
+    """An error in another process of a distributed training."""
 
 
 class MissingExtra(TeEFusionError, ImportError):
@@ -45,12 +45,12 @@ class MissingExtra(TeEFusionError, ImportError):
 
 @contextmanager
 def reported_by(name: str) -> Iterator[None]:
-    """Put `name`, as the user knows it, in front of our errors raised inside the block.
+    """Prefix the messages of our errors raised inside the block with `name`.
 
     Args:
         name: what the user sees on the screen, e.g. the display name of a node.
     Raises:
-        TeEFusionError: the error of the block, of the same type, with the longer message.
+        TeEFusionError: the same error object with the longer message.
     """
     try:
         yield

@@ -1,7 +1,6 @@
-"""The embedded demo SD3 as stock ComfyUI objects.
+"""The included demo SD3 as stock ComfyUI objects.
 
-Shapes: B batch, L tokens, P pooled width.
-The networks are the host's own (MMDiT, CLIPTextModel, TAESD); only the word list is ours.
+The networks are the host's own (MMDiT, CLIPTextModel, TAESD); only the vocabulary is ours.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ TEXT_CONFIG = {
 
 
 class WordTokenizer:
-    """One token per English word; a word that the demo world does not know becomes `UNKNOWN`."""
+    """Tokenizer with one token per word; words outside the vocabulary become `UNKNOWN`."""
 
     def __init__(self, words: list[str]):
         self.ids = {word: i for i, word in enumerate(words, start=UNKNOWN + 1)}
 
     def from_pretrained(self, path: str, **kwargs) -> WordTokenizer:
-        """Answer the host, which constructs tokenizers from a folder; there is none here."""
+        """Return self: the host constructs tokenizers from a folder, and this one needs none."""
         return self
 
     def get_vocab(self) -> dict[str, int]:
-        """Word -> token number, special tokens included."""
+        """Return word -> token id, with the special tokens."""
         return {"<start>": START, "<end>": END, "<unknown>": UNKNOWN, **self.ids}
 
     def __call__(self, text: str) -> dict[str, list[int]]:
@@ -56,7 +55,7 @@ class WordTokenizer:
 
 
 class WordTextModel(CLIPTextModel):
-    """The host's CLIP text model with a vocabulary of the size in its configuration."""
+    """The host's CLIP text model with the vocabulary size of its configuration."""
 
     def __init__(self, config_dict, dtype, device, operations):
         super().__init__(config_dict, dtype, device, operations)
@@ -71,7 +70,7 @@ class WordTextModel(CLIPTextModel):
 
 
 def text_config(num_words: int) -> dict:
-    """The text model's configuration for a word list."""
+    """Return the configuration of the text model for a number of words."""
     return {**TEXT_CONFIG, "vocab_size": num_words + UNKNOWN + 1}
 
 
@@ -101,7 +100,7 @@ def _tokenizer(words: list[str], embedding_directory=None, tokenizer_data=None) 
 
 
 def load_clip(path: Path) -> comfy.sd.CLIP:
-    """The demo text encoder as a stock CLIP; the word list is in the file's metadata."""
+    """Return the demo text encoder as a stock CLIP; the vocabulary is in the metadata of the file."""
     state, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     words = json.loads(metadata["words"])
     target = comfy.supported_models_base.ClipTarget(
@@ -118,18 +117,18 @@ def load_clip(path: Path) -> comfy.sd.CLIP:
 
 
 def load_vae(path: Path) -> comfy.sd.VAE:
-    """The demo picture codec; the host recognises it as a TAESD with 16 channels."""
+    """Return the demo VAE; the host recognises it as a TAESD with 16 channels."""
     return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path), safe_load=True))
 
 
 def variants() -> list[str]:
-    """What can be loaded: base, weak (an earlier checkpoint of its training), every student file of the folder."""
+    """Return what can be loaded: base, weak (an earlier checkpoint of base) and all student files."""
     students = sorted(path.stem.removeprefix("demo_sd3_") for path in MODELS.glob(f"demo_sd3_{STUDENT}*.safetensors"))
     return ["base", "weak", *students]
 
 
 def _check_whole(path: Path) -> None:
-    """Refuse a file of the pack that is not there or cut off, as an interrupted download leaves it."""
+    """Refuse a missing or truncated file of the pack, for example after an interrupted download."""
     try:
         open_tensors(path)
     except CheckpointMismatch as error:
@@ -137,12 +136,12 @@ def _check_whole(path: Path) -> None:
 
 
 def load_demo(variant: str):
-    """Load the demo model.
+    """Load a variant of the demo model.
 
     Args:
         variant: one of `variants()`.
     Returns:
-        (MODEL, CLIP, VAE), all of the host's own classes.
+        (MODEL, CLIP, VAE) of the host's classes.
     Raises:
         InvalidConfig: no such variant.
         CheckpointMismatch: a file is missing or damaged.

@@ -1,4 +1,4 @@
-"""ComfyUI as a library: it has read no options, without which it takes a GPU for granted."""
+"""Set-up of ComfyUI as a library on a machine without a GPU; it would assume one otherwise."""
 
 import comfy.cli_args
 import comfy.options

@@ -1,4 +1,4 @@
-"""A GUIDER with a SAMPLER, run once, with all that it visited.
+"""Sampling that records every state.
 
 Shapes: B batch, C H W latent, S steps.
 """
@@ -17,40 +17,40 @@ from ..guidance.flow import velocity_of
 
 @dataclass(frozen=True)
 class Recording:
-    """What a run went through, in the model's own latent space."""
+    """The states of a run in the latent space of the model."""
 
     states: list[Tensor]
     """x [B,C,H,W] at every noise level, S+1 of them."""
     predicted: list[Tensor]
-    """The velocity that was predicted last in each step, S of them."""
+    """Last predicted velocity of each step, S of them."""
     samples: Tensor
-    """The result as a LATENT has it."""
+    """The result, scaled as in a LATENT."""
 
 
 def record(
     guider, sampler, noise_BCHW: Tensor, latent_BCHW: Tensor, sigmas_S: Tensor, *,
     mask: Tensor | None = None, seed: int = 0, on_step: Callable | None = None, silent: bool = True,
 ) -> Recording:  # fmt: skip
-    """Sample as the host does; cancel is asked for at every report of the sampler.
+    """Sample with the host and record all states; the run can be cancelled at every callback.
 
     Args:
-        guider, sampler: GUIDER with SAMPLER, prompts and scales set.
-        noise_BCHW: what the picture is noised with to sigmas[0].
-        latent_BCHW: the picture as a LATENT has it; zeros for none.
+        guider, sampler: GUIDER (with prompts and scales set) and SAMPLER.
+        noise_BCHW: noise of level sigmas[0].
+        latent_BCHW: start image as in a LATENT; zeros for none.
         sigmas_S: noise levels [S+1], decreasing, S at least 1.
         mask: `noise_mask` of the LATENT.
-        seed: for samplers that draw.
+        seed: for samplers that add noise.
         on_step: the host's callback (step, denoised, x, total).
-        silent: without a bar in the terminal.
+        silent: whether to hide the progress bar in the terminal.
     Raises:
-        InvalidConfig: a sampler that does not report its steps.
+        InvalidConfig: the sampler does not report all steps.
     """
     visited: dict[int, Tensor] = {}
     predicted: dict[int, Tensor] = {}
 
     def report(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        # a sampler may report one step several times, the first is where the step begins
+        # a sampler may report a step several times; the first report has the state at its start
         visited.setdefault(step, x.detach().clone())
         predicted[step] = velocity_of(denoised.detach(), x.detach(), sigmas_S[step].to(x))
         if on_step is not None:
@@ -65,8 +65,8 @@ def record(
         last = base.model_sampling.noise_scaling(sigmas_S[-1].to(last), zeros_like(last), last)
     if len(visited) != len(sigmas_S) - 1:
         raise InvalidConfig(
-            f"the sampler reports {len(visited)} states in {len(sigmas_S) - 1} steps, each one is needed; connect a "
-            "sampler that goes step by step, such as euler or heun"
+            f"the sampler reports {len(visited)} states in {len(sigmas_S) - 1} steps; connect a sampler that reports "
+            "every step, such as euler or heun"
         )
     order = sorted(visited)
     states = [*(visited[step].to(last) for step in order), last]

@@ -1,4 +1,4 @@
-"""A guider with a sampler on a LATENT, as KSampler does it."""
+"""Sampling of a LATENT with a guider, as KSampler does it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ log = logging.getLogger(__name__)
 
 
 def schedulers() -> list[str]:
-    """Names of the host's schedules."""
+    """Return the names of the host's schedulers."""
     return list(comfy.samplers.KSampler.SCHEDULERS)
 
 
 def schedule(model, scheduler: str, steps: int, denoise: float) -> Tensor:
-    """Noise levels [steps+1] of the host for a share of the way, empty at denoise 0.
+    """Return the last steps + 1 noise levels of the host's schedule for a denoise strength; empty at denoise 0.
 
     Raises:
-        InvalidConfig: no such scheduler, or fewer steps than one.
+        InvalidConfig: no such scheduler, or fewer than 1 step.
     """
     if scheduler not in schedulers():
         raise InvalidConfig(f"scheduler is {scheduler!r}; choose one of {', '.join(schedulers())}")
@@ -44,16 +44,16 @@ def schedule(model, scheduler: str, steps: int, denoise: float) -> Tensor:
 
 
 def run_reflection(guider: ReflectionGuider, sampler: ReflectionSampler, sigmas: Tensor, latent: dict, seed: int):
-    """Sample a LATENT with preview, progress per evaluation, masks as the host has them.
+    """Sample a LATENT with the host's preview and noise mask, and with progress per evaluation.
 
     Args:
-        guider: with its prompts set.
-        sampler: the operator.
+        guider: with prompts set.
+        sampler: the reflection sampler.
         sigmas: noise levels [S+1].
         latent: LATENT; not modified.
         seed: of the noise.
     Returns:
-        (LATENT, one line on what the run cost).
+        (LATENT, cost line of the run).
     """
     model = guider.model_patcher
     start = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
@@ -77,21 +77,21 @@ def run_reflection(guider: ReflectionGuider, sampler: ReflectionSampler, sigmas:
 
 
 def _progress(model, evaluations: int) -> Callable:
-    """The host's preview callback, moved on by every evaluation instead of every step."""
+    """Return the host's preview callback with progress per evaluation instead of per step."""
     show, done = latent_preview.prepare_callback(model, evaluations), iter(range(1 << 62))
     return lambda step, denoised, x, total: show(next(done), denoised, x, evaluations)
 
 
 def cost_line(guider: ReflectionGuider, steps: int, seconds: float) -> str:
-    """Say what a run cost, e.g. "20 steps, 97 passes (4.85 per step), 3.1 s"."""
+    """Return the cost of a run, e.g. "20 steps, 97 forward passes (4.85 per step), 3.1 s"."""
     per_step = guider.passes / max(steps, 1)
     return f"{steps} steps, {guider.passes:g} forward passes ({per_step:.3g} per step), {seconds:.1f} s"
 
 
 def tell(text: str) -> None:
-    """Show a line under the node that is running, in the log as well."""
+    """Show a line in the node that is running, and log it."""
     log.info("TeEFusion: %s", text)
-    # absent where ComfyUI is used as a library
+    # there is no server if ComfyUI is used as a library
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is not None and getattr(server, "last_node_id", None) is not None:
         server.send_progress_text(text, server.last_node_id)

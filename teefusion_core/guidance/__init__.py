@@ -1,1 +1,1 @@
-"""Guidance as arithmetic."""
+"""Guidance arithmetic on plain tensors."""

@@ -1,8 +1,8 @@
-"""A term added to what one module of a network returns.
+"""Temporary addition of a term to the output of one module.
 
-A module of another class stands in its place for the length of a block. A forward hook would do as well, were it not
-for torch.compile: a network that was compiled without the hook keeps its graph, which does not look for one (measured
-with torch 2.13), whereas another class in the place of a module has it compiled anew, once.
+The module is replaced by a wrapper for the length of a block. A forward hook would not work with torch.compile: a
+network that was compiled without the hook keeps its graph and never calls it (measured with torch 2.13). A module of
+another class makes torch.compile recompile once.
 
 Shapes: B batch, D model width.
 """
@@ -15,23 +15,23 @@ from torch import Tensor, nn
 
 
 class AddToOutput(nn.Module):
-    """A module with a term on top of what it returns."""
+    """A module that adds a term to the output of another module."""
 
     def __init__(self, inner: nn.Module, term_BD: Tensor):
-        """Wrap a module that returns [B,D] or more rows; term [B,D]."""
+        """Wrap `inner`, which returns [B,D] or more rows; term_BD is [B,D]."""
         super().__init__()
         self.inner = inner
         self.term_BD = term_BD
 
     def __getattr__(self, name: str):
-        """Answer for the inner module to whoever looks at its parts."""
+        """Return attributes of the inner module, so that code that looks for its layers finds them."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("inner"), name)
 
     def forward(self, *args, **kwargs) -> Tensor:
-        """Add the term to the first rows; packs such as NAG append rows of their own, which stay as they are."""
+        """Add the term to the first B rows only: packs such as NAG append rows, which must stay unchanged."""
         out_BD = self.inner(*args, **kwargs)
         term_BD = self.term_BD.to(out_BD)
         rows = len(term_BD)
@@ -42,12 +42,12 @@ class AddToOutput(nn.Module):
 
 @contextmanager
 def add_to_output(network: nn.Module, path: str, term_BD: Tensor) -> Iterator[None]:
-    """Have the module at a path return its output with a term added, inside the block.
+    """Add a term to the output of a module inside the block.
 
     Args:
-        network: holds the module.
-        path: dotted attributes from the network to the module.
-        term_BD: [B,D].
+        network: contains the module.
+        path: dotted path of the module in the network.
+        term_BD: [B,D]; cast to the dtype and device of the output.
     """
     above, _, name = path.rpartition(".")
     parent = network.get_submodule(above)

@@ -1,8 +1,8 @@
-"""Where the guidance term goes in each family of models.
+"""Table of the model families that can use the guidance term.
 
-A family is a row: paths of the embedders inside the diffusion model with the constants of the method.
-A new family whose modulation vector is a sum of a time embedding with a pooled-text embedding is a new row, without
-new code. Models that take no pooled text at all have no place for the term.
+Each row holds the paths of the embedders in the diffusion model and the constants of the method. A family whose
+modulation vector is a time embedding plus a pooled-text embedding needs a new row and no new code. Models without
+pooled text cannot use the term.
 
 Shapes: B batch, P pooled width, D model width.
 """
@@ -20,25 +20,25 @@ from .fusion import sinusoid
 PUBLISHED_GAIN = 1 / 256  # AIDC-AI/TeEFusion, pipelines/sd3_model.py; not in the paper
 PUBLISHED_TIMESTEP_SCALE = 1000.0  # AIDC-AI/TeEFusion, pipelines/sd3_teefusion_pipeline.py; not in the paper
 
-INSTEAD = "write guidance into the tokens of the prompt instead, with DICE Sharpen and a sharpener of this model"
+INSTEAD = "use DICE Sharpen with a sharpener that was trained for this model"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One family: how it is recognised, what its parts are called, which constants it was published with.
+    """One model family.
 
     Attributes:
-        name: as the user knows the family.
-        landmarks: attribute paths that all exist in the family's diffusion model.
-        time_mlp: path of G, which eats the sinusoid.
+        name: of the family, for messages.
+        landmarks: attribute paths that identify the family: all of them exist in its diffusion model.
+        time_mlp: path of G, the MLP behind the sinusoidal embedding.
         pooled_embed: path of F; the term is added to its output.
-        modulation: part of the paths of the layers that turn G + F into scales with shifts.
+        modulation: substring of the paths of the layers that turn G + F into scales and shifts.
         guidance_embedding_scale: factor on w before psi.
-        gain: multiplier of the term when the student names none.
-        source: where the constants were read.
-        beside_text: numbers that F takes in behind the pooled text. They are the same for prompt and null (SDXL:
-            sizes), so that the difference has zeros there.
-        adds_in_place: does the host's class write over tensors that a backward pass needs?
+        gain: multiplier of the term if the student file sets none.
+        source: of the constants.
+        beside_text: number of inputs of F after the pooled text. They are equal for prompt and null (SDXL: sizes), so
+            they are zero in the difference.
+        adds_in_place: whether the host's class overwrites tensors that the backward pass needs.
     """
 
     name: str
@@ -53,17 +53,17 @@ class Architecture:
     adds_in_place: bool = False
 
     def pooled_module(self, model: nn.Module) -> nn.Module:
-        """Return F of a diffusion model of this family."""
+        """Return F of a diffusion model of this family, or None if it has none."""
         return _module_at(model, self.pooled_embed)
 
     def embedders(
         self, model: nn.Module, dtype: torch.dtype
     ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        """Return (time_embed, pooled_embed) of a model: G(psi(.)) on [B], F on [B,P].
+        """Return (time_embed, pooled_embed): G(psi(.)), [B] -> [B,D], and F, [B,P] -> [B,D].
 
         Args:
             model: diffusion model of this family.
-            dtype: what the model computes in; the sinusoid itself stays float32.
+            dtype: compute dtype of the model; the sinusoid itself is computed in float32.
         """
         time_mlp, pooled_module = _module_at(model, self.time_mlp), self.pooled_module(model)
         width, beside = self.sinusoid_width(model), self.beside_text
@@ -74,26 +74,26 @@ class Architecture:
         return lambda t_B: time_mlp(sinusoid(t_B, width).to(dtype)), pooled_embed
 
     def widths(self, model: nn.Module) -> tuple[int, int]:
-        """Return (P, D): how wide a pooled text is, what F gives out."""
+        """Return (P, D): the widths of the pooled text and of the output of F."""
         layers = _matrices(self.pooled_module(model))
         return layers[0].in_features - self.beside_text, layers[-1].out_features
 
     def sinusoid_width(self, model: nn.Module) -> int:
-        """Return the width of psi in front of G."""
+        """Return the width of psi, the input of G."""
         return _matrices(_module_at(model, self.time_mlp))[0].in_features
 
     def embeds(self, path: str) -> bool:
-        """Tell whether a path inside the diffusion model is in one of the two embedders."""
+        """Return whether a path in the diffusion model belongs to G or F."""
         return any(path == part or path.startswith(f"{part}.") for part in (self.time_mlp, self.pooled_embed))
 
 
 def _matrices(module: nn.Module) -> list[Any]:
-    """The layers that multiply by a matrix; by attribute, since the host's quantised ones are no torch.nn.Linear."""
+    """Return the linear layers; found by attribute, because the host's quantised layers are not torch.nn.Linear."""
     return [layer for layer in module.modules() if hasattr(layer, "in_features")]
 
 
 def _row(name: str, landmarks: tuple[str, ...], time_mlp: str, pooled_embed: str, modulation: str, **more: Any):
-    """A family with the constants of the only student that was published, which is one of SD3-medium."""
+    """Return a row with the constants of the only published student, which is for SD3-medium."""
     return Architecture(
         name=name,
         landmarks=landmarks,
@@ -112,10 +112,10 @@ _MMDIT = ("time_in", "vector_in", "mod")
 SIZES = 6 * 256  # SDXL: height, width, crop, target size, each as a sinusoid of 256
 
 ARCHITECTURES = (
-    # the normalised queries of SD3.5 tell it from SD3, so its row comes first
+    # before SD3: only the query norm distinguishes them
     _row("SD3.5", (*_SD3[0], "joint_blocks.0.x_block.attn.ln_q.weight"), *_SD3[1:]),
     _row("SD3", *_SD3),
-    # the token refiner tells HunyuanVideo from Flux
+    # before Flux: only the token refiner distinguishes them
     _row("HunyuanVideo", ("double_blocks.0", "txt_in.individual_token_refiner", "time_in.in_layer"), *_MMDIT,
          adds_in_place=True),
     _row("Flux", ("double_blocks.0", "txt_in.weight", "time_in.in_layer"), *_MMDIT, adds_in_place=True),
@@ -125,38 +125,38 @@ ARCHITECTURES = (
 
 
 def family_of(model: nn.Module) -> Architecture | None:
-    """Return the row whose landmarks a diffusion model has, whether or not it takes pooled text."""
+    """Return the first row whose landmarks a diffusion model has, or None; it may still have no pooled text."""
     return next(
         (row for row in ARCHITECTURES if all(_module_at(model, path) is not None for path in row.landmarks)), None
     )
 
 
 def architecture_of(model: nn.Module) -> Architecture:
-    """Recognise the family of a diffusion model by its parts.
+    """Return the family of a diffusion model that can use the guidance term.
 
     Args:
-        model: the bare diffusion model (transformer or U-Net), weights on any device.
+        model: the diffusion model (transformer or U-Net), weights on any device.
     Returns:
-        The first row of ARCHITECTURES that fits.
+        The first row of ARCHITECTURES that matches.
     Raises:
-        UnsupportedArchitecture: no row fits, or the model takes no pooled text.
+        UnsupportedArchitecture: no row matches, or the model takes no pooled text.
     """
     if row := family_of(model):
         if row.pooled_module(model) is None or row.widths(model)[0] < 1:
             raise UnsupportedArchitecture(
-                f"this {type(model).__name__} model takes no pooled text at {row.pooled_embed}, so there is "
-                f"no place for guidance; use a {row.name} model with pooled conditioning, or {INSTEAD}"
+                f"this {type(model).__name__} model takes no pooled text at {row.pooled_embed}, which guidance needs; "
+                f"load a {row.name} model with pooled text, or {INSTEAD}"
             )
         return row
     families = ", ".join(row.name for row in ARCHITECTURES)
     raise UnsupportedArchitecture(
-        f"a {type(model).__name__} model is of another family: it has no embedder of pooled text beside one of time, "
-        f"where guidance could enter; load a model of {families}, or {INSTEAD}"
+        f"a {type(model).__name__} model is of another family: it has no embedder of pooled text next to one of time, "
+        f"which guidance needs; load a model of {families}, or {INSTEAD}"
     )
 
 
 def _module_at(module, path: str):
-    """Follow a dotted path of attributes; None where it breaks off."""
+    """Return the attribute at a dotted path, or None if there is none."""
     for name in path.split("."):
         module = getattr(module, name, None)
     return module

@@ -1,7 +1,8 @@
 """Classifier-free guidance as arithmetic on predictions.
 
-Two numbers are in use for its strength: the CFG scale s (1 = prompt only, 0 = null only) that
-ComfyUI shows, with guided = uncond + s * (cond - uncond), or the w of the TeEFusion paper, s = 1 + w.
+Its strength is given in two ways: as the CFG scale s of ComfyUI, guided = uncond + s * (cond - uncond), where 1 is the
+prompt only and 0 the null prompt only; or as the guidance w of the TeEFusion paper, s = 1 + w.
+
 Shapes: B batch, `...` any latent shape.
 """
 
@@ -14,7 +15,7 @@ from .flow import per_row
 def guided(cond: Tensor, uncond: Tensor, cfg_scale: float | Tensor) -> Tensor:
     """Combine two predictions, uncond + s * (cond - uncond).
 
-    Holds for velocity as for denoised predictions, since both are affine in one another.
+    It is the same for velocities and for denoised predictions, because each is an affine function of the other.
 
     Args:
         cond: prediction with the prompt, [B,...].
@@ -29,7 +30,7 @@ def guided(cond: Tensor, uncond: Tensor, cfg_scale: float | Tensor) -> Tensor:
 
 
 def cfg_scale_of(w):
-    """Return the CFG scale s = 1 + w that a guidance w stands for (number or tensor)."""
+    """Return the CFG scale s = 1 + w of a guidance w (number or tensor)."""
     return 1 + w
 
 
@@ -39,13 +40,13 @@ def w_of(cfg_scale):
 
 
 def effective_guidance(velocity: Tensor, cond: Tensor, uncond: Tensor) -> Tensor:
-    """Measure which CFG scale a prediction amounts to, by projection.
+    """Return the CFG scale that a velocity is equivalent to.
 
-    Formula: <v - uncond, cond - uncond> / |cond - uncond|^2 in each row; for v = guided(cond, uncond, s)
-    it returns s.
+    Formula: <v - uncond, cond - uncond> / |cond - uncond|^2 per row, the projection on the guidance direction. For
+    v = guided(cond, uncond, s) it is s.
 
     Args:
-        velocity: prediction to judge, [B,...].
+        velocity: prediction to measure, [B,...].
         cond: velocity of the base with the prompt, [B,...].
         uncond: velocity of the base with the null prompt, [B,...].
     Returns:
@@ -57,10 +58,10 @@ def effective_guidance(velocity: Tensor, cond: Tensor, uncond: Tensor) -> Tensor
 
 
 def agreement(velocity: Tensor, other: Tensor) -> Tensor:
-    """Cosine between two velocity fields, row by row.
+    """Return the cosine between two velocities per row.
 
     Args:
-        velocity, other: [B,...], of one shape.
+        velocity, other: [B,...], of the same shape.
     Returns:
         float64 [B] from -1 to 1; nan where either is zero.
     """
@@ -69,15 +70,14 @@ def agreement(velocity: Tensor, other: Tensor) -> Tensor:
 
 
 def proxy_prompt(cond: Tensor, null: Tensor, alpha: float) -> Tensor:
-    """Mix the prompt that the weak network of CHATS is given, -alpha * cond + (1 + alpha) * null.
+    """Return the proxy prompt of CHATS for the weak model, -alpha * cond + (1 + alpha) * null.
 
     Args:
         cond: embedding of the prompt, token-wise [B,L,D] or pooled [B,P].
         null: embedding of the empty prompt, same shape up to the batch.
-        alpha: how far beyond the empty prompt, 0.5 in the paper; 0 is the empty prompt.
+        alpha: distance beyond the empty prompt, 0.5 in the paper; 0 gives the empty prompt.
     Returns:
         Embedding of the shape of `cond`.
-    Source: CHATS, arXiv 2502.12579; the prediction with it takes the place of `uncond` in `guided`, 1 + their s
-        being the CFG scale.
+    Source: CHATS, arXiv 2502.12579; its prediction replaces `uncond` in `guided`, with CFG scale 1 + their s.
     """
     return null + alpha * (null - cond)

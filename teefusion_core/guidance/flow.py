@@ -1,8 +1,8 @@
-"""Rectified flow as a grammar: a Denoiser makes a Step, a Step is folded over sigmas.
+"""Rectified-flow sampling by Euler steps along a schedule of noise levels.
 
 Shapes: B batch, `...` any latent shape (C, H, W in images), S steps.
 Sign convention: x = (1 - sigma) * latent + sigma * noise, velocity = dx/dsigma = noise - latent.
-Source: SD3, arXiv 2403.03206, sections 2 to 3.1; sampler grammar after k-diffusion.
+Source: SD3, arXiv 2403.03206, sections 2 to 3.1; sampler interface after k-diffusion.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,12 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x at sigma_from, sigma_from, sigma_to) -> x at sigma_to; sigmas as in Denoiser, up or down."""
 
-
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x [B,...], sigma [B]) -> velocity [B,...]."""
 
 
 def per_row(sigma: Tensor, x: Tensor) -> Tensor:
-    """View sigma so that it broadcasts over the rows of x.
+    """Reshape sigma so that it broadcasts over x.
 
     Args:
         sigma: scalar [] or one value per row [B].
@@ -34,7 +33,7 @@ def per_row(sigma: Tensor, x: Tensor) -> Tensor:
 
 
 def velocity_of(denoised: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-    """Turn a denoised prediction into a velocity, (x - denoised) / sigma.
+    """Convert a denoised prediction to a velocity, (x - denoised) / sigma.
 
     Args:
         denoised: predicted clean latent [B,...].
@@ -47,7 +46,7 @@ def velocity_of(denoised: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def denoised_of(velocity: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-    """Turn a velocity into a denoised prediction, x - sigma * velocity.
+    """Convert a velocity to a denoised prediction, x - sigma * velocity.
 
     Args:
         velocity: dx/dsigma, [B,...].
@@ -60,12 +59,12 @@ def denoised_of(velocity: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def euler(denoiser: Denoiser) -> Step:
-    """Make the first-order Step of a denoiser: follow its velocity in a straight line.
+    """Return the Euler Step of a denoiser.
 
     Args:
         denoiser: evaluated once per step, at sigma_from.
     Returns:
-        A Step; sigma_from must be above 0.
+        A Step for sigma_from above 0.
     """
 
     def step(x: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:
@@ -78,13 +77,13 @@ def euler(denoiser: Denoiser) -> Step:
 def sample(
     step: Step, x: Tensor, sigmas_S: Tensor, callback: Callable[[int, Tensor, Tensor], None] | None = None
 ) -> Tensor:
-    """Fold a Step over a schedule.
+    """Apply a Step along a schedule.
 
     Args:
-        step: the move between two neighbouring sigmas.
+        step: moves x from one sigma to the next.
         x: starting latent at sigmas[0], [B,...].
         sigmas_S: noise levels [S+1], decreasing, last usually 0.
-        callback: called after each move with (index, sigma reached, x there).
+        callback: called after each step with (index, sigma reached, x there).
     Returns:
         x at the last sigma, [B,...].
     """
@@ -96,9 +95,9 @@ def sample(
 
 
 def secant(x_from: Tensor, x_to: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:
-    """Return the constant velocity that leads from one state to another.
+    """Return the constant velocity from one state to another.
 
-    It is what a student has to predict at (x_from, sigma_from) for its Euler step to land where a teacher's landed.
+    A student that predicts it at (x_from, sigma_from) reaches the teacher's x_to in one Euler step.
 
     Args:
         x_from, x_to: noised latents at the two levels, [B,...].
@@ -111,13 +110,13 @@ def secant(x_from: Tensor, x_to: Tensor, sigma_from: Tensor, sigma_to: Tensor) -
 
 
 def shifted(sigma: Tensor, shift: float) -> Tensor:
-    """Move noise levels towards 1, as the schedule shift of SD3 does.
+    """Apply the schedule shift of SD3.
 
-    Formula: shift * sigma / (1 + (shift - 1) * sigma); 1 / shift undoes it.
+    Formula: shift * sigma / (1 + (shift - 1) * sigma); 1 / shift inverts it.
 
     Args:
         sigma: noise levels in [0, 1], any shape.
-        shift: positive factor, 1 changes nothing, SD3 uses 3.
+        shift: positive factor; 1 changes nothing, SD3 uses 3.
     Returns:
         Shifted levels, same shape.
     """

@@ -1,13 +1,12 @@
-"""The guidance term of TeEFusion: one vector added to the modulation of the base.
+"""The guidance term of TeEFusion, a vector added to the modulation vector of the base model.
 
     vec = G(psi(t)) + F(c) + gain * G(psi(1000 w)) * F(c - null)
 
-G embeds time, psi is the sinusoid in front of it, F embeds the pooled text, w is the guidance. The last
-term does not depend on t. F has biases, hence F(c - null) is not F(c) - F(null): both of its embedders
-are taken as they are.
+G embeds the timestep, psi is the sinusoidal embedding in front of it, F embeds the pooled text, w is the guidance. The
+last term does not depend on t. F is a biased MLP, so F(c - null) is not F(c) - F(null).
 
 Shapes: B batch, P pooled width, D model width, K sinusoid width.
-Source: TeEFusion, arXiv 2507.18192, eq. 7; the factor 1000 with a gain of 1/256 is in AIDC-AI/TeEFusion.
+Source: TeEFusion, arXiv 2507.18192, eq. 7; the factor 1000 and the gain 1/256 are from AIDC-AI/TeEFusion.
 """
 
 import math
@@ -22,14 +21,14 @@ OFFICIAL_BF16 = "official bf16"
 EXACT = "exact"
 GUIDANCE_PRECISIONS = (OFFICIAL_BF16, EXACT)
 
-SINUSOID_MAX_PERIOD = 10000.0  # longest wavelength of psi over 2 pi; SD3, Flux, SDXL alike
+SINUSOID_MAX_PERIOD = 10000.0  # longest wavelength of psi / 2 pi; the same in SD3, Flux and SDXL
 
 
 def guidance_rows(guidance: float | Sequence[float] | Tensor) -> Tensor:
-    """Read a guidance w given as a number or one per row.
+    """Convert a guidance to a tensor.
 
     Args:
-        guidance: w, unitless, finite, 0 or more.
+        guidance: w, a number or one per row; finite, 0 or more.
     Returns:
         float64 on the CPU, [1] or [B].
     Raises:
@@ -39,23 +38,23 @@ def guidance_rows(guidance: float | Sequence[float] | Tensor) -> Tensor:
     w_B = torch.as_tensor(guidance, dtype=torch.float64).detach().cpu()
     if w_B.ndim > 1:
         raise ShapeMismatch(
-            f"guidance has shape {tuple(w_B.shape)}; give one number, or one number for each picture in a flat list"
+            f"guidance has shape {tuple(w_B.shape)}; give one number, or a flat list with one number per image"
         )
     w_B = w_B.reshape(-1)
     if w_B.numel() == 0 or not bool(torch.isfinite(w_B).all() and (w_B >= 0).all()):
-        raise InvalidConfig(f"guidance is {w_B.tolist()}; it must be a finite number, 0 or more (5 is usual)")
+        raise InvalidConfig(f"guidance is {w_B.tolist()}; give a finite number, 0 or more (5 is usual)")
     return w_B
 
 
 def guidance_timestep(w_B: Tensor, *, precision: str = OFFICIAL_BF16, scale: float = 1000.0) -> Tensor:
-    """Scale guidance to what the time embedder eats, scale * w.
+    """Return the input of the time embedder, scale * w.
 
-    At this scale psi is nearly a hash (the cosine between 4992 and 5000 is 0.72), so the rounding is part
-    of the weights: the published student was run with w in bf16, multiplied in bf16 (5 -> 4992).
+    At this scale psi changes fast (the cosine between 4992 and 5000 is 0.72), so inference must round as training did.
+    The published student was run with w in bf16 and multiplied in bf16 (5 -> 4992).
 
     Args:
         w_B: guidance, [B].
-        precision: "official bf16" or "exact", whatever the model computes in.
+        precision: "official bf16" or "exact", independent of the dtype of the model.
         scale: guidance_embedding_scale of the architecture.
     Returns:
         float32 [B], device of w_B.
@@ -67,17 +66,16 @@ def guidance_timestep(w_B: Tensor, *, precision: str = OFFICIAL_BF16, scale: flo
         return (w_B.to(torch.bfloat16) * scale).to(torch.float32)
     if precision == EXACT:
         return (w_B.to(torch.float64) * scale).to(torch.float32)
-    raise InvalidConfig(f"w precision is {precision!r}; choose one of {', '.join(GUIDANCE_PRECISIONS)}")
+    raise InvalidConfig(f"guidance_precision is {precision!r}; choose one of {', '.join(GUIDANCE_PRECISIONS)}")
 
 
 def sinusoid(timestep_B: Tensor, width: int = 256) -> Tensor:
-    """Embed numbers as waves, psi = [cos, sin] over falling frequencies.
+    """Return the sinusoidal embedding psi = [cos, sin] over decreasing frequencies.
 
-    Frequencies stay in float32 in this order of operations: with arguments in the thousands, another
-    rounding of them is visible in the result.
+    Keep float32 and this order of operations: with arguments in the thousands, other rounding changes the result.
 
     Args:
-        timestep_B: any scale, [B].
+        timestep_B: on any scale, [B].
         width: K, even.
     Returns:
         float32 [B,K].
@@ -90,19 +88,19 @@ def sinusoid(timestep_B: Tensor, width: int = 256) -> Tensor:
 
 
 def common_rows(**rows: int) -> int:
-    """Return the number of rows that named tensors share; one row serves any number.
+    """Return the common number of rows of several tensors; one row is broadcast.
 
     Args:
-        rows: number of rows by what the tensor is called.
+        rows: name of a tensor -> its number of rows.
     Returns:
         The largest number.
     Raises:
-        ShapeMismatch: a number that is neither 1 nor the largest.
+        ShapeMismatch: a number is neither 1 nor the largest.
     """
     most = max(rows.values())
     if any(number not in (1, most) for number in rows.values()):
         given = ", ".join(f"{name} has {number}" for name, number in rows.items())
-        raise ShapeMismatch(f"rows do not fit together: {given}; each must have 1 row, or all the same number")
+        raise ShapeMismatch(f"numbers of rows differ: {given}; give each 1 row, or all the same number")
     return most
 
 
@@ -116,7 +114,7 @@ def guidance_term(
     gain: float,
     active_B: Tensor | None = None,
 ) -> Tensor:
-    """Compute gain * G(psi(1000 w)) * F(c - null), row by row.
+    """Return gain * G(psi(1000 w)) * F(c - null) per row.
 
     Args:
         pooled_BP: pooled text vector of the prompt, [B,P] or [1,P].
@@ -125,20 +123,20 @@ def guidance_term(
         time_embed: G(psi(.)), [B] -> [B,D].
         pooled_embed: F, [B,P] -> [B,D].
         gain: multiplier that the student was trained with.
-        active_B: bool [B]; rows that are False get exactly zero. None: all are active.
+        active_B: bool [B]; False rows get exactly zero. None: all are active.
     Returns:
         Term [B,D] to add to the output of F(c).
     Raises:
         ShapeMismatch: rows or widths differ.
-    Source: module docstring; differs from the authors' code in one w for each row.
+    Source: see the module; unlike the authors' code it takes one w per row.
     """
     if pooled_BP.shape[-1] != null_pooled_BP.shape[-1]:
         raise ShapeMismatch(
-            f"pooled text is {pooled_BP.shape[-1]} wide, that of the null prompt {null_pooled_BP.shape[-1]}; "
+            f"the pooled text is {pooled_BP.shape[-1]} wide, that of the null prompt {null_pooled_BP.shape[-1]}; "
             "encode both with the same text encoders"
         )
     rows = {"pooled": len(pooled_BP), "null": len(null_pooled_BP), "guidance": len(guidance_timestep_B)}
     common_rows(**rows, **({} if active_B is None else {"active": len(active_B)}))
     term_BD = gain * time_embed(guidance_timestep_B) * pooled_embed(pooled_BP - null_pooled_BP)
-    # where, not a product: whatever an inactive row holds, even nan, must not come through
+    # torch.where instead of a product: a NaN in an inactive row must not get through
     return term_BD if active_B is None else torch.where(active_B[:, None], term_BD, torch.zeros_like(term_BD))

@@ -1,8 +1,7 @@
-"""How guidance enters a student: one vector beside its text embedding, made in one of several ways.
+"""Table of the methods that compute a guidance term.
 
 Shapes: B batch, P pooled width, D model width.
-Sources: TeEFusion, arXiv 2507.18192, eq. 7 with the ablation of Table 3; DistillCFG, arXiv 2210.03142; DICE, arXiv
-2502.03726.
+Sources: TeEFusion, arXiv 2507.18192, eq. 7 and Table 3; DistillCFG, arXiv 2210.03142; DICE, arXiv 2502.03726.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ TEEFUSION, GUIDANCE_ONLY, DISTILL_CFG, SPLIT, DICE = (
 
 
 class GuidanceEmbedder(nn.Module):
-    """Weights of DistillCFG: guidance embedded by layers of its own, which give nothing before training."""
+    """Guidance embedding of DistillCFG: new layers whose output is zero before training."""
 
     def __init__(self, sinusoid_width: int, model_width: int, seed: int = 0):
-        """Make layers whose last one is zero, so that the student begins as its base."""
+        """Initialise with a zero last layer, so that the untrained student equals its base."""
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -38,15 +37,15 @@ class GuidanceEmbedder(nn.Module):
         self.mlp, self.sinusoid_width = nn.Sequential(first, nn.SiLU(), last), sinusoid_width
 
     def forward(self, timestep_B: Tensor) -> Tensor:
-        """Embed scaled guidance [B] as [B,D]."""
+        """Return the embedding [B,D] of scaled guidance [B]."""
         return self.mlp(sinusoid(timestep_B, self.sinusoid_width))
 
     @classmethod
     def of(cls, weights: dict[str, Tensor]) -> GuidanceEmbedder:
-        """Make one from what `state_dict` gave.
+        """Restore an embedder from its `state_dict`.
 
         Raises:
-            KeyError, RuntimeError: weights of something else.
+            KeyError, RuntimeError: the weights are not those of a GuidanceEmbedder.
         """
         width, sinusoid_width = weights["mlp.0.weight"].shape
         embedder = cls(sinusoid_width, width)
@@ -56,14 +55,14 @@ class GuidanceEmbedder(nn.Module):
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What a term can be made of.
+    """Inputs of a guidance term.
 
     Attributes:
-        pooled_BP, null_BP: pooled text of the prompt, of the empty one; [B,P] or [1,P].
+        pooled_BP, null_BP: pooled text of the prompt and of the empty prompt, [B,P] or [1,P].
         timestep_B: scaled guidance, [B] or [1].
-        time_embed, pooled_embed: G(psi(.)), F of the network.
-        gain: multiplier.
-        embedder: layers of the student's own, where its method has them.
+        time_embed, pooled_embed: G(psi(.)) and F of the network.
+        gain: multiplier of the term.
+        embedder: layers that the method adds, or None.
     """
 
     pooled_BP: Tensor
@@ -92,11 +91,11 @@ def _distill_cfg(i: Ingredients) -> Tensor:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to make the term.
+    """A method to compute the guidance term.
 
     Attributes:
-        term: what is added to the text embedding, [B,D] or [1,D].
-        embeds: whether it brings layers of its own.
+        term: returns what is added to the text embedding, [B,D] or [1,D].
+        embeds: whether the method adds a GuidanceEmbedder to the student.
     """
 
     term: Callable[[Ingredients], Tensor]
@@ -109,13 +108,13 @@ METHODS: dict[str, Method] = {
     DISTILL_CFG: Method(_distill_cfg, embeds=True),
     SPLIT: Method(_split),
 }
-"""By name, as student files have it.
+"""Name in student files -> method.
 
-teefusion: gain * G(psi(w)) * F(c - null). guidance only: gain * G(psi(w)), the ablation of the paper without the
-text. distillcfg: MLP(psi(w)), new layers. Neither of these two knows a negative prompt. teefusion split is
-ours: gain * G(psi(w)) * (F(c) - F(null)), where F meets nothing but texts, as it did when it was trained.
+teefusion: gain * G(psi(w)) * F(c - null). guidance only: gain * G(psi(w)), the ablation of the paper. distillcfg:
+MLP(psi(w)) with new layers. The last two ignore the negative prompt. teefusion split (ours): gain * G(psi(w)) * (F(c) -
+F(null)), in which F sees only texts, as in its training, and no differences of texts.
 """
 TAUGHT = (*METHODS, DICE)
-"""What a trainer can teach: the terms, or a sharpener of the prompt, which has one strength and needs no term."""
+"""Methods that can be trained: those with a term, and the DICE sharpener, which needs none."""
 EMBEDDER = "guidance_embedder."
-"""In front of the names of such layers in a student file."""
+"""Prefix of the weights of a GuidanceEmbedder in a student file."""

@@ -1,1 +1,1 @@
-"""Reflection sampling."""
+"""Reflection sampling: Z-Sampling, W2SD."""

@@ -1,4 +1,4 @@
-"""Update of one layer by two thin matrices, without touching its weight.
+"""Low-rank update of one layer that leaves its weight unchanged.
 
 Shapes: O output width, I input width, R rank; `...` any leading axes.
 """
@@ -22,12 +22,12 @@ class LowRank:
     down_RI: Tensor
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the factors to where the layer computes."""
+        """Move the factors to the compute device and dtype of the layer."""
         self.up_OR, self.down_RI = (t.to(device, dtype) for t in (self.up_OR, self.down_RI))
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Add the update to what the layer returns inside the block."""
+        """Apply the update to the output of the layer inside the block."""
         handle = self.layer.register_forward_hook(lambda _, inputs, out: self.added(out, inputs[0]))
         try:
             yield
@@ -35,7 +35,7 @@ class LowRank:
             handle.remove()
 
     def added(self, out: Tensor, x: Tensor) -> Tensor:
-        """What the layer would return for x, given what it does return."""
+        """Return the output of the updated layer for x, given the output `out` of the layer without the update."""
         return out + self._of(x).to(out.dtype)
 
     def _of(self, x: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""Reflection: step down with a strong model, up again with a weak one, then down for good.
+"""The reflection operator: a strong step down, a weak inversion up, then the final step down.
 
-What the strong model adds over the weak one stays in the state, once per round. Z-Sampling and W2SD are the
-same operator: the first contrasts two guidance scales, the second two networks.
+Each round adds to the state what the strong model predicts beyond the weak one. Z-Sampling and W2SD use the same
+operator: the first with two CFG scales, the second with two networks.
 
-Shapes: B batch, `...` any latent shape, S steps. Sigmas are those of the host: x = latent + sigma * noise for
-models that predict noise, (1 - sigma) * latent + sigma * noise for flow models. `hi`, `lo`: the ends of a step.
+Shapes: B batch, `...` any latent shape, S steps. Sigmas follow the host: x = latent + sigma * noise for models that
+predict noise, (1 - sigma) * latent + sigma * noise for flow models. `hi` and `lo` are the two sigmas of a step.
 Source: Z-Sampling, arXiv 2412.10891, algorithm 1; W2SD, arXiv 2502.00473, algorithm 1.
 """
 
@@ -17,26 +17,26 @@ from ..errors import InvalidConfig
 from ..guidance.flow import Denoiser, Step, euler, per_row, velocity_of
 
 Inversion = Callable[[Denoiser], Step]
-"""Makes the upward Step of a denoiser, (x at lo, lo, hi) -> x at hi; undefined at lo = 0."""
+"""denoiser -> its inversion Step, (x at lo, lo, hi) -> x at hi; undefined at lo = 0."""
 
 
 def reflected(strong: Step, invert: Step, final: Step | None = None, *, until: float = 0.0, rounds: int = 1) -> Step:
-    """Make the Step that reflects before it moves.
+    """Return the Step that reflects, then moves down.
 
     Args:
-        strong: downward move whose effect is kept.
-        invert: upward move of the weak model.
-        final: the move that ends the step; None: `strong` (Z-Sampling, and W2SD with one setting for both).
-        until: reflect only from noise levels above this; at or below it the step is `final` alone. A step that
-            ends at sigma 0 never reflects, since nothing can be inverted from there.
+        strong: downward Step of the strong model.
+        invert: upward Step of the weak model.
+        final: last downward Step; None: `strong` (Z-Sampling, and W2SD with one setting for both).
+        until: reflect only at noise levels above this; below, the step is `final` alone. A step to sigma 0 never
+            reflects, because the inversion is undefined there.
         rounds: reflections per step, 1 or more.
     Returns:
-        A Step that evaluates strong and invert `rounds` times, final once.
+        A Step that evaluates strong and invert `rounds` times and final once.
     Raises:
         InvalidConfig: rounds below 1.
     """
     if rounds < 1:
-        raise InvalidConfig(f"rounds is {rounds}; reflect once or more, or use the plain sampler")
+        raise InvalidConfig(f"rounds is {rounds}; reflect once or more, or use a sampler without reflection")
     last = strong if final is None else final
 
     def step(x: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:
@@ -49,29 +49,31 @@ def reflected(strong: Step, invert: Step, final: Step | None = None, *, until: f
 
 
 def window(sigmas_S: Tensor, reflect_steps: int) -> float:
-    """Turn a number of steps from the start into the `until` of `reflected`.
+    """Return the `until` of `reflected` for a number of reflecting steps.
 
     Args:
         sigmas_S: noise levels [S+1], decreasing.
         reflect_steps: how many of the first steps reflect, 0 to S.
     Raises:
-        InvalidConfig: more steps than the schedule has, or fewer than none.
+        InvalidConfig: more steps than the schedule has, or a negative number.
     """
     num_steps = len(sigmas_S) - 1
     if not 0 <= reflect_steps <= num_steps:
-        raise InvalidConfig(f"reflect_steps is {reflect_steps}, the schedule has {num_steps} steps; choose 0 to that")
+        raise InvalidConfig(
+            f"reflect_steps is {reflect_steps}, the schedule has {num_steps} steps; choose 0 to {num_steps}"
+        )
     return float(sigmas_S[reflect_steps])
 
 
 def exact(denoiser: Denoiser) -> Step:
-    """Invert with the network at the noise level of the state it is given."""
+    """Return an inversion that evaluates the network at the noise level of its input."""
     return euler(denoiser)
 
 
 def upper(denoiser: Denoiser) -> Step:
-    """Invert a flow model with the network at the upper noise level, though the state is at the lower.
+    """Return an inversion for flow models that evaluates the network at the upper noise level.
 
-    Source: W2SD eq. 9, as its authors run it.
+    Source: W2SD eq. 9, as in the authors' code.
     """
 
     def step(x: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
@@ -81,14 +83,14 @@ def upper(denoiser: Denoiser) -> Step:
 
 
 def core(num_steps: int) -> Inversion:
-    """Invert a flow model with the network one linear step below the upper noise level.
+    """Return an inversion for flow models that evaluates the network one linear step below the upper noise level.
 
-    Source: xie-lab-ml/CoRe, SD3.5 pipeline: timestep max(0, t - 1000 / N) whatever the schedule's shift.
+    Source: xie-lab-ml/CoRe, SD3.5 pipeline: timestep max(0, t - 1000 / N), independent of the schedule shift.
     """
 
     def inversion(denoiser: Denoiser) -> Step:
         def step(x: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
-            # (x - denoised) / sigma has no value at 0; below this level rounding costs more than the level is off
+            # (x - denoised) / sigma is undefined at 0 and loses precision close to it
             at = (hi - 1 / num_steps).clamp(min=torch.finfo(x.dtype).eps ** 0.5)
             return x + per_row(hi - lo, x) * velocity_of(denoiser(x, at), x, at)
 
@@ -98,11 +100,11 @@ def core(num_steps: int) -> Inversion:
 
 
 def upper_epsilon(denoiser: Denoiser) -> Step:
-    """Invert a noise-predicting model with the network at the upper noise level.
+    """Return an inversion for noise-predicting models that evaluates the network at the upper noise level.
 
-    The authors hand the network the variance-preserving state unchanged. Here the network scales its input by its own
-    noise level, hence the state is rescaled so that it sees the same numbers.
-    Source: W2SD eq. 9, as its authors run it.
+    The authors pass the variance-preserving state unchanged. ComfyUI scales the input by the noise level, so the state
+    is rescaled here to give the network the same values.
+    Source: W2SD eq. 9, as in the authors' code.
     """
 
     def step(x: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
@@ -112,10 +114,10 @@ def upper_epsilon(denoiser: Denoiser) -> Step:
 
 
 def official(sigmas_S: Tensor) -> Inversion:
-    """Invert a noise-predicting model as the authors' SDXL code does, one step of alphas off.
+    """Return the inversion of the authors' SDXL code for noise-predicting models, which is off by one step.
 
-    Their inverse scheduler takes the state for one at the level below `lo`, moves it up to `lo`, then calls it one at
-    `hi`. Harmless at high noise, plainly wrong in the last two reflections; here for parity.
+    Their inverse scheduler treats the state as one at the level below `lo`, moves it up to `lo` and then uses it as one
+    at `hi`. The error is small at high noise and large in the last two reflections; it is kept to reproduce their code.
 
     Args:
         sigmas_S: noise levels of the run [S+1], decreasing.
@@ -136,10 +138,10 @@ def official(sigmas_S: Tensor) -> Inversion:
 
 
 def _signal(sigma: Tensor) -> Tensor:
-    """Square root of the cumulative alpha at a noise level of a variance-exploding state."""
+    """Return the square root of the cumulative alpha at a noise level, for x = latent + sigma * noise."""
     return (1 + sigma**2) ** -0.5
 
 
 def _noise_at_upper(denoiser: Denoiser, x: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
-    seen = x * per_row(_signal(lo) / _signal(hi), x)
-    return velocity_of(denoiser(seen, hi), seen, hi)
+    rescaled = x * per_row(_signal(lo) / _signal(hi), x)
+    return velocity_of(denoiser(rescaled, hi), rescaled, hi)

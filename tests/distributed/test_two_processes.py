@@ -166,9 +166,7 @@ def test_killed_they_go_on_to_the_same_student(found, folder):
     code, _, err = ended(victim)
     assert code != 0 and time.monotonic() - killed < 30
     assert err.count("TeEFusion: ") == 1
-    assert re.search(r"TeEFusion: another process is gone \(\w[^)]*\); the same command goes on from the last", err), (
-        err
-    )
+    assert re.search(r"TeEFusion: another process is gone \(\w[^)]*\); run the same command again to resume", err), err
     assert not (folder / "killed.safetensors").exists()
     code, out, err = ended(train(folder, **options))
     assert code == 0, err
@@ -183,4 +181,4 @@ def test_what_is_wrong_is_said_once(folder):
     path.write_text("{")
     code, _, err = ended(started(TORCHRUN, "-m", "teefusion_core", "train", path))
     assert code != 0
-    assert err.count("TeEFusion: ") == 1 and f"TeEFusion: {path} is no valid json" in err
+    assert err.count("TeEFusion: ") == 1 and f"TeEFusion: {path} is not valid json" in err

@@ -250,7 +250,7 @@ def _stored_model(top, model):
 
 
 STUDENT, Z, W2SD = "student", "Z-Sampling", "W2SD, LoRA gap"
-CACHED = "answers with the prediction before"
+CACHED = "reuse the prediction of the wrong pass"
 BOTH = {Z: CACHED, W2SD: CACHED}
 ROWS = [
     Row("LoRA", on_model(lora(11)), on_model=True),

@@ -142,11 +142,11 @@ def test_the_command_ends_with_one_sentence(folder):
     assert (code, out) == (1, "") and err.startswith("TeEFusion: ") and err.count("\n") == 1
     (folder / "broken.json").write_text("{")
     code, _, err = ended(start(folder / "broken.json", COMFYUI_PATH=str(folder)))
-    assert code == 1 and "no valid json" in err
+    assert code == 1 and "is not valid json" in err
     code, _, err = ended(start(written(folder), COMFYUI_PATH=str(folder)))
     assert code == 1 and "there is no ComfyUI in" in err
     code, _, err = ended(start(written(folder), ACCELERATE_USE_CPU="True", MASTER_ADDR="127.0.0.1"))
-    assert code == 1 and "several processes with --cpu, of which it starts one" in err
+    assert code == 1 and "accelerate starts a single process when it is given --cpu" in err
 
 
 def test_a_python_without_torch_ends_with_one_sentence():

@@ -1,1 +1,1 @@
-"""The parts of evaluation that talk to ComfyUI."""
+"""Evaluation in ComfyUI."""

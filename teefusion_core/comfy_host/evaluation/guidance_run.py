@@ -1,4 +1,4 @@
-"""A run that is judged by what the unfused model would have predicted on its way.
+"""Measurement of the effective guidance of a run.
 
 Shapes: B batch, C H W latent, S steps.
 """
@@ -32,25 +32,25 @@ COUNTER_KEY = "teefusion_report"
 
 
 def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, positive, negative, seed: int, vae=None):
-    """Sample with a guider, then measure its effective guidance at every state that it went through.
+    """Sample with a guider, then measure the effective guidance at every state of the run.
 
     Args:
-        model: MODEL whose predictions with and without the prompt are the yardstick; not modified.
-        guider, sampler: who is judged; neither is changed.
+        model: MODEL whose predictions with and without the prompt are the reference; not modified.
+        guider, sampler: what is measured; not modified.
         sigmas_S: noise levels [S+1].
         latent: LATENT; not modified.
-        positive, negative: CONDITIONING of the yardstick, the plain prompt with the encoded empty one.
+        positive, negative: CONDITIONING of the reference, the prompt and the encoded empty prompt.
         seed: of the noise.
-        vae: decodes the result to count clipped colours; None leaves that out.
+        vae: decodes the result to measure clipping and saturation; None skips this.
     Returns:
         (LATENT, GuidanceReport).
     Raises:
-        CheckpointMismatch: guider and model do not share a latent space or a kind of noise.
-        InvalidConfig: no step to judge, or a sampler that does not report its steps.
+        CheckpointMismatch: guider and model have different latent spaces or kinds of noise.
+        InvalidConfig: no step, or a sampler that does not report all steps.
     """
     if len(sigmas_S) < 2:
         raise InvalidConfig(f"sigmas holds {len(sigmas_S)} noise levels; give a schedule of 1 step or more")
-    _check_same_world(model, guider.model_patcher)
+    _check_same_latent_space(model, guider.model_patcher)
     start = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
     mask = latent.get("noise_mask")
@@ -63,12 +63,12 @@ def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, posi
     )  # fmt: skip
     samples = run.samples.to(comfy.model_management.intermediate_device())
     begin = time.perf_counter()
-    predicted_SB, moved_SB, own = _judged(model, positive, negative, run, sigmas_S, mask, seed)
+    predicted_SB, moved_SB, own = _measured(model, positive, negative, run, sigmas_S, mask, seed)
     pixels = None if vae is None else _pixels(vae, samples)
     report = GuidanceReport(
         _name_of(guider), sigmas_S[:-1].tolist(), predicted_SB, moved_SB,
-        # a guider of several networks counts for itself
-        passes=getattr(counted, "passes", passes.rows / len(noise)), seconds=begin - (passes.begun or begin),
+        # a ReflectionGuider counts the passes of both models itself
+        passes=getattr(counted, "passes", passes.rows / len(noise)), seconds=begin - (passes.started or begin),
         own_passes=own / len(noise), own_seconds=time.perf_counter() - begin,
         clipped=None if pixels is None else float(clipping(pixels).mean()),
         saturation=None if pixels is None else float(saturation(pixels).mean()),
@@ -80,12 +80,12 @@ def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, posi
 
 
 def _name_of(guider) -> str:
-    """What the node of a guider is called; the host's own classes have it the other way round."""
+    """Return the node name of a guider; the host names its classes Guider_X for a node XGuider."""
     name = type(guider).__name__
     return f"{name.removeprefix('Guider_')}Guider" if name.startswith("Guider_") else name
 
 
-def _check_same_world(model, other) -> None:
+def _check_same_latent_space(model, other) -> None:
     mine, theirs = (type(patcher.model.latent_format).__name__ for patcher in (model, other))
     if mine != theirs:
         raise CheckpointMismatch(
@@ -100,19 +100,19 @@ def _check_same_world(model, other) -> None:
 
 @dataclass
 class _Passes:
-    """Rows that went through the network, when the first of them began: by then the host has loaded the model."""
+    """Number of rows that the network has evaluated, and the time of the first, when the model is loaded."""
 
     rows: int = 0
-    begun: float = 0.0
+    started: float = 0.0
 
 
 def _counted(guider):
-    """A copy of a guider with the count of its passes; neither the guider nor its model is changed."""
+    """Return a copy of a guider that counts its passes; the guider and its model are not modified."""
     twin, passes = copy.copy(guider), _Passes()
     twin.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
 
     def count(executor, x, *args, **kwargs):
-        passes.begun = passes.begun or time.perf_counter()
+        passes.started = passes.started or time.perf_counter()
         passes.rows += len(x)
         return executor(x, *args, **kwargs)
 
@@ -121,19 +121,19 @@ def _counted(guider):
 
 
 def _within(show, steps: int):
-    """The host's preview callback with the number of steps that its bar was made for."""
+    """Return the host's preview callback with the number of steps of its progress bar."""
     return lambda step, denoised, x, total: show(step, denoised, x, steps)
 
 
-def _judged(model, positive, negative, run: Recording, sigmas_S: Tensor, mask, seed: int):
-    """Effective guidance [S,B] of predictions, of steps, with the rows that it took."""
-    yardstick = comfy.samplers.CFGGuider(model)
-    yardstick.set_conds(positive, negative)
-    counted, passes = _counted(yardstick)
+def _measured(model, positive, negative, run: Recording, sigmas_S: Tensor, mask, seed: int):
+    """Return the effective guidance [S,B] of predictions and of steps, and the number of evaluated rows."""
+    reference = comfy.samplers.CFGGuider(model)
+    reference.set_conds(positive, negative)
+    counted, passes = _counted(reference)
     predicted, moved, steps = [], [], len(run.predicted)
     mask_BCHW = torch.ones(()) if mask is None else comfy.utils.reshape_mask(mask, run.states[0].shape)
 
-    def look(denoiser, x, sigmas, extra_args=None, **_):
+    def evaluate(denoiser, x, sigmas, extra_args=None, **_):
         inside, options = denoiser.inner_model, (extra_args or {}).get("model_options", {})
         conds, bar = [inside.conds[name] for name in ("positive", "negative")], comfy.utils.ProgressBar(steps)
         share, levels, states = mask_BCHW.to(x), sigmas_S.to(x), [state.to(x) for state in run.states]
@@ -141,18 +141,18 @@ def _judged(model, positive, negative, run: Recording, sigmas_S: Tensor, mask, s
             comfy.model_management.throw_exception_if_processing_interrupted()
             both = comfy.samplers.calc_cond_batch(inside.inner_model, conds, state, level.expand(len(state)), options)
             cond, uncond = (share * velocity_of(denoised, state, level) for denoised in both)
-            way = secant(state, states[number + 1], level, levels[number + 1])
+            velocity = secant(state, states[number + 1], level, levels[number + 1])
             predicted.append(effective_guidance(share * run.predicted[number].to(x), cond, uncond).cpu())
-            moved.append(effective_guidance(share * way, cond, uncond).cpu())
+            moved.append(effective_guidance(share * velocity, cond, uncond).cpu())
             bar.update_absolute(number + 1)
         return x
 
     nothing = torch.zeros_like(run.samples)
-    counted.sample(nothing, nothing, comfy.samplers.KSAMPLER(look), sigmas_S, disable_pbar=True, seed=seed)
+    counted.sample(nothing, nothing, comfy.samplers.KSAMPLER(evaluate), sigmas_S, disable_pbar=True, seed=seed)
     return torch.stack(predicted), torch.stack(moved), passes.rows
 
 
 def _pixels(vae, samples: Tensor) -> Tensor:
-    """Decode to what a file would hold, [B,H,W,3] in steps of 1/255."""
+    """Decode to the colour values of an 8-bit file, [B,H,W,3]."""
     images = vae.decode(samples)
     return (images.reshape(-1, *images.shape[-3:])[..., :3].float().clamp(0, 1) * 255).round() / 255

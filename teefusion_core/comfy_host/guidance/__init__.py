@@ -1,1 +1,1 @@
-"""The parts of guidance that talk to ComfyUI."""
+"""Guidance in ComfyUI models."""

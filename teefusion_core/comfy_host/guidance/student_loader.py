@@ -1,4 +1,4 @@
-"""A student file on a ComfyUI model."""
+"""Student files on ComfyUI models."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,67 +17,67 @@ from ...training.adapters import FULL, PREFIX
 from .patch import EMBEDDER_KEY, STUDENT_KEY, why_no_base
 
 UPDATES, MODELS = "loras", "diffusion_models"
-"""The host's folders for students that change a base, for those that are models of their own."""
-LOADED = "TeEFusion student"  # who speaks when another node saves it
+"""The host's folders of students that change a base, and of students that are whole models."""
+LABEL = "TeEFusion student"  # prefix of errors that another node triggers
 
 
 def base_fingerprint(model_patcher) -> str:
-    """Name the unpatched weights of a MODEL, LoRA and merges not counted."""
+    """Return the fingerprint of a MODEL's weights without LoRAs and merges."""
     originals = model_patcher.get_key_patches(PREFIX)
     return fingerprint({name.removeprefix(PREFIX): patches[0][0] for name, patches in originals.items()})
 
 
 def student_files() -> list[str]:
-    """Names of the files in the host's LoRA folders, then those of its diffusion model folders with their kind."""
+    """Return the files of the host's LoRA folders, then those of its diffusion model folders with a prefix."""
     return [*update_files(), *(f"{MODELS}/{name}" for name in folder_paths.get_filename_list(MODELS))]
 
 
 def update_files() -> list[str]:
-    """Names of the files in the host's LoRA folders."""
+    """Return the files of the host's LoRA folders."""
     return folder_paths.get_filename_list(UPDATES)
 
 
 def student_file(name: str) -> Path:
-    """Return where a file of the host's folders is.
+    """Return the path of a file in the host's folders.
 
     Args:
         name: as `student_files` lists it.
     Raises:
-        CheckpointMismatch: there is none of this name, or it lies outside of these folders.
+        CheckpointMismatch: no such file, or it is outside of these folders.
     """
     kind, inside = UPDATES, name
     if name not in update_files() and name.startswith(f"{MODELS}/"):
         kind, inside = MODELS, name.removeprefix(f"{MODELS}/")
     path = folder_paths.get_full_path(kind, inside)
     if path is None or name not in student_files():
-        raise CheckpointMismatch(f"{name} is in none of the {kind} folders; put the file there, then choose it again")
+        raise CheckpointMismatch(f"{name} is in none of the {kind} folders; copy the file there and choose it again")
     return Path(path)
 
 
 def file_stamp(name: str) -> str:
-    """Tell a file of the host's folders from what stood there before under the same name."""
+    """Return a string that changes when the file of this name changes."""
     try:
         found = student_file(name).stat()
     except (CheckpointMismatch, OSError):
-        return name  # the node itself says what is wrong
+        return name  # the node itself reports the error
     return f"{name} {found.st_size} {found.st_mtime_ns}"
 
 
 def load_student(model_patcher, path: Path):
-    """Return a MODEL that is the student of a file.
+    """Return the MODEL of a student file.
 
     Args:
-        model_patcher: the base, of which a clone is patched; None where the file has all weights.
+        model_patcher: the base; a clone of it is patched. None if the file holds a whole model.
         path: student file.
     Raises:
-        CheckpointMismatch: damaged file, foreign file, other base, a base that is none, or tensors that the model has
-            no place for.
-        InvalidConfig: no base for a file that changes one.
+        CheckpointMismatch: the file is damaged, of another kind or for another base, the base is already a student, or
+            the model lacks layers that the file changes.
+        InvalidConfig: the file needs a base and there is none.
     """
     tensors, info = read_student(path)
     if info.method not in METHODS:
         raise CheckpointMismatch(
-            f"{path.name} is a student by {info.method!r}, this pack knows {', '.join(METHODS)}; update the pack"
+            f"{path.name} was trained by {info.method!r}, this pack knows {', '.join(METHODS)}; update the pack"
         )
     embedder = _embedder(tensors, info, path)
     if model_patcher is not None:
@@ -93,13 +93,13 @@ def load_student(model_patcher, path: Path):
 
 def _refuse_saving(name: str, *args, **kwargs) -> None:
     raise InvalidConfig(
-        f"{LOADED}: {name} is a student, more than weights; a checkpoint would lose its gain and its range of "
-        "guidance, then sample wrongly. Keep the student file with its base, or train a whole student"
+        f"{LABEL}: {name} is a student and cannot be saved as a checkpoint, which would lose its gain and its guidance "
+        "range. Keep the student file"
     )
 
 
 def _embedder(tensors: dict[str, Tensor], info: StudentInfo, path: Path) -> GuidanceEmbedder | None:
-    """Take the layers that the method has of its own out of the tensors."""
+    """Remove the weights of the GuidanceEmbedder from the tensors and return it, or None."""
     names = [name for name in tensors if name.startswith(EMBEDDER)]
     weights = {name.removeprefix(EMBEDDER): tensors.pop(name) for name in names}
     if not METHODS[info.method].embeds:
@@ -113,14 +113,14 @@ def _embedder(tensors: dict[str, Tensor], info: StudentInfo, path: Path) -> Guid
 def _whole(tensors: Mapping[str, Tensor], path: Path):
     student = comfy.sd.load_diffusion_model_state_dict(dict(tensors))
     if student is None:
-        raise CheckpointMismatch(f"{path.name} holds no model that this ComfyUI knows; update ComfyUI")
+        raise CheckpointMismatch(f"{path.name} holds no model that this ComfyUI supports; update ComfyUI")
     return student
 
 
 def _patched(model_patcher, tensors: Mapping[str, Tensor], path: Path):
     if why := why_no_base(model_patcher):
         raise CheckpointMismatch(
-            f"{path.name} changes a base, this model {why}; connect the base itself (of the demo model: variant base)"
+            f"{path.name} changes a base, but this model {why}; connect the base itself (demo model: variant base)"
         )
     student = model_patcher.clone()
     places = comfy.lora.model_lora_keys_unet(student.model, {})
@@ -128,7 +128,7 @@ def _patched(model_patcher, tensors: Mapping[str, Tensor], path: Path):
     updates = [name for name in tensors if not name.endswith((".alpha", ".lora_down.weight"))]
     if len(student.add_patches(patches)) != len(updates):
         raise CheckpointMismatch(
-            f"{path.name} has {len(updates)} updates, only {len(patches)} fit this model; the file is damaged "
-            "or for a newer version of this pack"
+            f"{path.name} has {len(updates)} updates, only {len(patches)} fit this model; copy the file again or "
+            "update this pack"
         )
     return student

@@ -1,1 +1,1 @@
-"""The parts of prompts that talk to ComfyUI."""
+"""Prompts in ComfyUI CONDITIONING."""

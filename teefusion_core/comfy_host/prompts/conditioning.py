@@ -1,7 +1,7 @@
-"""Text embeddings inside a CONDITIONING, changed entry by entry.
+"""Sharpening or blending of a CONDITIONING per entry.
 
-A CONDITIONING is a list of [context [B,L,W], extras]; every entry keeps its extras (area, mask, times, hooks), nothing
-that was given is modified.
+A CONDITIONING is a list of [context [B,L,W], extras]. Every entry keeps its extras (area, mask, timestep range, hooks),
+and inputs are not modified.
 
 Shapes: B batch, L tokens, W width of a token, P pooled width.
 """
@@ -23,20 +23,20 @@ MASK = "attention_mask"
 
 
 def sharpen(conditioning, path: Path, *, alpha: float = 1.0, beta: float = 0.0, null=None, negative=None, model=None):
-    """Write guidance into a CONDITIONING with the sharpener of a file.
+    """Apply the sharpener of a file to a CONDITIONING.
 
     Args:
-        conditioning: prompts; every entry is sharpened, pooled vectors stay.
+        conditioning: every entry is sharpened; pooled vectors do not change.
         path: sharpener file.
         alpha: strength, in the range of the file; 0 changes nothing.
         beta: strength of the negative term; without a negative prompt it has no effect.
-        null: CONDITIONING with one entry, the encoded empty prompt; needed without a negative one, or with beta.
-        negative: CONDITIONING with one entry, what the prompt is pushed away from instead of null.
-        model: MODEL that will be sampled, to be compared with the base in the file; None compares nothing.
+        null: CONDITIONING with one entry, the encoded empty prompt; needed without a negative prompt or with beta.
+        negative: CONDITIONING with one entry; replaces null as what the prompt is pushed away from.
+        model: MODEL that will be sampled; checked against the base of the file. None skips the check.
     Raises:
-        CheckpointMismatch: the file is not a whole sharpener, or one of another base.
+        CheckpointMismatch: the file is not a whole sharpener, or it is for another base.
         InvalidConfig: alpha is out of range, or null is needed.
-        ShapeMismatch: widths, rows or numbers of tokens do not fit.
+        ShapeMismatch: widths, rows or numbers of tokens differ.
     """
     sharpener, info = read_sharpener(path)
     info.check_alpha(alpha)
@@ -59,18 +59,18 @@ def sharpen(conditioning, path: Path, *, alpha: float = 1.0, beta: float = 0.0, 
 
 
 def blend_prompts(base, terms: dict, reference=None):
-    """Add weighted prompts to those of a CONDITIONING, on the context, on the pooled vector likewise.
+    """Add weighted prompts to a CONDITIONING, in the tokens and in the pooled vector.
 
     Args:
-        base: prompts; each is blended, its extras stay.
-        terms: what it is called -> (weight, CONDITIONING with one entry, or None where none is connected).
-        reference: CONDITIONING with one entry that says it all in one prompt, to compare with.
+        base: every entry is blended and keeps its extras.
+        terms: name -> (weight, CONDITIONING with one entry, or None).
+        reference: CONDITIONING with one entry to compare the result with.
     Returns:
-        (CONDITIONING, report): lines of cosines for each prompt, to base, to the reference; the last tells how near
-            the base was by itself.
+        (CONDITIONING, report): for each entry, the cosines of the blend with the base and with the reference, and of
+            the base with the reference.
     Raises:
-        InvalidConfig: several entries in a term, or pooled vectors in some of the prompts only.
-        ShapeMismatch: widths or rows differ, or lengths where masks tell words from padding.
+        InvalidConfig: a term has several entries, or only some prompts have a pooled vector.
+        ShapeMismatch: widths or rows differ, or lengths of prompts with an attention mask.
     """
     added = [(weight, _only(prompt, name)) for name, (weight, prompt) in terms.items() if prompt is not None]
     full = None if reference is None else _only(reference, "reference")
@@ -90,8 +90,8 @@ def _blended_entry(entry, added: list):
     mixed_BLW = blended(context_BLW, [(weight, context) for weight, (context, _) in added])
     if extras.get(MASK) is not None and mixed_BLW.shape[1] != context_BLW.shape[1]:
         raise ShapeMismatch(
-            f"base has {context_BLW.shape[1]} tokens with a mask of its padding, the blend {mixed_BLW.shape[1]}; "
-            "with this text encoder blend prompts of one length"
+            f"base has {context_BLW.shape[1]} tokens with a mask of its padding, the blend {mixed_BLW.shape[1]}; use "
+            "prompts of the same length with this text encoder"
         )
     pooled = [other.get(POOLED) for other in (extras, *(other for _, (_, other) in added))]
     if all(vector is None for vector in pooled):
@@ -103,12 +103,10 @@ def _blended_entry(entry, added: list):
 
 
 def _cosines(entry, other) -> str:
-    """Tell the cosines of two prompts, e.g. "tokens 0.981, pooled 0.954"."""
+    """Return the cosines of two prompts as text, e.g. "tokens 0.981, pooled 0.954"."""
     parts = {"tokens": (entry[0], other[0]), "pooled": (entry[1].get(POOLED), other[1].get(POOLED))}
-    told = [
-        f"{name} {cosine(*pair):.3f}" for name, pair in parts.items() if pair[0] is not None and pair[1] is not None
-    ]
-    return ", ".join(told)
+    given = ((name, pair) for name, pair in parts.items() if pair[0] is not None and pair[1] is not None)
+    return ", ".join(f"{name} {cosine(*pair):.3f}" for name, pair in given)
 
 
 def _context_of(conditioning, name: str) -> Tensor | None:
@@ -116,14 +114,14 @@ def _context_of(conditioning, name: str) -> Tensor | None:
 
 
 def _only(conditioning, name: str):
-    """Return the one entry of a CONDITIONING."""
+    """Return the only entry of a CONDITIONING."""
     if len(conditioning) != 1:
         raise InvalidConfig(f"{name} holds {len(conditioning)} prompts; connect one encoded prompt")
     return _entries(conditioning, name)[0]
 
 
 def _entries(conditioning, name: str) -> list:
-    """Return the entries of a CONDITIONING that has tokens."""
+    """Return the entries of a CONDITIONING; all must have token embeddings."""
     if not conditioning:
         raise InvalidConfig(f"{name} holds no prompt; connect an encoded prompt")
     for context, _ in conditioning:

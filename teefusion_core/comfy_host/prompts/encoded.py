@@ -1,4 +1,4 @@
-"""Encoded prompts by number, batched for teacher with student.
+"""Batches of encoded prompts for teacher and student.
 
 Shapes: B rows, L tokens, E width, P pooled width.
 """
@@ -17,21 +17,21 @@ POOLED = "pooled_output"
 
 
 def encoded(clip, texts: Sequence[str]) -> list[list]:
-    """CONDITIONING of each text, as CLIPTextEncode makes it."""
+    """Return the CONDITIONING of each text, as CLIPTextEncode does."""
     return [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
 
 
 class Prompts:
-    """A list of encoded prompts, each of one entry with one row."""
+    """A list of encoded prompts, each with one entry of one row."""
 
     def __init__(self, conditionings: Sequence[list], what: str):
-        """Take CONDITIONING lists; entries and rows of them become prompts of their own.
+        """Split CONDITIONING lists into one prompt per entry and row.
 
         Args:
-            conditionings: as CLIPTextEncode makes them.
-            what: their name in messages.
+            conditionings: from CLIPTextEncode.
+            what: name of a prompt in messages.
         Raises:
-            InvalidConfig: none at all, or one without a pooled vector.
+            InvalidConfig: no prompt, or a prompt without a pooled vector.
         """
         self.entries: list[tuple[Tensor, dict]] = []
         for context_BLE, extras in (entry for conditioning in conditionings for entry in conditioning):
@@ -42,7 +42,7 @@ class Prompts:
                 )
             for row in range(len(context_BLE)):
                 one = slice(row, row + 1) if len(pooled_BP) > 1 else slice(0, 1)
-                # cloned out of inference mode, or autograd could not keep it
+                # cloned, because autograd cannot save inference tensors
                 pooled = pooled_BP[one].clone()
                 self.entries.append((context_BLE[row : row + 1].clone(), {**extras, POOLED: pooled}))
         if not self.entries:
@@ -51,28 +51,28 @@ class Prompts:
         for number in range(len(self)):
             by_length[self.tokens(number)].append(number)
         self.groups = list(by_length.values())
-        """Numbers of prompts that can share a batch: networks that read tokens jointly take no padding."""
+        """Indices of prompts of equal length, which can share a batch: padding would change the prediction."""
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def tokens(self, number: int) -> int:
-        """How long a prompt is."""
+        """Return the number of tokens of a prompt."""
         return self.entries[number][0].shape[1]
 
     def pick(self, rows: int, generator: torch.Generator) -> list[int]:
-        """Numbers of prompts that can share a batch; every prompt is as likely as any other."""
+        """Draw indices of prompts that can share a batch; all prompts are equally likely."""
         first = int(torch.randint(len(self), (), generator=generator))
         group = next(group for group in self.groups if first in group)
         rest = torch.randint(len(group), (rows - 1,), generator=generator).tolist()
         return [first, *(group[place] for place in rest)]
 
     def batch(self, numbers: Sequence[int]) -> list:
-        """One CONDITIONING entry whose rows are these prompts, all of one group."""
+        """Return a CONDITIONING with one entry whose rows are these prompts; all must be of one group."""
         parts = [self.entries[number] for number in numbers]
         extras = {**parts[0][1], POOLED: self.pooled(numbers)}
         return [[torch.cat([context_1LE for context_1LE, _ in parts]), extras]]
 
     def pooled(self, numbers: Sequence[int]) -> Tensor:
-        """Pooled vectors [B,P]."""
+        """Return the pooled vectors [B,P] of prompts."""
         return torch.cat([self.entries[number][1][POOLED] for number in numbers])

@@ -1,1 +1,1 @@
-"""The parts of reflection that talk to ComfyUI."""
+"""Reflection sampling in ComfyUI."""

@@ -1,8 +1,8 @@
-"""The three settings of a reflection run as one GUIDER.
+"""GUIDER for the three phases of reflection sampling.
 
-A step has three phases: `strong`, `weak` and `final`. The sampler names the phase in the model options of the call;
-without one the guider predicts for `final`. Every phase goes through the host's own sampling function, so that nodes
-that act before or after CFG keep working.
+The phases are `strong`, `weak` and `final`. The sampler passes the phase in the model options of each call; without it
+the guider predicts for `final`. Every phase uses the host's sampling function, so nodes that act before or after CFG
+keep working.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from ...errors import InvalidConfig, ShapeMismatch
 from ...guidance.cfg import proxy_prompt
 from .weak_model import WeakModel
 
-PHASE_KEY = "teefusion_leg"  # in the model options of a call
+PHASE_KEY = "teefusion_phase"  # in the model options of a call
 COUNTER_KEY = "teefusion_passes"
 STRONG, WEAK, FINAL = "strong", "weak", "final"
 CFG, CHATS = "CFG", "CHATS"
-OWN_BRANCHES = "sampler_calc_cond_batch_function"
+BRANCHES_KEY = "sampler_calc_cond_batch_function"  # model option of the host
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Scales:
-    """CFG scale of each phase: 1 is the prompt alone, 0 the negative prompt alone; both cost one pass."""
+    """CFG scale of each phase; 1 (prompt only) and 0 (negative prompt only) cost one pass."""
 
     strong: float
     weak: float
@@ -40,19 +40,20 @@ class Scales:
 
 
 class ReflectionGuider(comfy.samplers.CFGGuider):
-    """A guider that predicts as the strong, weak or final setting, whichever the sampler asks for."""
+    """A guider that predicts for the phase that the sampler asks for."""
 
     def __init__(self, strong, weak=None, *, scales: Scales, rule: str = CFG, alpha: float = 0.5):
-        """Join the models.
+        """Combine a strong and a weak model.
 
         Args:
             strong: ComfyUI MODEL; not modified.
-            weak: MODEL of the weak phase, None for the same one.
+            weak: MODEL of the weak phase; None uses `strong`.
             scales: CFG scale of each phase.
-            rule: CFG, or CHATS: in the strong phases the negative branch is the weak model on the proxy prompt.
-            alpha: of the proxy prompt.
+            rule: CFG, or CHATS: in the strong and final phases the negative branch is the weak model with the proxy
+                prompt.
+            alpha: of the proxy prompt, see `proxy_prompt`.
         Raises:
-            CheckpointMismatch: the models do not fit together.
+            CheckpointMismatch: the models have different latent spaces or kinds of noise.
             InvalidConfig: unknown rule, or models that cannot share a run.
         """
         if rule not in (CFG, CHATS):
@@ -61,15 +62,15 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         self.weak = WeakModel(self.model_patcher, self.model_patcher if weak is None else weak)
         self.rule, self.alpha = rule, alpha
         self.scales, self.passes, self.rows = scales, 0.0, 1
-        self.cfg, self._alike = scales.final, scales.strong == scales.final
+        self.cfg, self._strong_is_final = scales.final, scales.strong == scales.final
 
     def set_cfg(self, cfg: float) -> None:
-        """Set the scale of the final phase, and of the strong phase if both were made with the same one."""
-        strong = cfg if self._alike else self.scales.strong
+        """Set the scale of the final phase, and of the strong phase if both had the same scale at first."""
+        strong = cfg if self._strong_is_final else self.scales.strong
         self.scales, self.cfg = Scales(strong, self.scales.weak, cfg), cfg
 
     def set_conds(self, positive, negative, weak_positive=None, weak_negative=None) -> None:
-        """Give the prompts; the weak side has those of the strong one unless it is given its own."""
+        """Set the prompts; the weak phase uses those of the strong phase unless it has its own."""
         weak_positive = positive if weak_positive is None else weak_positive
         weak_negative = negative if weak_negative is None else weak_negative
         conds = {"positive": positive, "negative": negative, "weak_positive": weak_positive}
@@ -81,29 +82,26 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         self.inner_set_conds(conds)
 
     def sample(self, noise, latent_image, sampler, sigmas, *args, **kwargs):
-        """Run the host's sampling with a sampler that knows about phases.
+        """Sample with a Reflection Sampler.
 
         Raises:
-            InvalidConfig: any other sampler, which would leave the reflection out.
+            InvalidConfig: another sampler, which would never reflect.
         """
-        if not getattr(sampler, "asks_for_legs", False):
-            raise InvalidConfig(
-                "this guider was given a sampler that does not reflect; connect Reflection Sampler (its steps are "
-                "first-order ODE steps, which multistep or noise-adding samplers cannot take back)"
-            )
+        if not getattr(sampler, "reflects", False):
+            raise InvalidConfig("this guider was given a sampler that does not reflect; connect Reflection Sampler")
         self.passes = 0.0
         return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
     def inner_sample(self, noise, latent_image, device, sampler, sigmas, denoise_mask, *args, **kwargs):
-        """Bring the weak side up for the run, and down again whatever happens."""
+        """Prepare the weak model for the run, and release it even after an error."""
         hooked = any(cond.get("hooks") is not None for conds in self.conds.values() for cond in conds)
         weak = {k.removeprefix("weak_"): self.conds.pop(k) for k in list(self.conds) if k.startswith("weak_")}
         self.rows = len(noise)
         self._count_passes(self.model_options)
-        shown = latent_image
+        scaled = latent_image
         if latent_image is not None and torch.count_nonzero(latent_image) > 0:
-            shown = self.inner_model.process_latent_in(latent_image)
-        context = {"latent_image": shown, "denoise_mask": denoise_mask, "seed": args[2] if len(args) > 2 else None}
+            scaled = self.inner_model.process_latent_in(latent_image)
+        context = {"latent_image": scaled, "denoise_mask": denoise_mask, "seed": args[2] if len(args) > 2 else None}
         context |= {name: kwargs[name] for name in ("seed", "latent_shapes") if name in kwargs}
         try:
             with _pooled_expected():
@@ -114,11 +112,11 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
             self.weak.leave()
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
-        """Denoised prediction of the phase that the options name, with CFG."""
+        """Return the denoised prediction of the phase in the options, with CFG."""
         options = dict(model_options or {})
         phase = options.pop(PHASE_KEY, FINAL)
         if phase == WEAK:
-            # its own options alone: what nodes did to the strong model is part of the gap
+            # only its own options: what nodes changed in the strong model alone is part of the difference
             with self.weak.active():
                 return self._predict(self.weak.network, x, timestep, self.weak.conds, WEAK, self.weak.options, seed)
         return self._predict(self.inner_model, x, timestep, self.conds, phase, options, seed)
@@ -127,22 +125,22 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         scale, positive, negative = getattr(self.scales, phase), conds["positive"], conds["negative"]
         if self.rule == CHATS and phase != WEAK:
             negative = self.weak.conds["proxy"]
-            options = {**options, OWN_BRANCHES: self._chats_branches}
+            options = {**options, BRANCHES_KEY: self._chats_branches}
         elif scale == 0 and _plain(options):
-            options = {**options, OWN_BRANCHES: _negative_alone}
+            options = {**options, BRANCHES_KEY: _negative_only}
         return comfy.samplers.sampling_function(
             network, x, sigma, negative, positive, scale, model_options=options, seed=seed
         )
 
     def _chats_branches(self, args: dict) -> list:
-        """The prompt by the strong network, the proxy prompt by the weak one."""
+        """Return the predictions of the strong model with the prompt and of the weak model with the proxy prompt."""
         (positive, proxy), where = args["conds"], (args["input"], args["sigma"])
-        win = comfy.samplers.calc_cond_batch(args["model"], [positive], *where, _without_own(args))[0]
+        preferred = comfy.samplers.calc_cond_batch(args["model"], [positive], *where, _without_branches(args))[0]
         if proxy is None:
-            return [win, torch.zeros_like(win)]
+            return [preferred, torch.zeros_like(preferred)]
         with self.weak.active():
-            lose = comfy.samplers.calc_cond_batch(self.weak.network, [proxy], *where, self.weak.options)[0]
-        return [win, lose]
+            rejected = comfy.samplers.calc_cond_batch(self.weak.network, [proxy], *where, self.weak.options)[0]
+        return [preferred, rejected]
 
     def _count_passes(self, options: dict) -> None:
         def count(executor, x, *args, **kwargs):
@@ -152,44 +150,46 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNTER_KEY, count, options, is_model_options=True)
 
     def warn_if_nothing_differs(self) -> None:
-        """Say so when strong and weak phase are the same prediction, which makes a reflection do nothing."""
+        """Log a warning when strong and weak phase are identical, so that reflection has no effect."""
         same_scale = math.isclose(self.scales.strong, self.scales.weak)
         if self.rule == CFG and same_scale and not self.own_prompt and self.weak.same_weights():
             log.warning(
-                "TeEFusion: strong and weak give bit-identical predictions (same weights, prompts and CFG scale %g): "
-                "the reflection changes nothing but costs its passes. Give the weak side another model, LoRA strength, "
-                "prompt or CFG scale.",
+                "TeEFusion: strong and weak give bit-identical predictions (same weights, prompts and CFG scale %g), "
+                "so reflection costs its passes but changes nothing. Use another model, LoRA strength, prompt or CFG "
+                "scale for it.",
                 self.scales.strong,
             )
 
 
 def _plain(options: dict) -> bool:
-    """May a branch of weight zero be left out? Not if some node looks at both of them."""
-    return not any("cfg_function" in name or name == OWN_BRANCHES for name, value in options.items() if value)
+    """Return whether a branch of weight zero can be skipped: no node replaces CFG or the branches."""
+    return not any("cfg_function" in name or name == BRANCHES_KEY for name, value in options.items() if value)
 
 
-def _negative_alone(args: dict) -> list:
+def _negative_only(args: dict) -> list:
     _, negative = args["conds"]
-    out = comfy.samplers.calc_cond_batch(args["model"], [negative], args["input"], args["sigma"], _without_own(args))
+    out = comfy.samplers.calc_cond_batch(
+        args["model"], [negative], args["input"], args["sigma"], _without_branches(args)
+    )
     return [torch.zeros_like(out[0]), out[0]]
 
 
-def _without_own(args: dict) -> dict:
-    return {name: value for name, value in args["model_options"].items() if name != OWN_BRANCHES}
+def _without_branches(args: dict) -> dict:
+    return {name: value for name, value in args["model_options"].items() if name != BRANCHES_KEY}
 
 
 def _proxy(positive, negative, alpha: float) -> list:
-    """CONDITIONING of the proxy prompt, entry by entry; one negative prompt serves all."""
+    """Return the CONDITIONING of the proxy prompt per entry; a single negative prompt is used for all."""
     if len(negative) not in (1, len(positive)):
         raise ShapeMismatch(
-            f"negative holds {len(negative)} prompts, positive {len(positive)}; connect one, or as many"
+            f"negative holds {len(negative)} prompts, positive {len(positive)}; connect one, or the same number"
         )
     entries = []
     for (cond, extras), (null, null_extras) in zip(positive, negative * (len(positive) // len(negative)), strict=True):
         if cond.shape[1] % null.shape[1]:
             raise ShapeMismatch(
-                f"the prompt has {cond.shape[1]} tokens, the negative prompt {null.shape[1]}; CHATS mixes token by "
-                "token, so encode both with one text encoder"
+                f"the prompt has {cond.shape[1]} tokens, the negative prompt {null.shape[1]}; CHATS needs the "
+                "same number, so encode both with the same text encoder"
             )
         null = null.repeat(1, cond.shape[1] // null.shape[1], 1)
         mixed = dict(extras)
@@ -201,7 +201,7 @@ def _proxy(positive, negative, alpha: float) -> list:
 
 @contextmanager
 def _pooled_expected() -> Iterator[None]:
-    """Turn the host's bare KeyError into a sentence."""
+    """Replace the host's KeyError for a missing pooled_output by a readable error."""
     try:
         yield
     except KeyError as error:

@@ -1,9 +1,9 @@
 """Two LoRA settings on one copy of the weights.
 
-Clones of one MODEL share their weights, so that only one of two LoRA settings can be merged into them. The
-other is had from it by adding the difference of the two, which is again of low rank, to the output of every layer
-concerned; a small tensor, or one changed by something else than a plain LoRA on a linear or convolution layer, is
-exchanged as a whole. Both last only as long as the block, hence nothing is reloaded.
+Clones of a MODEL share their weights, so only one of two LoRA settings can be merged. For the other setting, the
+difference of the two is added to the output of each affected layer; it has low rank as well. A small tensor, and one
+that is not changed by a plain LoRA on a linear or convolution layer, is replaced as a whole. Both last only for the
+length of a block, so nothing is loaded again.
 
 Shapes: O output width, I input width, R rank (of all LoRAs of a layer together).
 """
@@ -27,28 +27,28 @@ from ...reflection.low_rank import LowRank
 
 try:
     from comfy.utils import string_to_seed
-except ImportError:  # an older ComfyUI has it elsewhere, a newer one warns there at every call
+except ImportError:  # an older ComfyUI; a newer one logs a warning at every call of this name
     from comfy.model_patcher import string_to_seed
 
 SMALL = 2**20
-"""Elements up to which a second copy of a weight costs less than two more calls per layer."""
+"""Number of elements up to which a second copy of a weight is cheaper than two extra calls per layer."""
 
 
 @dataclass
 class Exchange:
-    """Another value for one parameter."""
+    """A replacement value of one parameter."""
 
     network: nn.Module
     key: str
     value: Tensor
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the value to where the parameter is."""
+        """Move the value to the device of the parameter."""
         self.value = self.value.to(comfy.utils.get_attr(self.network, self.key).device)
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Have the value in the parameter inside the block."""
+        """Set the parameter to the value inside the block."""
         parameter = comfy.utils.get_attr(self.network, self.key)
         merged, parameter.data = parameter.data, self.value
         try:
@@ -58,20 +58,20 @@ class Exchange:
 
 
 class LoraGap:
-    """What turns the weights that one clone merges into those of another."""
+    """The changes from the merged weights of one clone to those of another."""
 
     def __init__(self, changes: list[LowRank | Exchange]):
         self.changes = changes
 
     @classmethod
     def between(cls, strong, weak) -> LoraGap:
-        """Compare two clones, one of which is loaded.
+        """Return the changes between two clones, one of which is loaded.
 
         Args:
             strong: the ComfyUI MODEL that is loaded, with its patches merged.
             weak: a clone of the same base with other patches.
         Raises:
-            InvalidConfig: a change that needs a tensor which is kept out of video memory.
+            InvalidConfig: a change needs a tensor that is kept out of video memory.
         """
         keys = [k for k in sorted({*strong.patches, *weak.patches}) if _differ(strong, weak, k) and _merged(strong, k)]
         originals = strong.get_key_patches()
@@ -81,36 +81,36 @@ class LoraGap:
         return bool(self.changes)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Get ready for a run: tensors to the device, in the data type of the computation."""
+        """Move all tensors to the compute device and dtype of a run."""
         for change in self.changes:
             change.to(device, dtype)
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Have the weak setting inside the block."""
+        """Apply the weak setting inside the block."""
         with ExitStack() as stack:
             if self.changes:
-                stack.enter_context(_as_written())
+                stack.enter_context(_eager())
             for change in self.changes:
                 stack.enter_context(change.active())
             yield
 
 
-def _as_written() -> AbstractContextManager:
-    """Have compiled networks run as they are written: their graphs do not look for updates that come and go.
+def _eager() -> AbstractContextManager:
+    """Run compiled networks eagerly: their graphs would ignore hooks that are added later.
 
-    Without torch._dynamo nothing has been compiled yet; importing it takes seconds.
+    If torch._dynamo is not imported, nothing has been compiled; importing it takes seconds.
     """
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _differ(strong, weak, key: str) -> bool:
-    """Are the patches of a parameter others? Clones hand on the very same objects."""
+    """Return whether two clones patch a parameter differently; clones share the patch objects."""
     return [id(patch) for patch in strong.patches.get(key, [])] != [id(patch) for patch in weak.patches.get(key, [])]
 
 
 def _merged(patcher, key: str) -> bool:
-    """Does the host merge patches of this tensor? It passes over buffers with whatever is no leaf's parameter."""
+    """Return whether the host merges patches of this tensor; it skips buffers and parameters of non-leaf modules."""
     path, _, name = key.rpartition(".")
     layer = comfy.utils.get_attr(patcher.model, path)
     own = {name for name, _ in layer.named_parameters(recurse=False)}
@@ -118,12 +118,12 @@ def _merged(patcher, key: str) -> bool:
 
 
 def _change(network: nn.Module, key: str, original: list, strong: dict, weak: dict) -> LowRank | Exchange:
-    """The change of one parameter, in the leanest form that is exact."""
+    """Return the change of one parameter, as a low-rank update if that is exact."""
     path, _, name = key.rpartition(".")
     layer = comfy.utils.get_attr(network, path)
     lists = [(sign, patch) for sign, patches in ((1, weak), (-1, strong)) for patch in patches.get(key, [])]
     weight, convert = original[0]
-    # the host applies its own patches on the fly to what it keeps out of video memory
+    # the host patches weights that are kept out of video memory on the fly
     whole = not getattr(layer, f"{name}_function", None)
     if not whole or weight.numel() > SMALL:
         factors = (
@@ -134,17 +134,17 @@ def _change(network: nn.Module, key: str, original: list, strong: dict, weak: di
             return LowRank(layer, torch.cat(ups, dim=1), torch.cat(downs))
     if not whole:
         raise InvalidConfig(
-            f"the weak model changes {key} by something other than a LoRA while part of the model is kept out of video "
-            "memory; start ComfyUI with more of it, or load the weak model from a file of its own"
+            f"the weak model changes {key} by something other than a LoRA, and this weight is kept out of video "
+            "memory; free video memory, or load the weak model from its own file"
         )
     if not weak.get(key):
-        return Exchange(network, key, weight.clone())  # rounding to 8 bits moves even what fits
+        return Exchange(network, key, weight.clone())  # stochastic rounding would change even unpatched 8-bit weights
     merged = comfy.lora.calculate_weight(weak[key], convert(weight.float().clone(), inplace=True), key)
     return Exchange(network, key, comfy.float.stochastic_rounding(merged, weight.dtype, seed=string_to_seed(key)))
 
 
 def _is_linear(layer: nn.Module, name: str, weight: Tensor) -> bool:
-    """Is the tensor the weight of a matrix product or an ungrouped convolution?"""
+    """Return whether the tensor is the weight of a linear layer or of an ungrouped convolution."""
     return (
         name == "weight"
         and weight.ndim >= 2
@@ -154,7 +154,7 @@ def _is_linear(layer: nn.Module, name: str, weight: Tensor) -> bool:
 
 
 def _factors(patch: tuple, weight: Tensor, sign: int) -> tuple[Tensor, Tensor] | None:
-    """Factors of a patch that is a plain LoRA with its strength, None for anything else."""
+    """Return the factors (up, down) of a plain LoRA scaled by its strength, or None for any other patch."""
     strength, adapter, strength_model, offset, function = patch
     if not isinstance(adapter, LoRAAdapter) or strength_model != 1.0 or function is not None:
         return None

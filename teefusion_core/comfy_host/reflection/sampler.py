@@ -1,7 +1,7 @@
 """The reflection operator as a SAMPLER.
 
-Works with the guider of `reflection_guider`, which answers each phase by its own setting. The steps are Euler steps in
-the host's noise levels, which for noise-predicting models are DDIM steps.
+It needs a ReflectionGuider, which predicts for each phase. The steps are Euler steps in the host's sigmas; for
+noise-predicting models these are DDIM steps.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ INVERSIONS: dict[str, dict[str, Callable[[Tensor], Inversion]]] = {
     UPPER: {"flow": lambda sigmas: upper, "noise": lambda sigmas: upper_epsilon},
     OFFICIAL: {"flow": lambda sigmas: core(len(sigmas) - 1), "noise": official},
 }
-"""Option of the node -> kind of model -> how to invert, given the schedule [S+1]."""
+"""Option of the node -> kind of model -> function of the schedule [S+1] that returns the inversion."""
 
 
 class ReflectionSampler(comfy.samplers.KSAMPLER):
-    """A SAMPLER that asks its guider for phases."""
+    """A SAMPLER that asks its guider for the strong, weak and final phase."""
 
-    asks_for_legs = True
+    reflects = True
 
     def __init__(self, *, reflect_steps: int = ALL_STEPS, rounds: int = 1, inversion: str = EXACT):
-        """Choose the operator.
+        """Store the settings of the operator.
 
         Args:
-            reflect_steps: how many steps from the start reflect; ALL_STEPS for every one (the step to sigma 0 never).
+            reflect_steps: number of steps from the start that reflect; ALL_STEPS for all (never the step to sigma 0).
             rounds: reflections per step.
             inversion: a key of INVERSIONS.
         Raises:
-            InvalidConfig: a value outside these.
+            InvalidConfig: a value is out of range.
         """
         if inversion not in INVERSIONS:
             raise InvalidConfig(f"inversion is {inversion!r}; choose one of {', '.join(INVERSIONS)}")
@@ -54,7 +54,7 @@ class ReflectionSampler(comfy.samplers.KSAMPLER):
         super().__init__(run, {"reflect_steps": reflect_steps, "rounds": rounds, "inversion": inversion})
 
     def evaluations(self, sigmas: Tensor) -> int:
-        """How many predictions a run over a schedule asks for, each costing one pass or two."""
+        """Return the number of predictions of a run over a schedule; each costs one or two passes."""
         steps, rounds = len(sigmas) - 1, self.extra_options["rounds"]
         chosen = self.extra_options["reflect_steps"]
         reflecting = min(steps if chosen == ALL_STEPS else chosen, steps - int(sigmas[-1] == 0))
@@ -63,7 +63,7 @@ class ReflectionSampler(comfy.samplers.KSAMPLER):
 
 @torch.no_grad()
 def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, reflect_steps, rounds, inversion):
-    """Sample as the host calls its samplers: `model` is the guider behind the mask, x [B,...] at sigmas[0]."""
+    """Sample, with the signature of the host's samplers; `model` wraps the guider, x is [B,...] at sigmas[0]."""
     guider = model.inner_model
     if not isinstance(guider, ReflectionGuider):
         raise InvalidConfig("Reflection Sampler needs strong and weak predictions; connect Reflection Guider as guider")
@@ -75,8 +75,8 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
     chosen = steps if reflect_steps == ALL_STEPS else reflect_steps
     if (inversion, kind) == (OFFICIAL, "noise") and chosen == steps and sigmas[-1] > 0:
         raise InvalidConfig(
-            f"inversion {OFFICIAL!r} asks for a noise level after the last one, this schedule ends above zero; set "
-            f"reflect_steps to at most {steps - 1}, or choose {EXACT!r}"
+            f"inversion {OFFICIAL!r} asks for a noise level after the last one, because this schedule ends above zero; "
+            f"set reflect_steps to at most {steps - 1}, or choose {EXACT!r}"
         )
     with tqdm(total=steps, disable=disable) as bar:
         phases = _Phases(model, extra_args or {}, callback)
@@ -96,30 +96,30 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
 
 
 class _Phases:
-    """Denoisers that ask the guider for one phase each, reporting every evaluation."""
+    """Denoisers for each phase that report every evaluation to the callback."""
 
     def __init__(self, model, extra_args: dict, callback):
         self.model, self.extra_args, self.callback = model, extra_args, callback
-        self.step, self.shown = 0, None
+        self.step, self.preview = 0, None
 
     def denoiser(self, phase: str) -> Denoiser:
-        """(x, sigma) -> denoised prediction of the phase; interruptible before each."""
+        """Return the denoiser of a phase; a run can be cancelled before every evaluation."""
         arguments = {**self.extra_args, "model_options": {**self.extra_args.get("model_options", {}), PHASE_KEY: phase}}
 
         def predict(x: Tensor, sigma: Tensor) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
             denoised = self.model(x, sigma * x.new_ones(len(x)), **arguments)
-            # the weak prediction is no preview of the picture
-            self.shown = self.shown if phase == WEAK else denoised
+            # the preview shows the strong or final prediction
+            self.preview = self.preview if phase == WEAK else denoised
             if self.callback is not None:
-                self.callback({"x": x, "i": self.step, "sigma": sigma, "sigma_hat": sigma, "denoised": self.shown})
+                self.callback({"x": x, "i": self.step, "sigma": sigma, "sigma_hat": sigma, "denoised": self.preview})
             return denoised
 
         return predict
 
 
 def _kind_of(model_sampling) -> str:
-    """What the noise levels of a model mean, for the inversions."""
+    """Return the kind of model for INVERSIONS."""
     if isinstance(model_sampling, CONST):
         return "flow"
     return "noise" if isinstance(model_sampling, EPS) and not isinstance(model_sampling, EDM) else "other"

@@ -1,8 +1,7 @@
-"""A weak network beside the strong one of the same run.
+"""The weak model of a reflection run.
 
-What `weak` is decides how it runs: other weights are loaded together with the strong ones, in one go; a clone of
-the strong model runs on the strong one's weights, with what it has of its own (LoRA, model options, object patches)
-in place for the length of a phase.
+A weak model with other weights is loaded together with the strong one. A clone of the strong model uses the weights of
+the strong one; its LoRAs, model options and object patches are applied only for the length of a phase.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ from ...errors import CheckpointMismatch, InvalidConfig
 from .lora_gap import LoraGap
 
 WEAK_KEY = "teefusion_weak"  # additional model of the strong patcher
-CACHE_KEY = "easycache"  # transformer option of the host's EasyCache with its LazyCache
+CACHE_KEY = "easycache"  # transformer option of the host's EasyCache and LazyCache
 
 
 class WeakModel:
-    """The weak side of a run: its network, options with conds, valid between `enter` and `leave`."""
+    """The weak side of a run; its options and conds are valid between `enter` and `leave`."""
 
     def __init__(self, strong, weak):
-        """Join the two.
+        """Combine the two models.
 
         Args:
-            strong: the run's MODEL; a weak model with weights of its own is registered on it, to be loaded jointly.
-            weak: any MODEL of the same latent space and kind of noise, or the strong one itself.
+            strong: MODEL of the run; a weak model with other weights is registered on it to be loaded with it.
+            weak: MODEL of the same latent space and kind of noise, or the strong one itself.
         Raises:
-            CheckpointMismatch: the two do not share a latent space or a kind of noise.
-            InvalidConfig: two clones that differ in something which cannot be exchanged during a run, or a model
-                that answers with the prediction before.
+            CheckpointMismatch: latent spaces or kinds of noise differ.
+            InvalidConfig: two clones differ in something that cannot change during a run, or a model uses EasyCache or
+                LazyCache.
         """
         check_compatible(strong, weak)
         _check_uncached(strong, weak)
@@ -54,11 +53,11 @@ class WeakModel:
 
     @property
     def network(self):
-        """The host's model object that evaluates this side."""
+        """Return the host's model object of the weak side."""
         return self.patcher.model
 
     def same_weights(self) -> bool:
-        """Would both sides compute the same, given the same prompt at the same scale? To be asked inside a run."""
+        """Return whether both sides predict the same for the same prompt and scale; call it during a run."""
         if _extras(self.patcher) != _extras(self.strong):
             return False
         if self.shared:
@@ -69,23 +68,23 @@ class WeakModel:
     def enter(
         self, conds: dict[str, list[dict]], sigmas: Tensor, noise: Tensor, device, hooked: bool = False, **context
     ) -> None:
-        """Get ready for a run, the strong model being loaded.
+        """Prepare a run; the strong model must be loaded.
 
         Args:
-            conds: prompts by role, as the guider holds them before the host processed them.
+            conds: prompts by role, before the host has processed them.
             sigmas: noise levels of the run [S+1].
             noise: starting noise [B,...].
-            device: where the run computes.
-            hooked: does a prompt of either side carry LoRAs of its own?
-            **context: what else the host's `process_conds` takes (latent_image, denoise_mask, seed, latent_shapes).
+            device: compute device of the run.
+            hooked: whether a prompt of either side has LoRA hooks.
+            **context: other arguments of the host's `process_conds` (latent_image, denoise_mask, seed, latent_shapes).
         Raises:
-            InvalidConfig: prompts with LoRAs of their own beside two LoRA settings on one copy of the weights.
+            InvalidConfig: prompts have LoRA hooks while two LoRA settings share one copy of the weights.
         """
         self.options = comfy.model_patcher.create_model_options_clone(self.patcher.model_options)
         own = {} if self.shared else conds
         kept = self.patcher.hook_patches, self.patcher.hook_patches_backup
         comfy.sampler_helpers.prepare_model_patcher(self.patcher, own, self.options)
-        if self.shared:  # the run has registered the hooks of both sides, preparing a second time drops them
+        if self.shared:  # preparing again drops the hooks that the run has registered for both sides
             self.patcher.hook_patches, self.patcher.hook_patches_backup = kept
         comfy.samplers.filter_registered_hooks_on_conds(own, self.options)
         self.options.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
@@ -96,8 +95,8 @@ class WeakModel:
             self.gap = LoraGap.between(self.strong, self.patcher)
             if hooked and self.gap:
                 raise InvalidConfig(
-                    "strong and weak model share their weights but differ in LoRAs, while a prompt carries LoRA hooks "
-                    "of its own; leave out one of the two, or load the weak model from a file of its own"
+                    "strong and weak model share their weights but differ in LoRAs, while a prompt has LoRA hooks; "
+                    "remove one of the two, or load the weak model from its own file"
                 )
             self.gap.to(device, self.network.manual_cast_dtype or dtype)
         else:
@@ -106,7 +105,7 @@ class WeakModel:
             self.conds = comfy.samplers.process_conds(self.network, noise, conds, device, **context)
 
     def leave(self) -> None:
-        """Let go of what belongs to the run."""
+        """Release everything that belongs to the run."""
         comfy.samplers.cast_to_load_options(self.options, device=self.patcher.offload_device)
         comfy.sampler_helpers.cleanup_models(self.conds, [])
         if not self.shared:
@@ -116,7 +115,7 @@ class WeakModel:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Have `network` compute as the weak side inside the block."""
+        """Make `network` compute as the weak model inside the block."""
         if not self.shared:
             yield
             return
@@ -125,7 +124,7 @@ class WeakModel:
 
 
 def check_compatible(strong, weak) -> None:
-    """Refuse a weak model whose latents or noise levels mean something else."""
+    """Refuse a weak model with another latent space or kind of noise."""
     mine, theirs = (patcher.model.latent_format for patcher in (weak, strong))
     if type(mine) is not type(theirs):
         raise CheckpointMismatch(
@@ -140,16 +139,16 @@ def check_compatible(strong, weak) -> None:
 
 
 def _check_uncached(*patchers) -> None:
-    """Refuse nodes that skip a prediction because it would be like the one before."""
+    """Refuse caches that reuse the previous prediction."""
     if any(CACHE_KEY in patcher.model_options.get("transformer_options", {}) for patcher in patchers):
         raise InvalidConfig(
-            "EasyCache or LazyCache is on a model that is reflected: it answers with the prediction before, which here "
-            "is that of another phase, so that strong would equal weak; take it off"
+            "EasyCache and LazyCache cannot be used with reflection sampling: they would reuse the prediction of the "
+            "wrong pass. Remove the cache node"
         )
 
 
 def _check_exchangeable(strong, weak) -> None:
-    """Refuse differences between clones that live in the loaded model and cannot be put in for one phase."""
+    """Refuse differences between clones that cannot be switched for one phase."""
     for name, what in (
         ("weight_wrapper_patches", "weight wrappers"),
         ("injections", "a bypass LoRA or another injection"),
@@ -158,13 +157,13 @@ def _check_exchangeable(strong, weak) -> None:
         if _flat(getattr(strong, name, {})) != _flat(getattr(weak, name, {})):
             raise InvalidConfig(
                 f"strong and weak model share their weights but differ in {what}, which cannot change during a run; "
-                "use an ordinary LoRA loader, or load the weak model from a file of its own"
+                "use an ordinary LoRA loader, or load the weak model from its own file"
             )
 
 
 @contextmanager
 def _objects_of(weak, strong) -> Iterator[None]:
-    """Have the object patches of `weak` on the shared model inside the block."""
+    """Apply the object patches of `weak` to the shared model inside the block."""
     names = {n for n in {*weak.object_patches, *strong.object_patches} if _object(weak, n) is not _object(strong, n)}
     mine = {name: weak.get_model_object(name) for name in names}
     merged = {name: comfy.utils.set_attr(strong.model, name, value) for name, value in mine.items()}
@@ -180,12 +179,12 @@ def _object(patcher, name: str):
 
 
 def _extras(patcher) -> list:
-    """What a model has besides its weights."""
+    """Return everything that a model has besides its weights."""
     return [_flat(part) for part in (patcher.model_options, patcher.object_patches, patcher.wrappers)]
 
 
 def _flat(options: dict) -> list:
-    """What is in model options, by identity: containers are copied with a clone, their contents are not."""
+    """Return model options by identity of their values: a clone copies the containers, not their contents."""
     if isinstance(options, dict):
         return [(str(key), _flat(value)) for key, value in sorted(options.items(), key=lambda item: str(item[0]))]
     return [_flat(value) for value in options] if isinstance(options, list) else [id(options)]
