@@ -28,73 +28,47 @@ class TeEFusionConditioning(io.ComfyNode):
             search_aliases=["guidance distillation", "cfg distillation", "one pass cfg", "text embedding fusion"],
             inputs=[
                 inp(
-                    io.Model.Input,
-                    "model",
-                    tooltip=(
-                        "A TeEFusion student, for example from Load TeEFusion Student or Load Demo SD3. "
-                        "Guidance means nothing to an ordinary model. Your model is not changed."
-                    ),
+                    io.Model.Input, "model",
+                    tooltip="A TeEFusion student, for example from Load TeEFusion Student or Load Demo SD3. "
+                    "Guidance means nothing to an ordinary model. Your model is not changed.",
                 ),
                 inp(
-                    io.Conditioning.Input,
-                    "positive",
-                    tooltip=(
-                        "The encoded prompt, for example from CLIP Text Encode. It must contain the pooled "
-                        "vector of the model's CLIP encoders."
-                    ),
+                    io.Conditioning.Input, "positive",
+                    tooltip="The encoded prompt, for example from CLIP Text Encode. It must contain the pooled "
+                    "vector of the model's CLIP encoders.",
                 ),
                 inp(
-                    io.Conditioning.Input,
-                    "null",
-                    tooltip=(
-                        "The encoded empty prompt: connect an empty CLIP Text Encode and do not zero it out. "
-                        "A negative prompt also works here if the student was trained with negative prompts."
-                    ),
+                    io.Conditioning.Input, "null",
+                    tooltip="The encoded empty prompt: connect an empty CLIP Text Encode and do not zero it out. A "
+                    "negative prompt also works here if the student was trained with negative prompts.",
                 ),
                 inp(
-                    io.Float.Input,
-                    "guidance",
-                    default=5.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip=(
-                        "How strongly the image follows the prompt: guidance w of the paper. The equivalent "
-                        "CFG scale is 1 + w, so 5 is like cfg 6, and 0 means no guidance. Values outside the "
-                        "range that the student was trained for (demo: 0.5 to 5) are refused. Every value "
-                        "costs 1 pass per step; keep the sampler's cfg at 1."
-                    ),
+                    io.Float.Input, "guidance", default=5.0, min=0.0, max=100.0, step=0.01,
+                    tooltip="How strongly the image follows the prompt: guidance w of the paper. The equivalent CFG "
+                    "scale is 1 + w, so 5 is like cfg 6, and 0 means no guidance. Values outside the range that the "
+                    "student was trained for (demo: 0.5 to 5) are refused. Every value costs 1 pass per step; keep "
+                    "the sampler's cfg at 1.",
                 ),
                 inp(
-                    io.Combo.Input,
-                    "guidance_precision",
-                    options=[AUTO, OFFICIAL_BF16, EXACT],
-                    default=AUTO,
-                    optional=True,
-                    advanced=True,
-                    tooltip=(
-                        "How w is rounded before it is embedded; auto suits almost every case. auto: as "
-                        "stored in the student file, otherwise official bf16. official bf16: as the authors "
-                        "ran the published SD3 student. exact: no rounding."
-                    ),
+                    io.Combo.Input, "guidance_precision", options=[AUTO, OFFICIAL_BF16, EXACT], default=AUTO,
+                    optional=True, advanced=True,
+                    tooltip="How w is rounded before it is embedded; auto suits almost every case. auto: as stored "
+                    "in the student file, otherwise official bf16. official bf16: as the authors ran the published "
+                    "SD3 student. exact: no rounding.",
                 ),
             ],
             outputs=[
                 io.Model.Output(
-                    "fused_model",
-                    display_name="MODEL",
-                    tooltip=(
-                        "The student, ready for guidance. Use it together with CONDITIONING; either one alone "
-                        "gives an unguided image."
-                    ),
+                    "fused_model", display_name="MODEL",
+                    tooltip="The student, ready for guidance. Use it together with CONDITIONING; either one alone "
+                    "gives an unguided image.",
                 ),
                 io.Conditioning.Output(
-                    "fused",
-                    display_name="CONDITIONING",
+                    "fused", display_name="CONDITIONING",
                     tooltip="The prompt with guidance. Use it as the positive prompt, together with MODEL.",
                 ),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, model, positive, null, guidance, guidance_precision=AUTO) -> io.NodeOutput:

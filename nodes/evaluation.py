@@ -31,86 +31,61 @@ class GuidanceReport(io.ComfyNode):
             search_aliases=["effective guidance", "w_e", "evaluate guider", "count passes", "nfe", "compare cfg"],
             inputs=[
                 inp(
-                    io.Model.Input,
-                    "model",
-                    tooltip=(
-                        "The base model that guidance is measured against, without the student. Its "
-                        "predictions with and without the prompt define what a CFG scale means. It is not "
-                        "changed."
-                    ),
+                    io.Model.Input, "model",
+                    tooltip="The base model that guidance is measured against, without the student. Its predictions "
+                    "with and without the prompt define what a CFG scale means. It is not changed.",
                 ),
                 inp(
-                    io.Guider.Input,
-                    "guider",
-                    tooltip=(
-                        "The guider to measure: CFGGuider, Reflection Guider, or BasicGuider with a student "
-                        "and its prompt from TeEFusion Conditioning."
-                    ),
+                    io.Guider.Input, "guider",
+                    tooltip="The guider to measure: CFGGuider, Reflection Guider, or BasicGuider with a student and "
+                    "its prompt from TeEFusion Conditioning.",
                 ),
                 inp(
-                    io.Sampler.Input,
-                    "sampler",
-                    tooltip=(
-                        "A sampler that reports every step, such as euler, heun or Reflection Sampler. With "
-                        "ancestral and SDE samplers the added noise is measured too."
-                    ),
+                    io.Sampler.Input, "sampler",
+                    tooltip="A sampler that reports every step, such as euler, heun or Reflection Sampler. With "
+                    "ancestral and SDE samplers the added noise is measured too.",
                 ),
                 inp(
-                    io.Sigmas.Input,
-                    "sigmas",
+                    io.Sigmas.Input, "sigmas",
                     tooltip="Noise levels of the run, for example from BasicScheduler. At least 1 step is needed.",
                 ),
                 inp(io.Latent.Input, "latent_image", tooltip="The latent to start from. Its noise mask is respected."),
                 inp(
-                    io.Conditioning.Input,
-                    "positive",
+                    io.Conditioning.Input, "positive",
                     tooltip="The encoded prompt, as it is before TeEFusion Conditioning or DICE Sharpen.",
                 ),
                 inp(
-                    io.Conditioning.Input,
-                    "negative",
+                    io.Conditioning.Input, "negative",
                     tooltip="The encoded empty prompt, or the negative prompt that the guider uses.",
                 ),
                 inp(
-                    io.Int.Input,
-                    "noise_seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
+                    io.Int.Input, "noise_seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
                     tooltip="Seed of the noise. RandomNoise with the same seed gives the same image.",
                 ),
                 inp(
-                    io.Vae.Input,
-                    "vae",
-                    optional=True,
-                    tooltip=(
-                        "Decodes the result to measure clipped colours and saturation. If not connected, the "
-                        "report leaves them out."
-                    ),
+                    io.Vae.Input, "vae", optional=True,
+                    tooltip="Decodes the result to measure clipped colours and saturation. If not connected, the "
+                    "report leaves them out.",
                 ),
             ],
             outputs=[
                 io.Latent.Output(
-                    "latent",
-                    display_name="LATENT",
+                    "latent", display_name="LATENT",
                     tooltip="The sampled latent, the same as from SamplerCustomAdvanced.",
                 ),
                 io.Image.Output(
                     "plot", display_name="plot", tooltip="Plot of the effective guidance at each noise level."
                 ),
                 io.String.Output(
-                    "report",
-                    display_name="report",
+                    "report", display_name="report",
                     tooltip="The results as text, with a table of the steps. Connect it to Preview Any.",
                 ),
                 io.String.Output(
-                    "cost",
-                    display_name="cost",
+                    "cost", display_name="cost",
                     tooltip="One line with steps, passes and seconds, for the costs of Compare Grid.",
                 ),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(
@@ -131,13 +106,11 @@ def _more_images() -> list:
     """Inputs of the methods after the first."""
     return [
         inp(
-            io.Image.Input,
-            name,
-            optional=True,
+            io.Image.Input, name, optional=True,
             tooltip="Images of another method, in the same number and order as images_a.",
         )
         for name in MORE_IMAGES
-    ]
+    ]  # fmt: skip
 
 
 class CompareGrid(io.ComfyNode):
@@ -157,42 +130,25 @@ class CompareGrid(io.ComfyNode):
             search_aliases=["xy plot", "side by side", "contact sheet", "comparison", "labelled grid"],
             inputs=[
                 inp(
-                    io.Image.Input,
-                    "images_a",
-                    tooltip=(
-                        "Images of the first method, ordered by prompt, with the same number of images for each prompt."
-                    ),
+                    io.Image.Input, "images_a",
+                    tooltip="Images of the first method, ordered by prompt, with the same number of images for each "
+                    "prompt.",
                 ),
                 inp(
-                    io.String.Input,
-                    "prompts",
-                    default="",
-                    multiline=True,
+                    io.String.Input, "prompts", default="", multiline=True,
                     tooltip="Row titles, one prompt per line. Empty: all images in one row without a title.",
                 ),
                 inp(
-                    io.String.Input,
-                    "methods",
-                    default="",
-                    multiline=True,
+                    io.String.Input, "methods", default="", multiline=True,
                     tooltip="Column titles, one method per line, in the order of the inputs. Empty: no titles.",
                 ),
                 inp(
-                    io.String.Input,
-                    "costs",
-                    default="",
-                    multiline=True,
-                    tooltip=(
-                        "Text below the images, such as passes and seconds: one line per method, or one line "
-                        "per cell, row by row. A semicolon also ends a line. Empty: no text."
-                    ),
+                    io.String.Input, "costs", default="", multiline=True,
+                    tooltip="Text below the images, such as passes and seconds: one line per method, or one line "
+                    "per cell, row by row. A semicolon also ends a line. Empty: no text.",
                 ),
                 inp(
-                    io.Int.Input,
-                    "image_size",
-                    default=256,
-                    min=0,
-                    max=4096,
+                    io.Int.Input, "image_size", default=256, min=0, max=4096,
                     tooltip="Longer side of each image in the grid, in pixels. 0: as large as the largest image.",
                 ),
                 *_more_images(),
@@ -200,7 +156,7 @@ class CompareGrid(io.ComfyNode):
             outputs=[
                 io.Image.Output("grid", display_name="grid", tooltip="The grid as a single image, for Save Image.")
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(
@@ -238,54 +194,40 @@ class ScoreImages(io.ComfyNode):
             inputs=[
                 inp(io.Image.Input, "images", tooltip="The images to score, ordered by prompt."),
                 inp(
-                    io.String.Input,
-                    "prompts",
-                    default="",
-                    multiline=True,
-                    tooltip=(
-                        "The prompts of the images, one per line: a single line for all images, or one line per "
-                        "group of equally many images."
-                    ),
+                    io.String.Input, "prompts", default="", multiline=True,
+                    tooltip="The prompts of the images, one per line: a single line for all images, or one line per "
+                    "group of equally many images.",
                 ),
                 _judge(
                     "clip",
-                    (
-                        "Weights for CLIPScore: a complete CLIP with image and text encoder, such as OpenAI "
-                        "ViT-L/14. Scores of different CLIP models cannot be compared. off: not computed."
-                    ),
+                    "Weights for CLIPScore: a complete CLIP with image and text encoder, such as OpenAI ViT-L/14. "
+                    "Scores of different CLIP models cannot be compared. off: not computed.",
                 ),
                 _judge("pickscore", "Weights for PickScore: the file of PickScore_v1. off: not computed."),
                 _judge(
                     "hps",
-                    (
-                        "Weights for HPSv2.1, converted to safetensors. The score is a cosine; published tables "
-                        "often show 100 times that. off: not computed."
-                    ),
+                    "Weights for HPSv2.1, converted to safetensors. The score is a cosine; published tables often "
+                    "show 100 times that. off: not computed.",
                 ),
                 _judge(
                     "aesthetic",
-                    (
-                        "Scoring head of LAION aesthetic, converted to safetensors. It also needs OpenAI ViT-L/14 in "
-                        "clip. off: not computed."
-                    ),
+                    "Scoring head of LAION aesthetic, converted to safetensors. It also needs OpenAI ViT-L/14 in "
+                    "clip. off: not computed.",
                 ),
                 _judge(
                     "image_reward",
-                    (
-                        "Weights for ImageReward, converted to safetensors, with the vocabulary of BERT in a .txt "
-                        "file of the same name beside them. off: not computed."
-                    ),
+                    "Weights for ImageReward, converted to safetensors, with the vocabulary of BERT in a .txt file "
+                    "of the same name beside them. off: not computed.",
                 ),
             ],
             outputs=[
                 io.String.Output(
-                    "table",
-                    display_name="table",
+                    "table", display_name="table",
                     tooltip="One row per image, then the means. Connect it to Preview Any.",
                 ),
                 io.String.Output("scores", display_name="scores", tooltip="The same scores as JSON, with all digits."),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, images, prompts, clip, pickscore, hps, aesthetic, image_reward) -> io.NodeOutput:

@@ -28,35 +28,24 @@ class TeEFusionStudentLoader(io.ComfyNode):
             search_aliases=["guidance distillation student", "distilled lora", "load student"],
             inputs=[
                 inp(
-                    io.Model.Input,
-                    "model",
-                    optional=True,
-                    tooltip=(
-                        "The base model that the student was trained from, without merges. Any other model "
-                        "is refused. A whole model from a diffusion_models folder needs no base."
-                    ),
+                    io.Model.Input, "model", optional=True,
+                    tooltip="The base model that the student was trained from, without merges. Any other model is "
+                    "refused. A whole model from a diffusion_models folder needs no base.",
                 ),
                 inp(
-                    io.Combo.Input,
-                    "student",
-                    options=student_files(),
-                    tooltip=(
-                        "A student file made by Distill Trainer, from a loras or diffusion_models folder. "
-                        "Press R to refresh the list. Use a LoRA loader for ordinary LoRA files."
-                    ),
+                    io.Combo.Input, "student", options=student_files(),
+                    tooltip="A student file made by Distill Trainer, from a loras or diffusion_models folder. Press "
+                    "R to refresh the list. Use a LoRA loader for ordinary LoRA files.",
                 ),
             ],
             outputs=[
                 io.Model.Output(
-                    "student_model",
-                    display_name="MODEL",
-                    tooltip=(
-                        "The student, for TeEFusion Conditioning. Without that node it runs without guidance. "
-                        "Your base model is not changed."
-                    ),
+                    "student_model", display_name="MODEL",
+                    tooltip="The student, for TeEFusion Conditioning. Without that node it runs without guidance. "
+                    "Your base model is not changed.",
                 ),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def fingerprint_inputs(cls, student, model=None) -> str:
@@ -88,27 +77,21 @@ class TinySD3Loader(io.ComfyNode):
             search_aliases=["teefusion demo", "tiny model", "guidance distillation demo"],
             inputs=[
                 inp(
-                    io.Combo.Input,
-                    "variant",
-                    options=demo_variants(),
-                    default="base",
-                    tooltip=(
-                        "base: the trained model, for CFG at 2 passes per step. weak: an earlier checkpoint "
-                        "that draws worse, as the weak model of W2SD. student: the base with a TeEFusion "
-                        "update, for TeEFusion Conditioning at 1 pass per step."
-                    ),
+                    io.Combo.Input, "variant", options=demo_variants(), default="base",
+                    tooltip="base: the trained model, for CFG at 2 passes per step. weak: an earlier checkpoint "
+                    "that draws worse, as the weak model of W2SD. student: the base with a TeEFusion update, for "
+                    "TeEFusion Conditioning at 1 pass per step.",
                 ),
             ],
             outputs=[
                 io.Model.Output("model", display_name="MODEL", tooltip="The demo SD3, with 9 million parameters."),
                 io.Clip.Output(
-                    "clip",
-                    display_name="CLIP",
+                    "clip", display_name="CLIP",
                     tooltip="The text encoder of the demo model. It knows 69 English words.",
                 ),
                 io.Vae.Output("vae", display_name="VAE", tooltip="The VAE of the demo model, with 16 latent channels."),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, variant) -> io.NodeOutput:

@@ -28,81 +28,48 @@ class DICESharpen(io.ComfyNode):
             search_aliases=["teefusion", "dice", "sharpener", "cfg free", "guidance distillation", "one pass cfg"],
             inputs=[
                 inp(
-                    io.Conditioning.Input,
-                    "conditioning",
-                    tooltip=(
-                        "The encoded prompt. It must come from the text encoders that the sharpener was trained for."
-                    ),
+                    io.Conditioning.Input, "conditioning",
+                    tooltip="The encoded prompt. It must come from the text encoders that the sharpener was trained "
+                    "for.",
                 ),
                 inp(
-                    io.Combo.Input,
-                    "sharpener",
-                    options=update_files(),
-                    tooltip=(
-                        "A sharpener file, made by Distill Trainer with method dice. Files in models/loras and "
-                        "output/loras are listed; files of any other kind are refused."
-                    ),
+                    io.Combo.Input, "sharpener", options=update_files(),
+                    tooltip="A sharpener file, made by Distill Trainer with method dice. Files in models/loras and "
+                    "output/loras are listed; files of any other kind are refused.",
                 ),
                 inp(
-                    io.Float.Input,
-                    "alpha",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip=(
-                        "Strength of the sharpening. 1: as trained. 0: no sharpening. Values outside the "
-                        "range stored in the file are refused."
-                    ),
+                    io.Float.Input, "alpha", default=1.0, min=0.0, max=10.0, step=0.01,
+                    tooltip="Strength of the sharpening. 1: as trained. 0: no sharpening. Values outside the range "
+                    "stored in the file are refused.",
                 ),
                 inp(
-                    io.Float.Input,
-                    "beta",
-                    default=0.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip=(
-                        "How much of the difference between negative and null is subtracted from the prompt. "
-                        "0: nothing. Above 0, null must be connected; without negative it has no effect."
-                    ),
+                    io.Float.Input, "beta", default=0.0, min=0.0, max=10.0, step=0.01,
+                    tooltip="How much of the difference between negative and null is subtracted from the prompt. 0: "
+                    "nothing. Above 0, null must be connected; without negative it has no effect.",
                 ),
                 inp(
-                    io.Conditioning.Input,
-                    "null",
-                    optional=True,
-                    tooltip=(
-                        "The encoded empty prompt: connect an empty CLIP Text Encode and do not zero it out. It "
-                        "is required if negative is not connected or beta is above 0."
-                    ),
+                    io.Conditioning.Input, "null", optional=True,
+                    tooltip="The encoded empty prompt: connect an empty CLIP Text Encode and do not zero it out. It "
+                    "is required if negative is not connected or beta is above 0.",
                 ),
                 inp(
-                    io.Conditioning.Input,
-                    "negative",
-                    optional=True,
-                    tooltip=(
-                        "An encoded negative prompt, used by the sharpener instead of null. Connect it here, not "
-                        "to the sampler."
-                    ),
+                    io.Conditioning.Input, "negative", optional=True,
+                    tooltip="An encoded negative prompt, used by the sharpener instead of null. Connect it here, "
+                    "not to the sampler.",
                 ),
                 inp(
-                    io.Model.Input,
-                    "model",
-                    optional=True,
-                    tooltip=(
-                        "The model that you will sample, to check that the sharpener belongs to it. It is not "
-                        "changed. If not connected, nothing is checked."
-                    ),
+                    io.Model.Input, "model", optional=True,
+                    tooltip="The model that you will sample, to check that the sharpener belongs to it. It is not "
+                    "changed. If not connected, nothing is checked.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
-                    "sharpened",
-                    display_name="CONDITIONING",
+                    "sharpened", display_name="CONDITIONING",
                     tooltip="The sharpened prompt. Connect it as the positive prompt and sample with cfg 1.",
                 ),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def fingerprint_inputs(cls, sharpener, **_) -> str:
@@ -146,62 +113,45 @@ class TextEmbeddingBlend(io.ComfyNode):
             ],
             inputs=[
                 inp(
-                    io.Conditioning.Input,
-                    "base",
+                    io.Conditioning.Input, "base",
                     tooltip="The encoded prompt to start from. Its area, mask and timing are kept.",
                 ),
                 _weight(
                     "add_weight",
-                    (
-                        "How much of add is added, from -10 to 10. 1: all of it. 0: nothing. A negative value "
-                        "subtracts it."
-                    ),
+                    "How much of add is added, from -10 to 10. 1: all of it. 0: nothing. A negative value subtracts "
+                    "it.",
                 ),
                 _weight(
                     "subtract_weight",
-                    (
-                        "How much of subtract is subtracted, from -10 to 10. 1: all of it. 0: nothing. A negative "
-                        "value adds it."
-                    ),
+                    "How much of subtract is subtracted, from -10 to 10. 1: all of it. 0: nothing. A negative value "
+                    "adds it.",
                 ),
                 inp(
-                    io.Conditioning.Input,
-                    "add",
-                    optional=True,
+                    io.Conditioning.Input, "add", optional=True,
                     tooltip="An encoded prompt whose content is added to base.",
                 ),
                 inp(
-                    io.Conditioning.Input,
-                    "subtract",
-                    optional=True,
-                    tooltip=(
-                        "An encoded prompt whose content is removed from base. Subtract the empty prompt when "
-                        "you add another prompt."
-                    ),
+                    io.Conditioning.Input, "subtract", optional=True,
+                    tooltip="An encoded prompt whose content is removed from base. Subtract the empty prompt when "
+                    "you add another prompt.",
                 ),
                 inp(
-                    io.Conditioning.Input,
-                    "reference",
-                    optional=True,
+                    io.Conditioning.Input, "reference", optional=True,
                     tooltip="An encoded prompt that describes the wanted result in words. Only the report uses it.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
-                    "blend",
-                    display_name="CONDITIONING",
+                    "blend", display_name="CONDITIONING",
                     tooltip="The blended prompt. Connect it to a sampler as the positive prompt.",
                 ),
                 io.String.Output(
-                    "report",
-                    display_name="report",
-                    tooltip=(
-                        "Cosine similarity of the blend to base and to reference, and of base to reference. 1: "
-                        "the same direction. 0: nothing in common."
-                    ),
+                    "report", display_name="report",
+                    tooltip="Cosine similarity of the blend to base and to reference, and of base to reference. 1: "
+                    "the same direction. 0: nothing in common.",
                 ),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, base, add_weight, subtract_weight, add=None, subtract=None, reference=None) -> io.NodeOutput:

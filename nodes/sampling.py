@@ -34,81 +34,52 @@ def _operator() -> list:
     return [
         inp(io.Int.Input, "reflect_steps", default=ALL_STEPS, min=ALL_STEPS, max=10000, tooltip=REFLECT_TOOLTIP),
         inp(
-            io.Int.Input,
-            "rounds",
-            default=1,
-            min=1,
-            max=16,
-            tooltip=(
-                "Reflections per step, from 1 to 16. Each one adds a strong phase and a weak phase, which is 3 "
-                "passes at the default CFG scales."
-            ),
+            io.Int.Input, "rounds", default=1, min=1, max=16,
+            tooltip="Reflections per step, from 1 to 16. Each one adds a strong phase and a weak phase, which is 3 "
+            "passes at the default CFG scales.",
         ),
         inp(io.Combo.Input, "inversion", options=list(INVERSIONS), default="exact", tooltip=INVERSION_TOOLTIP),
-    ]
+    ]  # fmt: skip
 
 
 def _start() -> list:
     """Inputs that a KSampler has too."""
     return [
         inp(
-            io.Latent.Input,
-            "latent_image",
-            tooltip=(
-                "The latent to start from: an empty one for text to image, or an encoded image with denoise below 1. "
-                "Its noise mask is respected."
-            ),
+            io.Latent.Input, "latent_image",
+            tooltip="The latent to start from: an empty one for text to image, or an encoded image with denoise "
+            "below 1. Its noise mask is respected.",
         ),
         inp(
-            io.Int.Input,
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=True,
+            io.Int.Input, "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
             tooltip="Seed of the noise; nothing else is random. KSampler gets the same noise from the same seed.",
         ),
         inp(
-            io.Int.Input,
-            "steps",
-            default=20,
-            min=1,
-            max=10000,
+            io.Int.Input, "steps", default=20, min=1, max=10000,
             tooltip="Number of sampling steps. The time grows in proportion.",
         ),
-    ]
+    ]  # fmt: skip
 
 
 def _schedule() -> list:
     return [
         inp(
-            io.Combo.Input,
-            "scheduler",
-            options=schedulers(),
-            default="normal",
+            io.Combo.Input, "scheduler", options=schedulers(), default="normal",
             tooltip="How the noise levels of the steps are spaced, as in KSampler.",
         ),
         inp(
-            io.Float.Input,
-            "denoise",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip=(
-                "How much of the start latent is replaced, as in KSampler. 1: all of it. Lower values keep more "
-                "of latent_image. 0: latent_image is returned unchanged."
-            ),
+            io.Float.Input, "denoise", default=1.0, min=0.0, max=1.0, step=0.01,
+            tooltip="How much of the start latent is replaced, as in KSampler. 1: all of it. Lower values keep more "
+            "of latent_image. 0: latent_image is returned unchanged.",
         ),
-    ]
+    ]  # fmt: skip
 
 
 def _latent_output():
     return io.Latent.Output(
-        "latent",
-        display_name="LATENT",
+        "latent", display_name="LATENT",
         tooltip="The sampled latent. After the run, the node shows the number of forward passes and the time.",
-    )
+    )  # fmt: skip
 
 
 class W2SDTeacherSampler(io.ComfyNode):
@@ -132,8 +103,7 @@ class W2SDTeacherSampler(io.ComfyNode):
             search_aliases=ALIASES,
             inputs=[
                 inp(
-                    io.Model.Input,
-                    "strong_model",
+                    io.Model.Input, "strong_model",
                     tooltip="The better model, for example with a LoRA at full strength. It is not changed.",
                 ),
                 _prompt("positive", "The encoded prompt: what the image should show."),
@@ -143,43 +113,29 @@ class W2SDTeacherSampler(io.ComfyNode):
                 ),
                 *_start(),
                 _cfg(
-                    "strong_cfg",
-                    5.5,
-                    (
-                        "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 "
-                        "(negative only) cost 1 pass, other values 2. The scale is that of KSampler: CFG "
-                        "scale = 1 + guidance w."
-                    ),
+                    "strong_cfg", 5.5,
+                    "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 (negative only) "
+                    "cost 1 pass, other values 2. The scale is that of KSampler: CFG scale = 1 + guidance w.",
                 ),
                 _cfg(
-                    "weak_cfg",
-                    1.0,
-                    (
-                        "CFG scale of the weak phase, which goes back to the previous noise level. A lower value "
-                        "gives stronger guidance. 1 (prompt only) and 0 (negative only) cost 1 pass, other "
-                        "values 2. CFG scale = 1 + guidance w."
-                    ),
+                    "weak_cfg", 1.0,
+                    "CFG scale of the weak phase, which goes back to the previous noise level. A lower value gives "
+                    "stronger guidance. 1 (prompt only) and 0 (negative only) cost 1 pass, other values 2. CFG "
+                    "scale = 1 + guidance w.",
                 ),
                 _cfg(
-                    "final_cfg",
-                    5.5,
-                    (
-                        "CFG scale of the final phase, which denoises again and whose result is kept. 1 (prompt "
-                        "only) and 0 (negative only) cost 1 pass, other values 2. CFG scale = 1 + guidance w."
-                    ),
+                    "final_cfg", 5.5,
+                    "CFG scale of the final phase, which denoises again and whose result is kept. 1 (prompt only) "
+                    "and 0 (negative only) cost 1 pass, other values 2. CFG scale = 1 + guidance w.",
                 ),
                 *_schedule(),
                 *_operator(),
                 inp(
-                    io.Model.Input,
-                    "weak_model",
-                    optional=True,
-                    tooltip=(
-                        "A worse model of the same family: an earlier checkpoint, the same model without its "
-                        "LoRA or with the LoRA at negative strength, or one with skipped layers. A model "
-                        "from another file takes additional memory. If not connected, the strong model is "
-                        "used and only CFG scales and prompts can differ."
-                    ),
+                    io.Model.Input, "weak_model", optional=True,
+                    tooltip="A worse model of the same family: an earlier checkpoint, the same model without its "
+                    "LoRA or with the LoRA at negative strength, or one with skipped layers. A model from another "
+                    "file takes additional memory. If not connected, the strong model is used and only CFG scales "
+                    "and prompts can differ.",
                 ),
                 _prompt(
                     "weak_positive",
@@ -187,13 +143,12 @@ class W2SDTeacherSampler(io.ComfyNode):
                     optional=True,
                 ),
                 _prompt(
-                    "weak_negative",
-                    "Negative prompt of the weak phase. If not connected, negative is used.",
+                    "weak_negative", "Negative prompt of the weak phase. If not connected, negative is used.",
                     optional=True,
                 ),
             ],
             outputs=[_latent_output()],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(
@@ -252,28 +207,22 @@ class ZSampling(io.ComfyNode):
                 ),
                 *_start(),
                 _cfg(
-                    "cfg",
-                    5.5,
-                    (
-                        "CFG scale of both denoising phases. The effective guidance is about 2 x cfg - "
-                        "inversion_cfg, which is 11 at the defaults. 1 (prompt only) and 0 (negative only) cost "
-                        "1 pass per phase, other values 2. CFG scale = 1 + guidance w."
-                    ),
+                    "cfg", 5.5,
+                    "CFG scale of both denoising phases. The effective guidance is about 2 x cfg - inversion_cfg, "
+                    "which is 11 at the defaults. 1 (prompt only) and 0 (negative only) cost 1 pass per phase, "
+                    "other values 2. CFG scale = 1 + guidance w.",
                 ),
                 _cfg(
-                    "inversion_cfg",
-                    0.0,
-                    (
-                        "CFG scale of the phase that goes back. The further it is below cfg, the stronger the "
-                        "effect; if both are equal, there is none. 0 (negative only) and 1 (prompt only) cost 1 "
-                        "pass, other values 2. CFG scale = 1 + guidance w."
-                    ),
+                    "inversion_cfg", 0.0,
+                    "CFG scale of the phase that goes back. The further it is below cfg, the stronger the effect; "
+                    "if both are equal, there is none. 0 (negative only) and 1 (prompt only) cost 1 pass, other "
+                    "values 2. CFG scale = 1 + guidance w.",
                 ),
                 *_schedule(),
                 *_operator(),
             ],
             outputs=[_latent_output()],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(
@@ -328,62 +277,36 @@ class ReflectionGuiderNode(io.ComfyNode):
                     ("The encoded negative prompt: what the image should avoid. The encoded empty prompt works too."),
                 ),
                 _cfg(
-                    "strong_cfg",
-                    5.5,
-                    (
-                        "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 "
-                        "(negative only) cost 1 pass, other values 2. The scale is that of KSampler: CFG "
-                        "scale = 1 + guidance w."
-                    ),
+                    "strong_cfg", 5.5,
+                    "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 (negative only) "
+                    "cost 1 pass, other values 2. The scale is that of KSampler: CFG scale = 1 + guidance w.",
                 ),
                 _cfg(
-                    "weak_cfg",
-                    1.0,
-                    (
-                        "CFG scale of the weak phase, which goes back to the previous noise level. A lower value "
-                        "gives stronger guidance. 1 (prompt only) and 0 (negative only) cost 1 pass, other "
-                        "values 2. CFG scale = 1 + guidance w."
-                    ),
+                    "weak_cfg", 1.0,
+                    "CFG scale of the weak phase, which goes back to the previous noise level. A lower value gives "
+                    "stronger guidance. 1 (prompt only) and 0 (negative only) cost 1 pass, other values 2. CFG "
+                    "scale = 1 + guidance w.",
                 ),
                 _cfg(
-                    "final_cfg",
-                    5.5,
-                    (
-                        "CFG scale of the final phase, which denoises again and whose result is kept. 1 (prompt "
-                        "only) and 0 (negative only) cost 1 pass, other values 2. CFG scale = 1 + guidance w."
-                    ),
+                    "final_cfg", 5.5,
+                    "CFG scale of the final phase, which denoises again and whose result is kept. 1 (prompt only) "
+                    "and 0 (negative only) cost 1 pass, other values 2. CFG scale = 1 + guidance w.",
                 ),
                 inp(
-                    io.Combo.Input,
-                    "rule",
-                    options=[CFG, CHATS],
-                    default=CFG,
-                    tooltip=(
-                        "What the strong and the final phase are guided away from. CFG: the prediction with "
-                        "the negative prompt. CHATS: the weak model's prediction with a mix of both prompts; "
-                        "connect the win model as strong_model and the lose model as weak_model."
-                    ),
+                    io.Combo.Input, "rule", options=[CFG, CHATS], default=CFG,
+                    tooltip="What the strong and the final phase are guided away from. CFG: the prediction with the "
+                    "negative prompt. CHATS: the weak model's prediction with a mix of both prompts; connect the "
+                    "win model as strong_model and the lose model as weak_model.",
                 ),
                 inp(
-                    io.Float.Input,
-                    "chats_alpha",
-                    default=0.5,
-                    min=-1.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip=(
-                        "With CHATS, the weak model gets -alpha x prompt + (1 + alpha) x negative prompt. 0: the "
-                        "negative prompt only. -1: the prompt only. The rule CFG ignores it."
-                    ),
+                    io.Float.Input, "chats_alpha", default=0.5, min=-1.0, max=10.0, step=0.05,
+                    tooltip="With CHATS, the weak model gets -alpha x prompt + (1 + alpha) x negative prompt. 0: "
+                    "the negative prompt only. -1: the prompt only. The rule CFG ignores it.",
                 ),
                 inp(
-                    io.Model.Input,
-                    "weak_model",
-                    optional=True,
-                    tooltip=(
-                        "A worse model of the same family. If not connected, the strong model is used. A model "
-                        "from another file takes additional memory."
-                    ),
+                    io.Model.Input, "weak_model", optional=True,
+                    tooltip="A worse model of the same family. If not connected, the strong model is used. A model "
+                    "from another file takes additional memory.",
                 ),
                 _prompt(
                     "weak_positive",
@@ -391,19 +314,17 @@ class ReflectionGuiderNode(io.ComfyNode):
                     optional=True,
                 ),
                 _prompt(
-                    "weak_negative",
-                    "Negative prompt of the weak phase. If not connected, negative is used.",
+                    "weak_negative", "Negative prompt of the weak phase. If not connected, negative is used.",
                     optional=True,
                 ),
             ],
             outputs=[
                 io.Guider.Output(
-                    "guider",
-                    display_name="GUIDER",
+                    "guider", display_name="GUIDER",
                     tooltip="The guider, for SamplerCustomAdvanced with Reflection Sampler.",
                 )
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(
@@ -448,12 +369,11 @@ class ReflectionSamplerNode(io.ComfyNode):
             inputs=_operator(),
             outputs=[
                 io.Sampler.Output(
-                    "sampler",
-                    display_name="SAMPLER",
+                    "sampler", display_name="SAMPLER",
                     tooltip="The sampler, for SamplerCustomAdvanced with Reflection Guider.",
                 )
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, reflect_steps, rounds, inversion) -> io.NodeOutput:
