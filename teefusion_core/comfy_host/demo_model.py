@@ -60,13 +60,9 @@ class WordTextModel(CLIPTextModel):
     def __init__(self, config_dict, dtype, device, operations):
         super().__init__(config_dict, dtype, device, operations)
         self.text_model.embeddings = CLIPEmbeddings(
-            config_dict["hidden_size"],
-            config_dict["vocab_size"],
-            config_dict["max_position_embeddings"],
-            dtype,
-            device,
-            operations,
-        )
+            config_dict["hidden_size"], config_dict["vocab_size"], config_dict["max_position_embeddings"], dtype,
+            device, operations,
+        )  # fmt: skip
 
 
 def text_config(num_words: int) -> dict:
@@ -77,25 +73,17 @@ def text_config(num_words: int) -> dict:
 class _TextEncoder(sd1_clip.SDClipModel):
     def __init__(self, device="cpu", dtype=None, model_options=None, num_words=0):
         super().__init__(
-            device=device,
-            dtype=dtype,
-            max_length=NUM_TOKENS,
-            textmodel_json_config=text_config(num_words),
-            model_class=WordTextModel,
-            special_tokens={"start": START, "end": END, "pad": END},
+            device=device, dtype=dtype, max_length=NUM_TOKENS, textmodel_json_config=text_config(num_words),
+            model_class=WordTextModel, special_tokens={"start": START, "end": END, "pad": END},
             model_options=model_options or {},
-        )
+        )  # fmt: skip
 
 
 def _tokenizer(words: list[str], embedding_directory=None, tokenizer_data=None) -> sd1_clip.SD1Tokenizer:
     inner = functools.partial(
-        sd1_clip.SDTokenizer,
-        tokenizer_path=".",
-        max_length=NUM_TOKENS,
-        embedding_size=TEXT_CONFIG["hidden_size"],
-        embedding_key="words",
-        tokenizer_class=WordTokenizer(words),
-    )
+        sd1_clip.SDTokenizer, tokenizer_path=".", max_length=NUM_TOKENS, embedding_size=TEXT_CONFIG["hidden_size"],
+        embedding_key="words", tokenizer_class=WordTokenizer(words),
+    )  # fmt: skip
     return sd1_clip.SD1Tokenizer(embedding_directory, tokenizer_data or {}, clip_name="words", tokenizer=inner)
 
 

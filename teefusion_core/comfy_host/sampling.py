@@ -60,15 +60,10 @@ def run_reflection(guider: ReflectionGuider, sampler: ReflectionSampler, sigmas:
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
     begin = time.perf_counter()
     samples = guider.sample(
-        noise,
-        start,
-        sampler,
-        sigmas,
-        denoise_mask=latent.get("noise_mask"),
+        noise, start, sampler, sigmas, denoise_mask=latent.get("noise_mask"),
         callback=_progress(model, sampler.evaluations(sigmas) if len(sigmas) else 0),
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
-    )
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,
+    )  # fmt: skip
     cost = cost_line(guider, max(len(sigmas) - 1, 0), time.perf_counter() - begin)
     tell(cost)
     out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}

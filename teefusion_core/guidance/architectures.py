@@ -95,16 +95,10 @@ def _matrices(module: nn.Module) -> list[Any]:
 def _row(name: str, landmarks: tuple[str, ...], time_mlp: str, pooled_embed: str, modulation: str, **more: Any):
     """Return a row with the constants of the only published student, which is for SD3-medium."""
     return Architecture(
-        name=name,
-        landmarks=landmarks,
-        time_mlp=time_mlp,
-        pooled_embed=pooled_embed,
-        modulation=modulation,
-        guidance_embedding_scale=PUBLISHED_TIMESTEP_SCALE,
-        gain=PUBLISHED_GAIN,
-        source="AIDC-AI/TeEFusion, pipelines/sd3_model.py",
-        **more,
-    )
+        name=name, landmarks=landmarks, time_mlp=time_mlp, pooled_embed=pooled_embed, modulation=modulation,
+        guidance_embedding_scale=PUBLISHED_TIMESTEP_SCALE, gain=PUBLISHED_GAIN,
+        source="AIDC-AI/TeEFusion, pipelines/sd3_model.py", **more,
+    )  # fmt: skip
 
 
 _SD3 = (("joint_blocks.0.context_block.attn.qkv", "t_embedder.mlp"), "t_embedder.mlp", "y_embedder", "adaLN_modulation")

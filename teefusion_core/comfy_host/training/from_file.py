@@ -74,15 +74,9 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     accept_changes, whole_model = output.get("accept_changes", []), output.get("whole_model", False)
     check({"whole_model": whole_model}, {"whole_model": flag()})
     training = Training(
-        distillation,
-        loop,
-        root=root,
-        name=name,
-        teacher=told,
-        accept_changes=accept_changes,
-        whole_model=whole_model,
+        distillation, loop, root=root, name=name, teacher=told, accept_changes=accept_changes, whole_model=whole_model,
         processes=processes,
-    )
+    )  # fmt: skip
     return training, student
 
 

@@ -85,15 +85,10 @@ def _of_student(distil: Distillation, constant: int) -> Forecast:
     def trial(rows: int) -> None:
         zero_BCHW, half_B = torch.zeros(rows, *distil.latent_CHW), torch.full((rows,), 0.5)
         example = Example(
-            x_BCHW=zero_BCHW,
-            sigma_B=half_B,
-            w_B=torch.full((rows,), distil.settings.guidance_max),
-            prompt_B=torch.full((rows,), longest),
-            null_B=torch.zeros(rows, dtype=torch.long),
-            target_BCHW=zero_BCHW,
-            guidance_BCHW=zero_BCHW + 1,
-            weight_B=half_B,
-        )
+            x_BCHW=zero_BCHW, sigma_B=half_B, w_B=torch.full((rows,), distil.settings.guidance_max),
+            prompt_B=torch.full((rows,), longest), null_B=torch.zeros(rows, dtype=torch.long), target_BCHW=zero_BCHW,
+            guidance_BCHW=zero_BCHW + 1, weight_B=half_B,
+        )  # fmt: skip
         try:
             distil.loss(example).backward()
         finally:

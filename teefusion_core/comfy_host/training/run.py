@@ -98,30 +98,18 @@ class Training:
         """
         distil, student, settings = self.distillation, self.distillation.student, self.distillation.settings
         trajectories = TrajectoryCache(
-            distil.trajectory,
-            self.folder.path / "trajectories",
-            examples=(len(distil.grid_S) - 1) * settings.images_per_trajectory,
-            cache_size=settings.cache_size,
-            reuse=settings.reuse,
-            seed=settings.run_seed,
-            processes=self.processes,
-            on_trajectory=on_trajectory,
-        )
+            distil.trajectory, self.folder.path / "trajectories",
+            examples=(len(distil.grid_S) - 1) * settings.images_per_trajectory, cache_size=settings.cache_size,
+            reuse=settings.reuse, seed=settings.run_seed, processes=self.processes, on_trajectory=on_trajectory,
+        )  # fmt: skip
         with distil.in_training():
             need = check_memory(distil, self.settings)
             if on_forecast is not None:
                 on_forecast(need)
             trained = train(
-                student.update,
-                trajectories,
-                distil.loss,
-                self.settings,
-                folder=self.folder,
-                on_step=on_step,
-                should_stop=should_stop,
-                processes=self.processes,
-                seed=settings.run_seed,
-            )
+                student.update, trajectories, distil.loss, self.settings, folder=self.folder, on_step=on_step,
+                should_stop=should_stop, processes=self.processes, seed=settings.run_seed,
+            )  # fmt: skip
         with exchanged(student.update, trained.average):
             file = student.file(self.origin(trained.step), whole_model=self.whole_model)
         return Trained(file, trained.losses, trained.finished)

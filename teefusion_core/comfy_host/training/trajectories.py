@@ -94,14 +94,10 @@ class TrajectoryMaker:
         ]
         prompt_SB = torch.tensor(prompts)
         return Trajectory(
-            x_SBCHW=torch.stack(x).cpu(),
-            sigma_S=sigma_S[:-1].cpu(),
-            target_SBCHW=torch.stack(targets).cpu(),
-            guidance_SBCHW=torch.stack(guidance).cpu(),
-            w=w,
-            prompt_SB=prompt_SB,
+            x_SBCHW=torch.stack(x).cpu(), sigma_S=sigma_S[:-1].cpu(), target_SBCHW=torch.stack(targets).cpu(),
+            guidance_SBCHW=torch.stack(guidance).cpu(), w=w, prompt_SB=prompt_SB,
             null_SB=torch.full_like(prompt_SB, null),
-        )
+        )  # fmt: skip
 
     def _null(self, generator: torch.Generator) -> int:
         """Pick the empty prompt, or a negative one with the probability `negative_share`."""
