@@ -4,9 +4,10 @@ from comfy_api.latest import io
 
 from ..teefusion_core.comfy_host.evaluation.guidance_run import report_guidance
 from ..teefusion_core.comfy_host.evaluation.images import as_images, as_pictures
-from ..teefusion_core.comfy_host.evaluation.scoring import OFF, score_file, score_files, score_pictures
+from ..teefusion_core.comfy_host.evaluation.scoring import score_file, score_files, score_pictures
 from ..teefusion_core.errors import reported_by
 from ..teefusion_core.evaluation.comparison import compared
+from ..teefusion_core.evaluation.judges import JUDGES, OFF
 from ..teefusion_core.prompts.prompt_list import prompt_of_each
 from ._schema import CATEGORY, inp, schema
 
@@ -198,27 +199,7 @@ class ScoreImages(io.ComfyNode):
                     tooltip="The prompts of the images, one per line: a single line for all images, or one line per "
                     "group of equally many images.",
                 ),
-                _judge(
-                    "clip",
-                    "Weights for CLIPScore: a complete CLIP with image and text encoder, such as OpenAI ViT-L/14. "
-                    "Scores of different CLIP models cannot be compared. off: not computed.",
-                ),
-                _judge("pickscore", "Weights for PickScore: the file of PickScore_v1. off: not computed."),
-                _judge(
-                    "hps",
-                    "Weights for HPSv2.1, converted to safetensors. The score is a cosine; published tables often "
-                    "show 100 times that. off: not computed.",
-                ),
-                _judge(
-                    "aesthetic",
-                    "Scoring head of LAION aesthetic, converted to safetensors. It also needs OpenAI ViT-L/14 in "
-                    "clip. off: not computed.",
-                ),
-                _judge(
-                    "image_reward",
-                    "Weights for ImageReward, converted to safetensors, with the vocabulary of BERT in a .txt file "
-                    "of the same name beside them. off: not computed.",
-                ),
+                *(_judge(name, judge.tooltip) for name, judge in JUDGES.items()),
             ],
             outputs=[
                 io.String.Output(

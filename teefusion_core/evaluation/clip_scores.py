@@ -16,6 +16,7 @@ from torch.nn.functional import linear, normalize
 
 from ..errors import CheckpointMismatch
 from ..files.tensor_file import without_prefix
+from .judges import CLIP, HPS, PICK
 from .preprocessing import Prepare, middle, middle_rounded, pixels_of, whole
 
 TOKENS = 77
@@ -32,10 +33,9 @@ class Rule:
     """(cosines [B], the model's logarithm of a scale) -> scores [B]."""
 
 
-CLIP_SCORE, PICK_SCORE, HPS = "CLIPScore", "PickScore", "HPSv2.1"
 RULES = {
-    CLIP_SCORE: Rule(middle, lambda cosine_B, scale: (100 * cosine_B).clamp(min=0)),
-    PICK_SCORE: Rule(middle, lambda cosine_B, scale: scale.exp() * cosine_B),
+    CLIP: Rule(middle, lambda cosine_B, scale: (100 * cosine_B).clamp(min=0)),
+    PICK: Rule(middle, lambda cosine_B, scale: scale.exp() * cosine_B),
     HPS: Rule(whole, lambda cosine_B, scale: cosine_B),
 }
 """Sources: arXiv 2104.08718 with w = 100 as torchmetrics has it; arXiv 2305.01569; arXiv 2306.09341."""

@@ -9,9 +9,8 @@ from pathlib import Path
 from ..errors import InvalidConfig
 from ..files.image_folder import captioned, opened, pictures_in
 from ..prompts.prompt_list import prompt_of_each
+from .judges import JUDGES
 from .score_table import ScoreTable
-
-JUDGES = ("clip", "pickscore", "hps", "aesthetic", "image_reward")
 
 
 def add_commands(commands) -> None:

@@ -377,12 +377,12 @@ class TestBadFiles:
     @pytest.mark.parametrize("part", ["base", "text", "vae"])
     def test_a_missing_part(self, refuse, folder, part):
         (folder / f"demo_sd3_{part}.safetensors").unlink()
-        refuse("base", f"models/demo_sd3_{part}.safetensors is missing from the pack; install the pack again")
+        refuse("base", f"demo_sd3_{part}.safetensors .* install the pack again")
 
     @pytest.mark.parametrize("part", ["base", "text", "vae"])
     def test_a_truncated_part(self, refuse, folder, part):
         _cut(folder / f"demo_sd3_{part}.safetensors")
-        refuse("base", f"models/demo_sd3_{part}.safetensors is not a whole safetensors file .* install the pack again")
+        refuse("base", f"demo_sd3_{part}.safetensors .* install the pack again")
 
 
 def _cut(path):

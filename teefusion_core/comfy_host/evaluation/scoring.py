@@ -20,35 +20,16 @@ from PIL import Image
 from torch import Tensor
 
 from ...errors import CheckpointMismatch, InvalidConfig
-from ...evaluation.clip_scores import (
-    CLIP_SCORE,
-    HPS,
-    PICK_SCORE,
-    RULES,
-    TOKENS,
-    AestheticHead,
-    aesthetic_scores,
-    clip_scores,
-)
+from ...evaluation.clip_scores import RULES, TOKENS, AestheticHead, aesthetic_scores, clip_scores
 from ...evaluation.clip_weights import BACKBONES, clip_of
 from ...evaluation.image_reward import TOKENS as REWARD_TOKENS
 from ...evaluation.image_reward import ImageReward
+from ...evaluation.judges import AESTHETIC, CLIP, JUDGES, OFF, REWARD
 from ...evaluation.score_table import ScoreTable
 from ...files.tensor_file import SUFFIX, read_tensors, write_tensors
 
-FOLDER, OFF = "clip_vision", "off"
+FOLDER = "clip_vision"
 AT_ONCE = 8
-CLIP, PICK, HPS21, AESTHETIC, REWARD = "clip", "pickscore", "hps", "aesthetic", "image_reward"
-AESTHETIC_SCORE, REWARD_SCORE = "LAION aesthetic", "ImageReward"
-WANTED = {
-    CLIP: "a CLIP of two towers, such as model.safetensors of openai/clip-vit-large-patch14",
-    PICK: "model.safetensors of yuvalkirstain/PickScore_v1",
-    HPS21: "HPS_v2.1_compressed.pt of xswu/HPSv2, converted",
-    AESTHETIC: "sac+logos+ava1-l14-linearMSE.pth of improved-aesthetic-predictor, converted, with the CLIP above",
-    REWARD: "ImageReward.pt of THUDM/ImageReward, converted, with vocab.txt of bert-base-uncased beside it",
-}
-"""Judge -> which file it asks for."""
-OF_VIT_H = {PICK, HPS21}
 
 
 def score_files() -> list[str]:
@@ -60,7 +41,7 @@ def score_file(judge: str, name: str) -> Path:
     """Return where the weights of a judge are.
 
     Args:
-        judge: a key of WANTED, for the message.
+        judge: a key of JUDGES, for the message.
         name: as `score_files` lists it.
     Raises:
         CheckpointMismatch: none of this name in the folders.
@@ -69,8 +50,8 @@ def score_file(judge: str, name: str) -> Path:
     if path is None:
         folders = ", ".join(folder_paths.get_folder_paths(FOLDER))
         raise CheckpointMismatch(
-            f"{name} is in none of the {FOLDER} folders ({folders}); {judge} wants {WANTED[judge]}: put it there, then "
-            "choose it"
+            f"{name} is in none of the {FOLDER} folders ({folders}); copy the file there that "
+            f"{judge} needs: {JUDGES[judge].weights}"
         )
     return Path(path)
 
@@ -83,14 +64,14 @@ def score_pictures(
     Args:
         pictures: [B].
         prompts: one per picture.
-        files: key of WANTED -> its weights.
+        files: key of JUDGES -> its weights.
         names: what the pictures are called.
     Raises:
         CheckpointMismatch: a file that is no such judge.
         InvalidConfig: no judge, or an aesthetic head without its CLIP.
     """
     if not files:
-        wishes = "; ".join(f"{judge}: {wish}" for judge, wish in WANTED.items())
+        wishes = "; ".join(f"{name}: {judge.weights}" for name, judge in JUDGES.items())
         raise InvalidConfig(
             f"no judge is chosen; put weights into a {FOLDER} folder of ComfyUI, choose them ({wishes})"
         )
@@ -110,26 +91,27 @@ class _Run:
 
     def chosen(self) -> Iterator[list[tuple[str, list[float]]]]:
         for judge, path in self.files.items():
-            if judge in (CLIP, PICK, HPS21):
+            if judge in RULES:
                 yield self.by_clip(judge, path)
             elif judge == REWARD:
                 yield self.by_image_reward(path)
 
     def by_clip(self, judge: str, path: Path) -> list[tuple[str, list[float]]]:
-        title = {CLIP: CLIP_SCORE, PICK: PICK_SCORE, HPS21: HPS}[judge]
+        title, wanted = JUDGES[judge].score, JUDGES[judge].backbone
         clip, backbone = clip_of(read_tensors(path)[0], path)
         known = backbone in {row.name for row in BACKBONES.values()}
-        if judge in OF_VIT_H and known and not backbone.startswith("ViT-H"):
-            raise CheckpointMismatch(f"{path.name} is a {backbone}, {title} is a ViT-H/14; it wants {WANTED[judge]}")
+        if known and not backbone.startswith(wanted):
+            needed = f"{title} needs a {wanted}/14: {JUDGES[judge].weights}"
+            raise CheckpointMismatch(f"{path.name} is a {backbone}, {needed}")
         tokens_BL = clip_tokens(self.prompts)
         head = self._head(clip, backbone) if judge == CLIP and AESTHETIC in self.files else None
         with _on_device(clip):
-            found = self._each(lambda part: clip_scores(clip, RULES[title], self.pictures[part], tokens_BL[part]))
+            found = self._each(lambda part: clip_scores(clip, RULES[judge], self.pictures[part], tokens_BL[part]))
             results = [(f"{title} ({backbone})" if judge == CLIP else title, found)]
             if head is not None:
                 head.to(clip.logit_scale.device)
                 seen = self._each(lambda part: aesthetic_scores(clip, head, self.pictures[part]))
-                results.append((AESTHETIC_SCORE, seen))
+                results.append((JUDGES[AESTHETIC].score, seen))
         return results
 
     def by_image_reward(self, path: Path) -> list[tuple[str, list[float]]]:
@@ -142,7 +124,7 @@ class _Run:
             )
         with _on_device(judge):
             found = self._each(lambda part: judge(self.pictures[part], tokens_BL[part], mask_BL[part]))
-        return [(REWARD_SCORE, found)]
+        return [(JUDGES[REWARD].score, found)]
 
     def _head(self, clip, backbone: str) -> AestheticHead:
         path = self.files[AESTHETIC]
