@@ -48,17 +48,15 @@ class Method:
     right: list[bool] = field(default_factory=list)
 
     def label(self) -> str:
-        """Name the column, with its price."""
+        """Return the head of the column: name, passes per step, seconds for all images of a prompt."""
         passes = _plain(statistics.mean(self.passes))
-        return f"{self.name}: {passes} pass{'' if passes == '1' else 'es'} per step"
+        return f"{self.name}: {passes} pass{'' if passes == '1' else 'es'}, {statistics.median(self.seconds):.1f} s"
 
 
-def methods() -> tuple[Method, Method]:
-    """Return the two columns, by the titles that their nodes have in the workflow."""
-    return (
-        Method("CFG", "Teacher sampler", "Teacher pictures"),
-        Method("TeEFusion student", "Student sampler", "Student pictures"),
-    )
+def methods() -> tuple[Method, ...]:
+    """Return the columns, by the titles that their nodes have in the workflow."""
+    names = {"Unguided": "No guidance", "CFG": "CFG", "W2SD": "W2SD teacher", "Student": "TeEFusion student"}
+    return tuple(Method(name, f"{title} sampler", f"{title} pictures") for title, name in names.items())
 
 
 def compare(comfyui: Path, num_prompts: int, out: Path, *, serve: bool, port: int | None) -> None:
@@ -82,7 +80,7 @@ def compare(comfyui: Path, num_prompts: int, out: Path, *, serve: bool, port: in
 
 def check_models(folder: Path) -> None:
     """Stop before anything starts when the pack came without a file of its demo model."""
-    files = [f"demo_sd3_{part}.safetensors" for part in ("base", "student", "text", "vae")]
+    files = [f"demo_sd3_{part}.safetensors" for part in ("base", "weak", "student", "text", "vae")]
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise Stop(
@@ -137,7 +135,7 @@ def as_made(images_BHW3: np.ndarray) -> np.ndarray:
 
 
 def fill(prompt: Json, text: str, seed: int, samplers: list[str]) -> Json:
-    """Return the prompt with another text, the same noise for both methods."""
+    """Return the prompt with another text, the same noise for all methods."""
     filled = copy.deepcopy(prompt)
     filled[find(filled, PROMPT_NODE)]["inputs"]["text"] = text
     for title in samplers:
@@ -167,7 +165,8 @@ def guidance_of(prompt: Json, sampler: str) -> str:
             w = _number(prompt, node["inputs"]["guidance"])
             return f"w {_plain(w)} (as cfg {_plain(w + 1)})"
         above = node["inputs"].get("model")
-    return f"cfg {_plain(_number(prompt, inputs['cfg']))}"
+    scales = [inputs[name] for name in ("strong_cfg", "weak_cfg", "final_cfg") if name in inputs] or [inputs["cfg"]]
+    return f"cfg {' / '.join(_plain(_number(prompt, scale)) for scale in scales)}"
 
 
 def _number(prompt: Json, value: Any) -> float:

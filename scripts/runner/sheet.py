@@ -14,12 +14,10 @@ from PIL import Image
 
 from .places import ROOT
 
-INNER = 192
-"""Pixels of a shown picture: three for each of the 64 that the demo model paints."""
+INNER = 128
+"""Pixels of a shown picture: two for each of the 64 that the demo model samples."""
 SHOWN = 2
 """Pictures per method, of those made."""
-ONE_COLUMN_UP_TO = 4
-"""More prompts than these stand in two columns, so that the whole fits a screen."""
 RIGHT, WRONG = (46, 160, 67), (214, 57, 57)
 LEGEND = "green frame: shows all of its prompt; red: does not"
 
@@ -37,13 +35,10 @@ def draw_sheet(rows: list[Row], labels: list[str], target: Path) -> Path:
     # last on the path: the repository has a package called nodes, as ComfyUI has a module
     sys.path.append(str(ROOT))
     from teefusion_core.evaluation.grid import Row as GridRow
-    from teefusion_core.evaluation.grid import draw_grid, side_by_side
+    from teefusion_core.evaluation.grid import draw_grid
 
-    num_columns = 1 if len(rows) <= ONE_COLUMN_UP_TO else 2
-    num_lines = -(-len(rows) // num_columns)
     drawn = [GridRow(row.text, [_cell(cell) for cell in row.cells]) for row in rows]
-    parts = [drawn[first : first + num_lines] for first in range(0, len(drawn), num_lines)]
-    sheet = side_by_side([draw_grid(labels, part, side=INNER, legend=LEGEND) for part in parts])
+    sheet = draw_grid(labels, drawn, side=INNER, legend=LEGEND)
     target.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(target)
     return target
