@@ -1,4 +1,4 @@
-"""Weights that a user gives: safetensors, nothing that could run code."""
+"""Safe loading of weight files: safetensors only, no pickles."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,32 +14,32 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read every tensor of a file.
+    """Return all tensors of a safetensors file.
 
     Raises:
-        CheckpointMismatch: no such file, a pickle, or no whole safetensors file.
+        CheckpointMismatch: no such file, a pickle, or a damaged file.
     """
     if path.suffix.lower() in PICKLES:
         raise CheckpointMismatch(
-            f"{path.name} is a pickle, which can run code when it is opened; write it as safetensors once, with "
-            f"python -m teefusion_core convert {path.name} {path.stem}{SUFFIX}, then choose that"
+            f"{path.name} is a pickle, which can run code when it is opened; convert it with "
+            f"python -m teefusion_core convert {path.name} {path.stem}{SUFFIX}"
         )
     if not path.is_file():
-        raise CheckpointMismatch(f"there is no file {path}; put it there, or correct the name")
+        raise CheckpointMismatch(f"there is no file {path}; copy it there or correct the name")
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointMismatch(
-            f"{path.name} is no whole safetensors file ({error}); copy or download it again"
+            f"{path.name} is not a whole safetensors file ({error}); copy or download it again"
         ) from error
 
 
 def below(tensors: Mapping[str, Tensor], known: str) -> dict[str, Tensor] | None:
-    """Return tensors by the names that they have in their own model, whatever stands before these in the file.
+    """Return tensors without the name prefix of the file.
 
     Args:
-        tensors: as they are in a file.
-        known: a name that the model always has; None is returned where no tensor ends with it.
+        tensors: name in the file -> tensor.
+        known: a name that the model always has; the result is None if no tensor name ends with it.
     """
     ends = (name for name in tensors if name == known or name.endswith(f".{known}"))
     found = min(ends, key=len, default=None)
