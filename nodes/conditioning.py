@@ -22,8 +22,8 @@ class TeEFusionConditioning(io.ComfyNode):
             display_name=DISPLAY_NAME,
             category=CATEGORY,
             description=(
-                "Runs a TeEFusion student: guidance is part of the text embedding, so a step costs one "
-                "forward pass instead of two. Connect both outputs to the sampler and set its cfg to 1."
+                "Adds guidance to the prompt of a TeEFusion student, so that each step costs 1 forward pass "
+                "instead of the 2 of CFG. Connect both outputs to the sampler and set its cfg to 1."
             ),
             search_aliases=["guidance distillation", "cfg distillation", "one pass cfg", "text embedding fusion"],
             inputs=[
@@ -31,21 +31,24 @@ class TeEFusionConditioning(io.ComfyNode):
                     io.Model.Input,
                     "model",
                     tooltip=(
-                        "A TeEFusion student of the SD3, SD3.5, Flux, SDXL or HunyuanVideo family. Your model is left "
-                        "untouched."
+                        "A TeEFusion student, for example from Load TeEFusion Student or Load Demo SD3. "
+                        "Guidance means nothing to an ordinary model. Your model is not changed."
                     ),
                 ),
                 inp(
                     io.Conditioning.Input,
                     "positive",
-                    tooltip="The encoded prompt, with its pooled vector, as CLIPTextEncode makes it.",
+                    tooltip=(
+                        "The encoded prompt, for example from CLIP Text Encode. It must contain the pooled "
+                        "vector of the model's CLIP encoders."
+                    ),
                 ),
                 inp(
                     io.Conditioning.Input,
                     "null",
                     tooltip=(
-                        "What the picture is guided away from: the encoded empty prompt (not zeroed out). "
-                        "A negative prompt may be wired here."
+                        "The encoded empty prompt: connect an empty CLIP Text Encode and do not zero it out. "
+                        "A negative prompt also works here if the student was trained with negative prompts."
                     ),
                 ),
                 inp(
@@ -56,9 +59,10 @@ class TeEFusionConditioning(io.ComfyNode):
                     max=100.0,
                     step=0.01,
                     tooltip=(
-                        "Guidance w of the paper: 5 looks like an ordinary CFG scale of 1 + w = 6. A "
-                        "student file tells what it was trained for (the demo: 0.5 to 5), a value outside is refused. "
-                        "Costs 1 pass per step at any value; the sampler's own cfg must be 1."
+                        "How strongly the image follows the prompt: guidance w of the paper. The equivalent "
+                        "CFG scale is 1 + w, so 5 is like cfg 6, and 0 means no guidance. Values outside the "
+                        "range that the student was trained for (demo: 0.5 to 5) are refused. Every value "
+                        "costs 1 pass per step; keep the sampler's cfg at 1."
                     ),
                 ),
                 inp(
@@ -69,17 +73,25 @@ class TeEFusionConditioning(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "How w is rounded before it is embedded. auto: as the student file says, else official "
-                        "bf16. official bf16: as the published SD3 student was run. exact: no rounding."
+                        "How w is rounded before it is embedded; auto suits almost every case. auto: as "
+                        "stored in the student file, otherwise official bf16. official bf16: as the authors "
+                        "ran the published SD3 student. exact: no rounding."
                     ),
                 ),
             ],
             outputs=[
                 io.Model.Output(
-                    "fused_model", display_name="MODEL", tooltip="The model that reads fused conditioning."
+                    "fused_model",
+                    display_name="MODEL",
+                    tooltip=(
+                        "The student, ready for guidance. Use it together with CONDITIONING; either one alone "
+                        "gives an unguided image."
+                    ),
                 ),
                 io.Conditioning.Output(
-                    "fused", display_name="CONDITIONING", tooltip="The prompt with guidance; use it with this MODEL."
+                    "fused",
+                    display_name="CONDITIONING",
+                    tooltip="The prompt with guidance. Use it as the positive prompt, together with MODEL.",
                 ),
             ],
         )

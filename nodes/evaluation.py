@@ -24,8 +24,9 @@ class GuidanceReport(io.ComfyNode):
             display_name=REPORT,
             category=CATEGORY,
             description=(
-                "Samples like SamplerCustomAdvanced, then tells which CFG scale the run amounts to at every step, what "
-                "it cost, how much of the picture is clipped. The measurement takes 2 passes of model per step more."
+                "Samples like SamplerCustomAdvanced and reports the effective guidance: the CFG scale that "
+                "each step really had. It also reports passes, seconds and clipped colours. Measuring adds 2 "
+                "passes of model per step."
             ),
             search_aliases=["effective guidance", "w_e", "evaluate guider", "count passes", "nfe", "compare cfg"],
             inputs=[
@@ -33,25 +34,42 @@ class GuidanceReport(io.ComfyNode):
                     io.Model.Input,
                     "model",
                     tooltip=(
-                        "The yardstick: the base, whose predictions with and without the prompt tell what a CFG scale "
-                        "means. It is not changed."
+                        "The base model that guidance is measured against, without the student. Its "
+                        "predictions with and without the prompt define what a CFG scale means. It is not "
+                        "changed."
                     ),
                 ),
                 inp(
                     io.Guider.Input,
                     "guider",
                     tooltip=(
-                        "Who is judged: CFGGuider, Reflection Guider, BasicGuider with a student and its fused prompt."
+                        "The guider to measure: CFGGuider, Reflection Guider, or BasicGuider with a student "
+                        "and its prompt from TeEFusion Conditioning."
                     ),
                 ),
-                inp(io.Sampler.Input, "sampler", tooltip="Goes step by step: euler, heun, Reflection Sampler."),
-                inp(io.Sigmas.Input, "sigmas", tooltip="Noise levels of the run, as BasicScheduler makes them."),
-                inp(io.Latent.Input, "latent_image", tooltip="What to start from; its noise mask is kept to."),
-                inp(io.Conditioning.Input, "positive", tooltip="The encoded prompt as it is, not a fused one."),
+                inp(
+                    io.Sampler.Input,
+                    "sampler",
+                    tooltip=(
+                        "A sampler that reports every step, such as euler, heun or Reflection Sampler. With "
+                        "ancestral and SDE samplers the added noise is measured too."
+                    ),
+                ),
+                inp(
+                    io.Sigmas.Input,
+                    "sigmas",
+                    tooltip="Noise levels of the run, for example from BasicScheduler. At least 1 step is needed.",
+                ),
+                inp(io.Latent.Input, "latent_image", tooltip="The latent to start from. Its noise mask is respected."),
+                inp(
+                    io.Conditioning.Input,
+                    "positive",
+                    tooltip="The encoded prompt, as it is before TeEFusion Conditioning or DICE Sharpen.",
+                ),
                 inp(
                     io.Conditioning.Input,
                     "negative",
-                    tooltip="The encoded empty prompt, or the negative prompt that the guider leads away from.",
+                    tooltip="The encoded empty prompt, or the negative prompt that the guider uses.",
                 ),
                 inp(
                     io.Int.Input,
@@ -60,21 +78,36 @@ class GuidanceReport(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Seed of the noise; the same picture as RandomNoise with this seed gives.",
+                    tooltip="Seed of the noise. RandomNoise with the same seed gives the same image.",
                 ),
                 inp(
                     io.Vae.Input,
                     "vae",
                     optional=True,
-                    tooltip="Decodes the result to count clipped colours; not connected: left out.",
+                    tooltip=(
+                        "Decodes the result to measure clipped colours and saturation. If not connected, the "
+                        "report leaves them out."
+                    ),
                 ),
             ],
             outputs=[
-                io.Latent.Output("latent", display_name="LATENT", tooltip="The result of the run."),
-                io.Image.Output("plot", display_name="plot", tooltip="Effective guidance over the noise levels."),
-                io.String.Output("report", display_name="report", tooltip="The same as text, step by step."),
+                io.Latent.Output(
+                    "latent",
+                    display_name="LATENT",
+                    tooltip="The sampled latent, the same as from SamplerCustomAdvanced.",
+                ),
+                io.Image.Output(
+                    "plot", display_name="plot", tooltip="Plot of the effective guidance at each noise level."
+                ),
                 io.String.Output(
-                    "cost", display_name="cost", tooltip="One line of steps, passes, seconds; for Compare Grid."
+                    "report",
+                    display_name="report",
+                    tooltip="The results as text, with a table of the steps. Connect it to Preview Any.",
+                ),
+                io.String.Output(
+                    "cost",
+                    display_name="cost",
+                    tooltip="One line with steps, passes and seconds, for the costs of Compare Grid.",
                 ),
             ],
         )
@@ -101,7 +134,7 @@ def _more_images() -> list:
             io.Image.Input,
             name,
             optional=True,
-            tooltip="Pictures of another method, as many for the same prompts, in the same order.",
+            tooltip="Images of another method, in the same number and order as images_a.",
         )
         for name in MORE_IMAGES
     ]
@@ -118,29 +151,31 @@ class CompareGrid(io.ComfyNode):
             display_name=GRID,
             category=CATEGORY,
             description=(
-                "One picture with a column per method, a row per prompt, what each cost below it. Give every method "
-                "the same prompts on the same noise."
+                "Puts the images of up to 6 methods side by side, with one column per method, one row per "
+                "prompt and the costs below. Use the same prompts and seeds for every method."
             ),
             search_aliases=["xy plot", "side by side", "contact sheet", "comparison", "labelled grid"],
             inputs=[
                 inp(
                     io.Image.Input,
                     "images_a",
-                    tooltip="Pictures of the first method: those of the first prompt first, as many for each prompt.",
+                    tooltip=(
+                        "Images of the first method, ordered by prompt, with the same number of images for each prompt."
+                    ),
                 ),
                 inp(
                     io.String.Input,
                     "prompts",
                     default="",
                     multiline=True,
-                    tooltip="A line per row. Empty: all pictures in one row without a title.",
+                    tooltip="Row titles, one prompt per line. Empty: all images in one row without a title.",
                 ),
                 inp(
                     io.String.Input,
                     "methods",
                     default="",
                     multiline=True,
-                    tooltip="A line per batch of pictures, in the order of the inputs. Empty: no headings.",
+                    tooltip="Column titles, one method per line, in the order of the inputs. Empty: no titles.",
                 ),
                 inp(
                     io.String.Input,
@@ -148,8 +183,8 @@ class CompareGrid(io.ComfyNode):
                     default="",
                     multiline=True,
                     tooltip=(
-                        "What stands below the pictures, such as what they cost. A line per method, or a line per "
-                        "cell, row by row. A semicolon ends a line too. Empty: nothing."
+                        "Text below the images, such as passes and seconds: one line per method, or one line "
+                        "per cell, row by row. A semicolon also ends a line. Empty: no text."
                     ),
                 ),
                 inp(
@@ -158,11 +193,13 @@ class CompareGrid(io.ComfyNode):
                     default=256,
                     min=0,
                     max=4096,
-                    tooltip="Pixels of the longer side of a picture in the grid. 0: as large as the largest is.",
+                    tooltip="Longer side of each image in the grid, in pixels. 0: as large as the largest image.",
                 ),
                 *_more_images(),
             ],
-            outputs=[io.Image.Output("grid", display_name="grid", tooltip="The grid as one picture.")],
+            outputs=[
+                io.Image.Output("grid", display_name="grid", tooltip="The grid as a single image, for Save Image.")
+            ],
         )
 
     @classmethod
@@ -193,28 +230,60 @@ class ScoreImages(io.ComfyNode):
             display_name=SCORE,
             category=CATEGORY,
             description=(
-                "CLIPScore, PickScore, HPSv2.1, LAION aesthetic, ImageReward of pictures with their prompts, as a "
-                "table. The weights are safetensors in a clip_vision folder; nothing is downloaded."
+                "Scores images with CLIPScore, PickScore, HPSv2.1, LAION aesthetic and ImageReward, and "
+                "lists the scores in a table. You provide the weights in models/clip_vision; nothing is "
+                "downloaded."
             ),
             search_aliases=["clip score", "pickscore", "hps", "aesthetic score", "image reward", "metrics", "evaluate"],
             inputs=[
-                inp(io.Image.Input, "images", tooltip="What is judged: pictures of the first prompt first."),
+                inp(io.Image.Input, "images", tooltip="The images to score, ordered by prompt."),
                 inp(
                     io.String.Input,
                     "prompts",
                     default="",
                     multiline=True,
-                    tooltip="A line for all pictures, or as many lines as there are groups of as many pictures.",
+                    tooltip=(
+                        "The prompts of the images, one per line: a single line for all images, or one line per "
+                        "group of equally many images."
+                    ),
                 ),
-                _judge("clip", "CLIPScore: a CLIP of two towers, e.g. ViT-L/14 of OpenAI. Scores of two CLIPs differ."),
-                _judge("pickscore", "PickScore: the weights of PickScore_v1."),
-                _judge("hps", "HPSv2.1: its weights, converted; scores are cosines, tables often show 100 times that."),
-                _judge("aesthetic", "LAION aesthetic: a head, converted; what it sees comes from clip, ViT-L/14."),
-                _judge("image_reward", "ImageReward: its weights, converted, the words of BERT beside them."),
+                _judge(
+                    "clip",
+                    (
+                        "Weights for CLIPScore: a complete CLIP with image and text encoder, such as OpenAI "
+                        "ViT-L/14. Scores of different CLIP models cannot be compared. off: not computed."
+                    ),
+                ),
+                _judge("pickscore", "Weights for PickScore: the file of PickScore_v1. off: not computed."),
+                _judge(
+                    "hps",
+                    (
+                        "Weights for HPSv2.1, converted to safetensors. The score is a cosine; published tables "
+                        "often show 100 times that. off: not computed."
+                    ),
+                ),
+                _judge(
+                    "aesthetic",
+                    (
+                        "Scoring head of LAION aesthetic, converted to safetensors. It also needs OpenAI ViT-L/14 in "
+                        "clip. off: not computed."
+                    ),
+                ),
+                _judge(
+                    "image_reward",
+                    (
+                        "Weights for ImageReward, converted to safetensors, with the vocabulary of BERT in a .txt "
+                        "file of the same name beside them. off: not computed."
+                    ),
+                ),
             ],
             outputs=[
-                io.String.Output("table", display_name="table", tooltip="A row per picture, then means."),
-                io.String.Output("scores", display_name="scores", tooltip="The same as JSON, with every digit."),
+                io.String.Output(
+                    "table",
+                    display_name="table",
+                    tooltip="One row per image, then the means. Connect it to Preview Any.",
+                ),
+                io.String.Output("scores", display_name="scores", tooltip="The same scores as JSON, with all digits."),
             ],
         )
 

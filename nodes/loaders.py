@@ -22,8 +22,8 @@ class TeEFusionStudentLoader(io.ComfyNode):
             display_name=STUDENT,
             category=CATEGORY,
             description=(
-                "Puts a student that this pack's trainer made on the model it was trained from. Then use TeEFusion "
-                "Conditioning: 1 pass per step at any guidance of the student's range."
+                "Applies a student file to the base model that it was trained from. Connect the result to "
+                "TeEFusion Conditioning; sampling then costs 1 forward pass per step."
             ),
             search_aliases=["guidance distillation student", "distilled lora", "load student"],
             inputs=[
@@ -32,8 +32,8 @@ class TeEFusionStudentLoader(io.ComfyNode):
                     "model",
                     optional=True,
                     tooltip=(
-                        "The base that the student was trained from, without merges; another one is refused. A student "
-                        "from a diffusion_models folder has all weights and needs none."
+                        "The base model that the student was trained from, without merges. Any other model "
+                        "is refused. A whole model from a diffusion_models folder needs no base."
                     ),
                 ),
                 inp(
@@ -41,14 +41,19 @@ class TeEFusionStudentLoader(io.ComfyNode):
                     "student",
                     options=student_files(),
                     tooltip=(
-                        "A student file in one of the loras or diffusion_models folders. It says which guidance it was "
-                        "trained for; ordinary LoRA files belong in a LoRA loader."
+                        "A student file made by Distill Trainer, from a loras or diffusion_models folder. "
+                        "Press R to refresh the list. Use a LoRA loader for ordinary LoRA files."
                     ),
                 ),
             ],
             outputs=[
                 io.Model.Output(
-                    "student_model", display_name="MODEL", tooltip="The student; your base stays as it was."
+                    "student_model",
+                    display_name="MODEL",
+                    tooltip=(
+                        "The student, for TeEFusion Conditioning. Without that node it runs without guidance. "
+                        "Your base model is not changed."
+                    ),
                 ),
             ],
         )
@@ -76,8 +81,9 @@ class TinySD3Loader(io.ComfyNode):
             display_name=DEMO,
             category=CATEGORY,
             description=(
-                "A small but genuine SD3 that comes with the pack: 64x64 pictures of coloured shapes, seconds each. "
-                "Prompts are English: a red circle left of a small blue square on a white background."
+                "Loads the small SD3 that is included in the pack. It draws coloured shapes at 64x64 pixels, "
+                "in seconds on a CPU, from English prompts such as: a red circle left of a small blue square "
+                "on a white background."
             ),
             search_aliases=["teefusion demo", "tiny model", "guidance distillation demo"],
             inputs=[
@@ -87,15 +93,20 @@ class TinySD3Loader(io.ComfyNode):
                     options=demo_variants(),
                     default="base",
                     tooltip=(
-                        "base: the trained model, for CFG at 2 passes per step. weak: an earlier checkpoint of its "
-                        "training. student: the base with a distilled TeEFusion update, for 1 pass per step."
+                        "base: the trained model, for CFG at 2 passes per step. weak: an earlier checkpoint "
+                        "that draws worse, as the weak model of W2SD. student: the base with a TeEFusion "
+                        "update, for TeEFusion Conditioning at 1 pass per step."
                     ),
                 ),
             ],
             outputs=[
-                io.Model.Output("model", display_name="MODEL", tooltip="SD3 at demo size, 9 million parameters."),
-                io.Clip.Output("clip", display_name="CLIP", tooltip="Its text encoder; 69 English words."),
-                io.Vae.Output("vae", display_name="VAE", tooltip="Its picture codec: 16 latent channels."),
+                io.Model.Output("model", display_name="MODEL", tooltip="The demo SD3, with 9 million parameters."),
+                io.Clip.Output(
+                    "clip",
+                    display_name="CLIP",
+                    tooltip="The text encoder of the demo model. It knows 69 English words.",
+                ),
+                io.Vae.Output("vae", display_name="VAE", tooltip="The VAE of the demo model, with 16 latent channels."),
             ],
         )
 

@@ -21,21 +21,27 @@ class DICESharpen(io.ComfyNode):
             display_name=SHARPEN,
             category=CATEGORY,
             description=(
-                "Sharpens a prompt with a trained DICE sharpener, so that an unchanged model needs one forward pass "
-                "per step instead of two. Set the sampler's cfg to 1."
+                "Adds guidance to an encoded prompt with a trained sharpener file, so that an unchanged "
+                "model needs 1 forward pass per step instead of 2. Set the sampler's cfg to 1. Distill "
+                "Trainer makes such files."
             ),
             search_aliases=["teefusion", "dice", "sharpener", "cfg free", "guidance distillation", "one pass cfg"],
             inputs=[
                 inp(
                     io.Conditioning.Input,
                     "conditioning",
-                    tooltip="The encoded prompt, of the width that the sharpener was trained for.",
+                    tooltip=(
+                        "The encoded prompt. It must come from the text encoders that the sharpener was trained for."
+                    ),
                 ),
                 inp(
                     io.Combo.Input,
                     "sharpener",
                     options=update_files(),
-                    tooltip="A sharpener file in one of the loras folders; other files are refused.",
+                    tooltip=(
+                        "A sharpener file, made by Distill Trainer with method dice. Files in models/loras and "
+                        "output/loras are listed; files of any other kind are refused."
+                    ),
                 ),
                 inp(
                     io.Float.Input,
@@ -45,8 +51,8 @@ class DICESharpen(io.ComfyNode):
                     max=10.0,
                     step=0.01,
                     tooltip=(
-                        "Strength of the sharpening. 1: as trained. 0: the prompt as it was, apart from beta. A value "
-                        "outside the range in the file is refused."
+                        "Strength of the sharpening. 1: as trained. 0: no sharpening. Values outside the "
+                        "range stored in the file are refused."
                     ),
                 ),
                 inp(
@@ -57,32 +63,43 @@ class DICESharpen(io.ComfyNode):
                     max=10.0,
                     step=0.01,
                     tooltip=(
-                        "How much of negative minus null is taken from the prompt. 0: none. It needs both; without "
-                        "negative it has no effect."
+                        "How much of the difference between negative and null is subtracted from the prompt. "
+                        "0: nothing. Above 0, null must be connected; without negative it has no effect."
                     ),
                 ),
                 inp(
                     io.Conditioning.Input,
                     "null",
                     optional=True,
-                    tooltip="The encoded empty prompt (not zeroed out). Needed unless negative is connected.",
+                    tooltip=(
+                        "The encoded empty prompt: connect an empty CLIP Text Encode and do not zero it out. It "
+                        "is required if negative is not connected or beta is above 0."
+                    ),
                 ),
                 inp(
                     io.Conditioning.Input,
                     "negative",
                     optional=True,
-                    tooltip="A negative prompt, which the sharpener pushes away from in place of null.",
+                    tooltip=(
+                        "An encoded negative prompt, used by the sharpener instead of null. Connect it here, not "
+                        "to the sampler."
+                    ),
                 ),
                 inp(
                     io.Model.Input,
                     "model",
                     optional=True,
-                    tooltip="The model that will be sampled. Connected: a sharpener of another base is refused.",
+                    tooltip=(
+                        "The model that you will sample, to check that the sharpener belongs to it. It is not "
+                        "changed. If not connected, nothing is checked."
+                    ),
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
-                    "sharpened", display_name="CONDITIONING", tooltip="The sharpened prompt; sample it at cfg 1."
+                    "sharpened",
+                    display_name="CONDITIONING",
+                    tooltip="The sharpened prompt. Connect it as the positive prompt and sample with cfg 1.",
                 ),
             ],
         )
@@ -116,8 +133,9 @@ class TextEmbeddingBlend(io.ComfyNode):
             display_name=BLEND,
             category=CATEGORY,
             description=(
-                "Arithmetic of prompts: base plus one prompt minus another, on tokens as well as on the pooled vector. "
-                "The report tells how near the blend is to a prompt that says it all."
+                "Adds one encoded prompt to another and subtracts a third, in both the token embeddings and "
+                "the pooled vector. The report shows how similar the result is to a prompt that says the "
+                "same in words."
             ),
             search_aliases=[
                 "teefusion",
@@ -127,29 +145,60 @@ class TextEmbeddingBlend(io.ComfyNode):
                 "embedding cosine",
             ],
             inputs=[
-                inp(io.Conditioning.Input, "base", tooltip="The prompt to start from. It keeps its area, mask, times."),
-                _weight("add_weight", "How much of add is added. 0: none of it."),
-                _weight("subtract_weight", "How much of subtract is taken away. 0: none of it."),
-                inp(io.Conditioning.Input, "add", optional=True, tooltip="A prompt whose content is added."),
+                inp(
+                    io.Conditioning.Input,
+                    "base",
+                    tooltip="The encoded prompt to start from. Its area, mask and timing are kept.",
+                ),
+                _weight(
+                    "add_weight",
+                    (
+                        "How much of add is added, from -10 to 10. 1: all of it. 0: nothing. A negative value "
+                        "subtracts it."
+                    ),
+                ),
+                _weight(
+                    "subtract_weight",
+                    (
+                        "How much of subtract is subtracted, from -10 to 10. 1: all of it. 0: nothing. A negative "
+                        "value adds it."
+                    ),
+                ),
+                inp(
+                    io.Conditioning.Input,
+                    "add",
+                    optional=True,
+                    tooltip="An encoded prompt whose content is added to base.",
+                ),
                 inp(
                     io.Conditioning.Input,
                     "subtract",
                     optional=True,
-                    tooltip="A prompt whose content is taken away.",
+                    tooltip=(
+                        "An encoded prompt whose content is removed from base. Subtract the empty prompt when "
+                        "you add another prompt."
+                    ),
                 ),
                 inp(
                     io.Conditioning.Input,
                     "reference",
                     optional=True,
-                    tooltip="A prompt that says it all in words, for the report alone.",
+                    tooltip="An encoded prompt that describes the wanted result in words. Only the report uses it.",
                 ),
             ],
             outputs=[
-                io.Conditioning.Output("blend", display_name="CONDITIONING", tooltip="The blended prompt."),
+                io.Conditioning.Output(
+                    "blend",
+                    display_name="CONDITIONING",
+                    tooltip="The blended prompt. Connect it to a sampler as the positive prompt.",
+                ),
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="Cosines of the blend to base, to reference; of base to reference. 1: the same direction.",
+                    tooltip=(
+                        "Cosine similarity of the blend to base and to reference, and of base to reference. 1: "
+                        "the same direction. 0: nothing in common."
+                    ),
                 ),
             ],
         )

@@ -10,12 +10,14 @@ from ._schema import CATEGORY, inp, schema
 
 ALIASES = ["teefusion", "reflection", "zigzag", "weak to strong", "w2sd", "teacher sampler", "guidance"]
 INVERSION_TOOLTIP = (
-    "How the weak step goes back up. exact: the network is told the noise level that the picture has. upper: it is "
-    "told the level above, as in the paper. official: as in the authors' code, for comparison only."
+    "The noise level that the model is given in the weak phase. exact: the level that the latent has; works "
+    "with every model. upper: the next higher level, as in the W2SD paper. official: as in the authors' "
+    "code, for comparison only."
 )
 REFLECT_TOOLTIP = (
-    "How many steps, counted from the start, reflect. -1: every step. 0: none, plain Euler. A step that ends at noise "
-    "level 0, usually the last, never reflects. A step without reflection costs only its final prediction."
+    "How many steps reflect, counted from the first. -1: all of them. 0: none, which is plain Euler sampling "
+    "with the final phase only. A step without reflection costs its final phase only. A step that ends at "
+    "noise level 0, usually the last one, never reflects."
 )
 
 
@@ -37,7 +39,10 @@ def _operator() -> list:
             default=1,
             min=1,
             max=16,
-            tooltip="Reflections per step. Each adds one strong and one weak prediction to the step.",
+            tooltip=(
+                "Reflections per step, from 1 to 16. Each one adds a strong phase and a weak phase, which is 3 "
+                "passes at the default CFG scales."
+            ),
         ),
         inp(io.Combo.Input, "inversion", options=list(INVERSIONS), default="exact", tooltip=INVERSION_TOOLTIP),
     ]
@@ -46,7 +51,14 @@ def _operator() -> list:
 def _start() -> list:
     """Inputs that a KSampler has too."""
     return [
-        inp(io.Latent.Input, "latent_image", tooltip="What to start from; empty for a picture from the prompt alone."),
+        inp(
+            io.Latent.Input,
+            "latent_image",
+            tooltip=(
+                "The latent to start from: an empty one for text to image, or an encoded image with denoise below 1. "
+                "Its noise mask is respected."
+            ),
+        ),
         inp(
             io.Int.Input,
             "seed",
@@ -54,16 +66,27 @@ def _start() -> list:
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
             control_after_generate=True,
-            tooltip="Seed of the noise; nothing else is random.",
+            tooltip="Seed of the noise; nothing else is random. KSampler gets the same noise from the same seed.",
         ),
-        inp(io.Int.Input, "steps", default=20, min=1, max=10000, tooltip="Steps of the schedule."),
+        inp(
+            io.Int.Input,
+            "steps",
+            default=20,
+            min=1,
+            max=10000,
+            tooltip="Number of sampling steps. The time grows in proportion.",
+        ),
     ]
 
 
 def _schedule() -> list:
     return [
         inp(
-            io.Combo.Input, "scheduler", options=schedulers(), default="normal", tooltip="How noise levels are spaced."
+            io.Combo.Input,
+            "scheduler",
+            options=schedulers(),
+            default="normal",
+            tooltip="How the noise levels of the steps are spaced, as in KSampler.",
         ),
         inp(
             io.Float.Input,
@@ -72,13 +95,20 @@ def _schedule() -> list:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Share of the noise that is added and taken away; below 1 keeps something of latent_image.",
+            tooltip=(
+                "How much of the start latent is replaced, as in KSampler. 1: all of it. Lower values keep more "
+                "of latent_image. 0: latent_image is returned unchanged."
+            ),
         ),
     ]
 
 
 def _latent_output():
-    return io.Latent.Output("latent", display_name="LATENT", tooltip="The result; what it cost is shown in the node.")
+    return io.Latent.Output(
+        "latent",
+        display_name="LATENT",
+        tooltip="The sampled latent. After the run, the node shows the number of forward passes and the time.",
+    )
 
 
 class W2SDTeacherSampler(io.ComfyNode):
@@ -94,25 +124,49 @@ class W2SDTeacherSampler(io.ComfyNode):
             display_name=cls.DISPLAY_NAME,
             category=CATEGORY,
             description=(
-                "Weak-to-strong sampling: every step goes down with the strong model, back up with the weak one, down "
-                "again. 5 forward passes per step at the defaults (CFG: 2); phases at cfg 1 or 0 cost one pass each."
+                "Samples with a strong and a weak model and brings out what the strong one does better. Each "
+                "step denoises with the strong model, goes back with the weak one and denoises again: 5 "
+                "forward passes at the defaults, where CFG needs 2. It helps when the weak model is "
+                "genuinely worse."
             ),
             search_aliases=ALIASES,
             inputs=[
-                inp(io.Model.Input, "strong_model", tooltip="The better model, e.g. with a LoRA at full strength."),
-                _prompt("positive", "What should be in the picture."),
-                _prompt("negative", "What the guidance leads away from; the encoded empty prompt will do."),
+                inp(
+                    io.Model.Input,
+                    "strong_model",
+                    tooltip="The better model, for example with a LoRA at full strength. It is not changed.",
+                ),
+                _prompt("positive", "The encoded prompt: what the image should show."),
+                _prompt(
+                    "negative",
+                    ("The encoded negative prompt: what the image should avoid. The encoded empty prompt works too."),
+                ),
                 *_start(),
-                _cfg("strong_cfg", 5.5, "CFG scale of the first strong step. 1 or 0 costs one pass, else two."),
+                _cfg(
+                    "strong_cfg",
+                    5.5,
+                    (
+                        "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 "
+                        "(negative only) cost 1 pass, other values 2. The scale is that of KSampler: CFG "
+                        "scale = 1 + guidance w."
+                    ),
+                ),
                 _cfg(
                     "weak_cfg",
                     1.0,
-                    "CFG scale of the weak step back up. 1 (prompt only) or 0 (negative only): 1 pass.",
+                    (
+                        "CFG scale of the weak phase, which goes back to the previous noise level. A lower value "
+                        "gives stronger guidance. 1 (prompt only) and 0 (negative only) cost 1 pass, other "
+                        "values 2. CFG scale = 1 + guidance w."
+                    ),
                 ),
                 _cfg(
                     "final_cfg",
                     5.5,
-                    "CFG scale of the last strong step, the one that moves on. 1 or 0 costs one pass, else two.",
+                    (
+                        "CFG scale of the final phase, which denoises again and whose result is kept. 1 (prompt "
+                        "only) and 0 (negative only) cost 1 pass, other values 2. CFG scale = 1 + guidance w."
+                    ),
                 ),
                 *_schedule(),
                 *_operator(),
@@ -121,13 +175,22 @@ class W2SDTeacherSampler(io.ComfyNode):
                     "weak_model",
                     optional=True,
                     tooltip=(
-                        "A worse model of the same family: an earlier checkpoint, the same file without the LoRA or "
-                        "with it at negative strength, or with layers skipped. Not connected: the strong model, so "
-                        "that only CFG scales or prompts differ."
+                        "A worse model of the same family: an earlier checkpoint, the same model without its "
+                        "LoRA or with the LoRA at negative strength, or one with skipped layers. A model "
+                        "from another file takes additional memory. If not connected, the strong model is "
+                        "used and only CFG scales and prompts can differ."
                     ),
                 ),
-                _prompt("weak_positive", "Prompt of the weak step; not connected: the same.", optional=True),
-                _prompt("weak_negative", "Negative prompt of the weak step; not connected: the same.", optional=True),
+                _prompt(
+                    "weak_positive",
+                    ("Prompt of the weak phase, for example a less detailed one. If not connected, positive is used."),
+                    optional=True,
+                ),
+                _prompt(
+                    "weak_negative",
+                    "Negative prompt of the weak phase. If not connected, negative is used.",
+                    optional=True,
+                ),
             ],
             outputs=[_latent_output()],
         )
@@ -175,24 +238,36 @@ class ZSampling(io.ComfyNode):
             display_name=cls.DISPLAY_NAME,
             category=CATEGORY,
             description=(
-                "Zigzag sampling: every step goes down with high guidance, back up with low, down again with high. "
-                "5 forward passes per step at the defaults (CFG: 2), with any model that ComfyUI samples."
+                "Samples with one model that is contrasted with itself at lower guidance. Each step denoises "
+                "with cfg, goes back with inversion_cfg and denoises again: 5 forward passes at the "
+                "defaults, where CFG needs 2. It works with every model that ComfyUI can sample."
             ),
             search_aliases=ALIASES,
             inputs=[
-                inp(io.Model.Input, "model", tooltip="Any diffusion model. It is left untouched."),
-                _prompt("positive", "What should be in the picture."),
-                _prompt("negative", "What the guidance leads away from; the encoded empty prompt will do."),
+                inp(io.Model.Input, "model", tooltip="The diffusion model, of any kind. It is not changed."),
+                _prompt("positive", "The encoded prompt: what the image should show."),
+                _prompt(
+                    "negative",
+                    ("The encoded negative prompt: what the image should avoid. The encoded empty prompt works too."),
+                ),
                 *_start(),
                 _cfg(
                     "cfg",
                     5.5,
-                    "CFG scale of both steps down. At first order the result is guided at 2 cfg - inversion_cfg.",
+                    (
+                        "CFG scale of both denoising phases. The effective guidance is about 2 x cfg - "
+                        "inversion_cfg, which is 11 at the defaults. 1 (prompt only) and 0 (negative only) cost "
+                        "1 pass per phase, other values 2. CFG scale = 1 + guidance w."
+                    ),
                 ),
                 _cfg(
                     "inversion_cfg",
                     0.0,
-                    "CFG scale of the step back up. 0 (negative only) or 1 (prompt only): 1 pass.",
+                    (
+                        "CFG scale of the phase that goes back. The further it is below cfg, the stronger the "
+                        "effect; if both are equal, there is none. 0 (negative only) and 1 (prompt only) cost 1 "
+                        "pass, other values 2. CFG scale = 1 + guidance w."
+                    ),
                 ),
                 *_schedule(),
                 *_operator(),
@@ -239,24 +314,44 @@ class ReflectionGuiderNode(io.ComfyNode):
             display_name=cls.DISPLAY_NAME,
             category=CATEGORY,
             description=(
-                "The three settings of W2SD or Z-Sampling for SamplerCustomAdvanced, together with Reflection Sampler. "
-                "A setting at cfg 1 or 0 costs one forward pass, else two (with CHATS two passes at 0)."
+                "Sets the models, prompts and CFG scales of the strong, weak and final phase of W2SD, "
+                "Z-Sampling or CHATS. Use it with Reflection Sampler in SamplerCustomAdvanced. A phase costs "
+                "1 forward pass at cfg 1 or 0, otherwise 2; with CHATS, a strong or final phase at cfg 0 "
+                "costs 2."
             ),
             search_aliases=[*ALIASES, "chats"],
             inputs=[
-                inp(io.Model.Input, "strong_model", tooltip="The better model."),
-                _prompt("positive", "What should be in the picture."),
-                _prompt("negative", "What the guidance leads away from; the encoded empty prompt will do."),
-                _cfg("strong_cfg", 5.5, "CFG scale of the first strong step. 1 or 0 costs one pass, else two."),
+                inp(io.Model.Input, "strong_model", tooltip="The better model. It is not changed."),
+                _prompt("positive", "The encoded prompt: what the image should show."),
+                _prompt(
+                    "negative",
+                    ("The encoded negative prompt: what the image should avoid. The encoded empty prompt works too."),
+                ),
+                _cfg(
+                    "strong_cfg",
+                    5.5,
+                    (
+                        "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 "
+                        "(negative only) cost 1 pass, other values 2. The scale is that of KSampler: CFG "
+                        "scale = 1 + guidance w."
+                    ),
+                ),
                 _cfg(
                     "weak_cfg",
                     1.0,
-                    "CFG scale of the weak step back up. 1 (prompt only) or 0 (negative only): 1 pass.",
+                    (
+                        "CFG scale of the weak phase, which goes back to the previous noise level. A lower value "
+                        "gives stronger guidance. 1 (prompt only) and 0 (negative only) cost 1 pass, other "
+                        "values 2. CFG scale = 1 + guidance w."
+                    ),
                 ),
                 _cfg(
                     "final_cfg",
                     5.5,
-                    "CFG scale of the last strong step, the one that moves on. 1 or 0 costs one pass, else two.",
+                    (
+                        "CFG scale of the final phase, which denoises again and whose result is kept. 1 (prompt "
+                        "only) and 0 (negative only) cost 1 pass, other values 2. CFG scale = 1 + guidance w."
+                    ),
                 ),
                 inp(
                     io.Combo.Input,
@@ -264,8 +359,9 @@ class ReflectionGuiderNode(io.ComfyNode):
                     options=[CFG, CHATS],
                     default=CFG,
                     tooltip=(
-                        "CFG: strong steps are guided away from the negative prompt. CHATS: away from what the weak "
-                        "model makes of a mix of both prompts; connect the win model as strong, the lose model as weak."
+                        "What the strong and the final phase are guided away from. CFG: the prediction with "
+                        "the negative prompt. CHATS: the weak model's prediction with a mix of both prompts; "
+                        "connect the win model as strong_model and the lose model as weak_model."
                     ),
                 ),
                 inp(
@@ -275,18 +371,38 @@ class ReflectionGuiderNode(io.ComfyNode):
                     min=-1.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="Of CHATS alone: the weak model gets -alpha prompt + (1 + alpha) negative prompt.",
+                    tooltip=(
+                        "With CHATS, the weak model gets -alpha x prompt + (1 + alpha) x negative prompt. 0: the "
+                        "negative prompt only. -1: the prompt only. The rule CFG ignores it."
+                    ),
                 ),
                 inp(
                     io.Model.Input,
                     "weak_model",
                     optional=True,
-                    tooltip="A worse model of the same family; not connected: the strong one.",
+                    tooltip=(
+                        "A worse model of the same family. If not connected, the strong model is used. A model "
+                        "from another file takes additional memory."
+                    ),
                 ),
-                _prompt("weak_positive", "Prompt of the weak step; not connected: the same.", optional=True),
-                _prompt("weak_negative", "Negative prompt of the weak step; not connected: the same.", optional=True),
+                _prompt(
+                    "weak_positive",
+                    ("Prompt of the weak phase, for example a less detailed one. If not connected, positive is used."),
+                    optional=True,
+                ),
+                _prompt(
+                    "weak_negative",
+                    "Negative prompt of the weak phase. If not connected, negative is used.",
+                    optional=True,
+                ),
             ],
-            outputs=[io.Guider.Output("guider", display_name="GUIDER", tooltip="For SamplerCustomAdvanced.")],
+            outputs=[
+                io.Guider.Output(
+                    "guider",
+                    display_name="GUIDER",
+                    tooltip="The guider, for SamplerCustomAdvanced with Reflection Sampler.",
+                )
+            ],
         )
 
     @classmethod
@@ -325,12 +441,18 @@ class ReflectionSamplerNode(io.ComfyNode):
             display_name=cls.DISPLAY_NAME,
             category=CATEGORY,
             description=(
-                "Strong step down, weak step back up, final step down, in every step of the schedule. For "
-                "SamplerCustomAdvanced, together with Reflection Guider."
+                "Runs the strong, weak and final phase of Reflection Guider: each step denoises, goes back "
+                "to the previous noise level and denoises again. Use both nodes in SamplerCustomAdvanced."
             ),
             search_aliases=ALIASES,
             inputs=_operator(),
-            outputs=[io.Sampler.Output("sampler", display_name="SAMPLER", tooltip="For SamplerCustomAdvanced.")],
+            outputs=[
+                io.Sampler.Output(
+                    "sampler",
+                    display_name="SAMPLER",
+                    tooltip="The sampler, for SamplerCustomAdvanced with Reflection Guider.",
+                )
+            ],
         )
 
     @classmethod

@@ -69,7 +69,10 @@ def _common() -> list:
         ),
         _float(
             "guidance_max", 8.0, 0.0, 100.0, 0.1,
-            "Largest guidance w that the student learns. A student refuses values outside its range.",
+            (
+                "Largest guidance w that the student learns. The teacher uses the CFG scale 1 + w. A student "
+                "refuses values outside its range."
+            ),
         ),
         _int("steps", 1000, 1, 10_000_000, "Total number of training steps. A resumed run continues up to it."),
         _int(
@@ -81,8 +84,11 @@ def _common() -> list:
         _int("height", 1024, 16, 16384, "Height of the training images in pixels. Ignored with latents."),
         _combo(
             "trainable", TRAINABLE, "lora",
-            "Which weights are trained. lora: all linear layers. lora on modulation: only the layers that read time "
-            "and pooled text. embedders: only the two embedders. everything: all weights, which takes the most memory.",
+            (
+                "Which weights are trained. lora: all linear layers. lora on modulation: only the layers that "
+                "read time and pooled text. embedders: only the embedders of time and pooled text. everything: "
+                "all weights, which takes the most memory."
+            ),
         ),
         _int("rank", 16, 1, 1024, "Rank of the LoRA. A higher rank can learn more and makes a larger file."),
         _int(
@@ -208,7 +214,9 @@ class DistillTrainer(io.ComfyNode):
                     display_name="LORA_MODEL",
                     tooltip="The trained weights, for Load LoRA Model or Save LoRA Weights.",
                 ),
-                io.Custom("LOSS_MAP").Output("losses", display_name="LOSS_MAP", tooltip="For Plot Loss Graph."),
+                io.Custom("LOSS_MAP").Output(
+                    "losses", display_name="LOSS_MAP", tooltip="The loss of every training step, for Plot Loss Graph."
+                ),
                 io.Int.Output("steps_done", display_name="steps", tooltip="Number of finished training steps."),
                 io.String.Output("file", display_name="file", tooltip="The student file, for Load TeEFusion Student."),
             ],

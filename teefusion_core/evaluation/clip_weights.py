@@ -161,7 +161,7 @@ def _config(weights: Mapping[str, Tensor], path: Path) -> tuple[Any, str]:
 
 
 def _shaped(weights: Mapping[str, Tensor], backbone: Backbone, text: torch.Size, projection: int) -> Any:
-    """Read off the shapes what they tell."""
+    """Return the configuration that the tensor shapes imply."""
     from transformers import CLIPConfig
 
     patches = weights["vision_model.embeddings.patch_embedding.weight"]

@@ -44,9 +44,15 @@ class GuidanceReport:
         """Return the report as text, with a line per step."""
         lines = [self.cost(), self.strength()]
         if self.clipped is not None and self.saturation is not None:
-            lines.append(f"clipped {100 * self.clipped:.2f} % of colour values, saturation {self.saturation:.3f}")
-        lines.append(f"measured with {self.own_passes:g} passes of the model besides, {self.own_seconds:.2f} s")
-        lines += ["", "| step | sigma | w_e of the prediction | w_e of the step |", "| --- | --- | --- | --- |"]
+            lines.append(
+                f"{100 * self.clipped:.2f} % of the colour values are clipped; saturation {self.saturation:.3f}"
+            )
+        lines.append(f"measuring took {self.own_passes:g} more passes of the base model, {self.own_seconds:.2f} s")
+        lines += [
+            "",
+            "| step | sigma | CFG scale of the prediction | CFG scale of the step |",
+            "| --- | --- | --- | --- |",
+        ]
         for step, sigma in enumerate(self.sigmas):
             cells = (_with_range(of[step]) for of in (self.predicted_SB, self.moved_SB))
             lines.append(f"| {step + 1} | {sigma:.4g} | {' | '.join(cells)} |")
@@ -63,9 +69,8 @@ class GuidanceReport:
         mean = float(self.moved_SB.nanmean())
         if math.isnan(mean):
             return f"effective guidance {UNDEFINED}"
-        return (
-            f"effective guidance as cfg {mean:.2f} over all steps, {float(self.predicted_SB.nanmean()):.2f} predicted"
-        )
+        predicted = float(self.predicted_SB.nanmean())
+        return f"effective guidance as a CFG scale: {mean:.2f} (steps), {predicted:.2f} (predictions)"
 
     def plot(self) -> Image.Image:
         """Draw the effective guidance over the noise levels; the band is the range over all images."""
@@ -92,8 +97,8 @@ class GuidanceReport:
         return image
 
     def _legend(self, draw: ImageDraw.ImageDraw, font) -> None:
-        draw.text((16, 66), "w_e as a CFG scale:", INK, font)
-        for x, colour, label in ((170, STRONG, "of the step, band: all pictures"), (430, OTHER, "of the prediction")):
+        draw.text((16, 66), "Effective CFG scale:", INK, font)
+        for x, colour, label in ((170, STRONG, "of the step (band: all images)"), (430, OTHER, "of the prediction")):
             draw.line((x, 75, x + 24, 75), colour, 3)
             draw.text((x + 32, 66), label, INK, font)
 

@@ -20,7 +20,7 @@ class ScoreTable:
 
     def text(self) -> str:
         """Return the table as Markdown; the last row has the means."""
-        lines = [_row(["picture", "prompt", *self.scores]), _row(["---"] * (2 + len(self.scores)))]
+        lines = [_row(["image", "prompt", *self.scores]), _row(["---"] * (2 + len(self.scores)))]
         for number, (picture, prompt) in enumerate(zip(self.pictures, self.prompts, strict=True)):
             values = (f"{values[number]:.4f}" for values in self.scores.values())
             lines.append(_row([picture, prompt.replace("|", "/"), *values]))

@@ -60,7 +60,7 @@ def test_the_page_explains_every_input(node_id):
 @each_node
 def test_the_page_answers_what_when_cost_trouble(node_id):
     headings = re.findall(r"^## (.+)$", page_of(node_id), flags=re.MULTILINE)
-    assert {"When to use it", "Outputs", "Cost", "If something looks wrong"} <= set(headings)
+    assert {"When to use it", "Outputs", "Cost and limits", "Troubleshooting"} <= set(headings)
 
 
 @each_node

@@ -101,9 +101,9 @@ class TestTheCost:
         _, report = judge(cfg(3.0), vae=world.vae)
         text = report.text()
         assert re.match(r"CFGGuider: 4 steps, 8 passes \(2 per step\), \d+\.\d\d s\n", text)
-        assert "effective guidance as cfg 3.00 over all steps, 3.00 predicted" in text
-        assert re.search(r"clipped \d+\.\d\d % of colour values, saturation 0\.\d{3}", text)
-        assert "measured with 8 passes of the model besides" in text
+        assert "effective guidance as a CFG scale: 3.00 (steps), 3.00 (predictions)" in text
+        assert re.search(r"\d+\.\d\d % of the colour values are clipped; saturation 0\.\d{3}", text)
+        assert "measuring took 8 more passes of the base model" in text
         assert len(re.findall(r"^\| \d ", text, re.MULTILINE)) == STEPS
 
 

@@ -79,7 +79,7 @@ def test_all_judges_at_once_are_those_of_their_libraries(score):
     cosines = [value / 100 for value in scores["CLIPScore (clip)"]]
     assert scores["PickScore"] == pytest.approx([math.exp(4.5) * one for one in cosines], rel=1e-4)
     table = outputs[0][0].splitlines()
-    assert table[0].startswith("| picture | prompt | CLIPScore (clip) |") and table[-1].startswith("| mean |")
+    assert table[0].startswith("| image | prompt | CLIPScore (clip) |") and table[-1].startswith("| mean |")
     assert re.search(rf"\| {scores['HPSv2.1'][0]:.4f} \|", table[2])
 
 

@@ -53,13 +53,15 @@ def test_the_text_has_every_number():
     )
     assert lines[:4] == [
         "Mine: 2 steps, 8 passes (4 per step), 1.50 s",
-        "effective guidance as cfg 3.50 over all steps, 1.00 predicted",
-        "clipped 1.23 % of colour values, saturation 0.500",
-        "measured with 4 passes of the model besides, 0.25 s",
+        "effective guidance as a CFG scale: 3.50 (steps), 1.00 (predictions)",
+        "1.23 % of the colour values are clipped; saturation 0.500",
+        "measuring took 4 more passes of the base model, 0.25 s",
     ]
     assert lines[-1] == "| 2 | 0.5 | 1.000 (1.000 to 1.000) | 4.500 (4.000 to 5.000) |"
 
 
 def test_what_is_undefined_is_said_once():
     text = report([[math.nan]]).text()
-    assert "undefined: the model predicts the same for positive and negative" in text and "cfg nan" not in text
+    assert (
+        "undefined: the model predicts the same for positive and negative" in text and "nan" not in text.splitlines()[1]
+    )
