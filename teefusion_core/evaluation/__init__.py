@@ -1,1 +1,1 @@
-"""How pictures are judged: prompt sets, metrics, scores, grids."""
+"""Image evaluation: metrics, scores, grids, reports."""

@@ -1,7 +1,7 @@
-"""How far a mean would move with other prompts, by drawing them anew.
+"""Bootstrap intervals of means over prompts.
 
-Two methods are compared on the same draws, which pairs them prompt by prompt. Where a method is a handful of students,
-these are drawn anew as well, so that an interval speaks of the method rather than of its students.
+Two methods are compared on the same draws, which pairs them by prompt. If a method has several students, these are
+resampled as well, so that the interval is for the method and not for its particular students.
 
 Shapes: D draws, N prompts, K students.
 Source: Efron, Bootstrap methods, 1979; intervals are plain percentiles.
@@ -19,19 +19,19 @@ LEVEL = 0.95
 
 
 def resamples(num: int, *, draws: int = 2000, seed: int = 0) -> Tensor:
-    """Draw `num` of `num` with replacement, many times.
+    """Return counts of draws of `num` out of `num` with replacement.
 
     Args:
         num: prompts or students, 1 or more.
         draws: D.
         seed: the same seed gives the same draws.
     Returns:
-        float64 [D,num], how often each was drawn; rows sum to num.
+        float64 [D,num], how often each item was drawn; rows sum to num.
     Raises:
-        InvalidConfig: nothing to draw from.
+        InvalidConfig: num or draws is below 1.
     """
     if num < 1 or draws < 1:
-        raise InvalidConfig(f"{draws} draws out of {num} were asked for; give 1 or more of both")
+        raise InvalidConfig(f"there are {draws} draws out of {num} items; give 1 or more of both")
     generator = torch.Generator().manual_seed(seed)
     picks_DN = torch.randint(num, (draws, num), generator=generator)
     ones = torch.ones(picks_DN.shape, dtype=torch.float64)
@@ -39,12 +39,12 @@ def resamples(num: int, *, draws: int = 2000, seed: int = 0) -> Tensor:
 
 
 def resampled_means(values_KN: Tensor, prompts_DN: Tensor, students_DK: Tensor | None = None) -> Tensor:
-    """Mean over prompts with students in every draw.
+    """Return the mean over prompts and students for every draw.
 
     Args:
-        values_KN: one value for each student with each prompt; nan where a prompt has none.
-        prompts_DN: from `resamples`; the same for all methods that are to be compared.
-        students_DK: from `resamples`, own for each method; None weighs all students alike.
+        values_KN: one value per student and prompt; NaN where a prompt has none.
+        prompts_DN: from `resamples`; use the same for all methods that are compared.
+        students_DK: from `resamples`, separate for each method; None gives all students the same weight.
     Returns:
         float64 [D].
     """
@@ -57,11 +57,11 @@ def resampled_means(values_KN: Tensor, prompts_DN: Tensor, students_DK: Tensor |
 
 
 def interval(values_D: Tensor, level: float = LEVEL) -> tuple[float, float]:
-    """Return the middle share of what the draws gave.
+    """Return the percentile interval of a statistic.
 
     Args:
-        values_D: a statistic in every draw.
-        level: share inside, 0.95 leaves a fortieth out at either end.
+        values_D: the statistic for every draw.
+        level: share of the draws inside the interval.
     """
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.quantile(values_D.to(torch.float64), ends).tolist()
@@ -69,10 +69,10 @@ def interval(values_D: Tensor, level: float = LEVEL) -> tuple[float, float]:
 
 
 def verdict(low: float, high: float, threshold: float = 0.0) -> str:
-    """Say what an interval says of the claim that a quantity lies above a threshold.
+    """Return the verdict of an interval on the claim that a quantity exceeds a threshold.
 
     Returns:
-        HOLDS where all of it lies above, FAILS where all of it lies below, else UNDECIDED.
+        HOLDS if the whole interval lies above, FAILS if it lies below, otherwise UNDECIDED.
     """
     if low > threshold:
         return HOLDS

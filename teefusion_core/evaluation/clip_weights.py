@@ -1,7 +1,4 @@
-"""A CLIP of two towers from a file in the layout of transformers or of open_clip.
-
-Shapes: D width of a tower, P projection, N positions.
-"""
+"""Loader for CLIP models in the layout of transformers or open_clip."""
 
 import json
 import re
@@ -22,11 +19,11 @@ QUICK, EXACT = "quick_gelu", "gelu"
 
 @dataclass(frozen=True)
 class Backbone:
-    """What the shapes of a published CLIP do not tell."""
+    """Properties of a published CLIP that its tensor shapes do not show."""
 
     name: str
     heads: int
-    """Of the vision tower; a head of the text tower is 64 wide in all of them."""
+    """Number of attention heads of the vision tower; in the text tower each head is 64 wide."""
     activation: str
 
 
@@ -38,7 +35,7 @@ BACKBONES = {
     (1408, 14): Backbone("ViT-g/14 LAION", 16, EXACT),
     (1664, 14): Backbone("ViT-bigG/14 LAION", 16, EXACT),
 }
-"""(width of the vision tower, pixels of a patch) -> what it is; others come with their config.json."""
+"""(width of the vision tower, patch size) -> backbone; any other CLIP needs its config.json."""
 
 OPEN_CLIP_PLACES = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
@@ -53,7 +50,7 @@ OPEN_CLIP_PLACES = {
     "ln_final.": "text_model.final_layer_norm.",
     "logit_scale": "logit_scale",
 }
-"""Begin of a name in open_clip -> in transformers."""
+"""Prefix of a name in open_clip -> in transformers."""
 OPEN_CLIP_LAYERS = {
     ".attn.out_proj.": ".self_attn.out_proj.",
     ".ln_1.": ".layer_norm1.",
@@ -63,19 +60,19 @@ OPEN_CLIP_LAYERS = {
 }
 PROJECTIONS = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
 ATTENTION = re.compile(r"(.*)\.attn\.in_proj_(weight|bias)")
-WANTED = "a CLIP with both towers, as transformers or open_clip write it"
+WANTED = "a CLIP with both towers, saved by transformers or open_clip"
 
 
 def clip_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, str]:
-    """Build the CLIP that a file holds, in float32.
+    """Build a CLIP in float32 from the tensors of a file.
 
     Args:
         tensors: of the file.
-        path: of the file; a config.json of transformers may lie beside it as NAME.json.
+        path: of the file; the config.json of transformers may be next to it as NAME.json.
     Returns:
-        (transformers' CLIPModel for inference, the name of its architecture).
+        (CLIPModel of transformers in evaluation mode, name of its architecture).
     Raises:
-        CheckpointMismatch: no CLIP, one tower of it, or an architecture that is not known.
+        CheckpointMismatch: no CLIP, a CLIP with one tower, or an unknown architecture.
     """
     weights = without_prefix(tensors, "vision_model.embeddings.class_embedding")
     if weights is None:
@@ -93,10 +90,10 @@ def clip_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, str]:
 
 
 def filled(model: Any, weights: Mapping[str, Tensor], path: Path, wanted: str = WANTED) -> Any:
-    """Put weights into a model of the meta device; ready for inference.
+    """Load weights into a model on the meta device and set it to evaluation mode.
 
     Raises:
-        CheckpointMismatch: missing weights, or some of other shapes.
+        CheckpointMismatch: weights are missing or have other shapes.
     """
     missing = [name for name in model.state_dict() if name not in weights]
     if missing:
@@ -105,15 +102,17 @@ def filled(model: Any, weights: Mapping[str, Tensor], path: Path, wanted: str = 
     try:
         model.load_state_dict({name: weights[name] for name in model.state_dict()}, assign=True)
     except RuntimeError as error:
-        raise CheckpointMismatch(f"{path.name} has weights of other shapes than its architecture: {error}") from error
-    for name, value in positions.items():  # not in files: 0, 1, 2 ...
+        raise CheckpointMismatch(
+            f"{path.name} has weights of other shapes than its architecture ({error}); choose {wanted}"
+        ) from error
+    for name, value in positions.items():  # position ids 0, 1, 2 ... are not in files
         place, _, own = name.rpartition(".")
         model.get_submodule(place).register_buffer(own, torch.arange(value.shape[-1])[None], persistent=False)
     return model.eval().requires_grad_(False)
 
 
 def from_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of an open_clip CLIP as transformers has them; projections are transposed."""
+    """Rename the weights of an open_clip CLIP to those of transformers; projections are transposed."""
     found: dict[str, Tensor] = {}
     for name, value in weights.items():
         if name in PROJECTIONS:
@@ -142,7 +141,9 @@ def _config(weights: Mapping[str, Tensor], path: Path) -> tuple[Any, str]:
         try:
             return CLIPConfig.from_dict(json.loads(beside.read_text(encoding="utf-8"))), path.stem
         except (OSError, ValueError, TypeError) as error:
-            raise CheckpointMismatch(f"{beside.name} is no config.json of a CLIP ({error}); copy it again") from error
+            raise CheckpointMismatch(
+                f"{beside.name} is not the config.json of a CLIP ({error}); copy it again"
+            ) from error
     try:
         patches = weights["vision_model.embeddings.patch_embedding.weight"]
         text, projection = weights["text_model.embeddings.token_embedding.weight"], weights["text_projection.weight"]
@@ -152,7 +153,7 @@ def _config(weights: Mapping[str, Tensor], path: Path) -> tuple[Any, str]:
             known = ", ".join(row.name for row in BACKBONES.values())
             raise CheckpointMismatch(
                 f"{path.name} is a CLIP of width {key[0]} with patches of {key[1]} pixels, which is none of {known}; "
-                f"put its config.json beside it as {beside.name}"
+                f"put its config.json next to it as {beside.name}"
             )
         return _shaped(weights, backbone, text.shape, projection.shape[0]), backbone.name
     except KeyError as error:
@@ -160,7 +161,7 @@ def _config(weights: Mapping[str, Tensor], path: Path) -> tuple[Any, str]:
 
 
 def _shaped(weights: Mapping[str, Tensor], backbone: Backbone, text: torch.Size, projection: int) -> Any:
-    """Read off the shapes what they tell."""
+    """Return the configuration that the tensor shapes imply."""
     from transformers import CLIPConfig
 
     patches = weights["vision_model.embeddings.patch_embedding.weight"]

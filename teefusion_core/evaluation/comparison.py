@@ -1,4 +1,4 @@
-"""Batches of pictures, one per method, sorted into a labelled grid."""
+"""Labelled grid of images from several methods."""
 
 from collections.abc import Sequence
 from string import ascii_lowercase
@@ -13,26 +13,28 @@ from .grid import Cell, Row, draw_grid
 def compared(
     batches: Sequence[Sequence[Image.Image]], *, prompts: str, methods: str, costs: str, side: int
 ) -> Image.Image:
-    """Draw prompt by prompt what each method made of it.
+    """Draw a grid with one row per prompt and one column per method.
 
     Args:
-        batches: pictures of each method, those of the first prompt first, as many for every prompt.
+        batches: images of each method in the order of the prompts, the same number for every prompt.
         prompts: a line per row; empty for one row without a title.
         methods: a line per batch, or empty.
-        costs: text below the pictures: a line per method, or one per cell, row by row; or empty. A
-            semicolon ends a line too.
-        side: pixels of the longer side of a picture; 0 for that of the largest.
+        costs: text below the images: a line per method, or a line per cell, row by row; or empty. A semicolon ends a
+            line too.
+        side: longer side of an image in pixels; 0 uses that of the largest image.
     Raises:
-        InvalidConfig: numbers of pictures or lines that do not fit.
+        InvalidConfig: numbers of images or lines do not match.
     """
-    # one line of text is what nodes that join texts can make
+    # nodes that join texts produce a single line
     titles, headings, notes = (lines_of(text) for text in (prompts, methods, costs.replace(";", "\n")))
     num_rows, num_columns = max(1, len(titles)), len(batches)
     parts = [
         by_prompt(batch, num_rows, f"images_{letter}") for letter, batch in zip(ascii_lowercase, batches, strict=False)
     ]
     if headings and len(headings) != num_columns:
-        raise InvalidConfig(f"methods has {len(headings)} lines for {num_columns} batches of pictures; write one each")
+        raise InvalidConfig(
+            f"methods has {len(headings)} lines for {num_columns} batches of pictures; write one line per batch"
+        )
     if notes and len(notes) not in (num_columns, num_columns * num_rows):
         raise InvalidConfig(
             f"costs has {len(notes)} lines for {num_columns} methods with {num_rows} prompts; write one per method, or "

@@ -1,4 +1,4 @@
-"""Pictures in the folders that the official graders of DPG-Bench, GenEval look into."""
+"""Image layouts for the official graders of DPG-Bench or GenEval."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,17 +13,17 @@ DPG_COUNTS = (1, 4)
 
 
 def write_dpg(folder: Path, prompt: BenchmarkPrompt, pictures: Sequence[Image.Image]) -> None:
-    """Write FOLDER/NAME.png: one picture, or four as two rows of two.
+    """Write FOLDER/NAME.png with one image, or with four in two rows of two.
 
-    The grader is then run with --pic-num 1 or 4, --resolution the side of one picture.
+    Run the grader with --pic-num 1 or 4 and the side of one image as --resolution.
     Raises:
-        InvalidConfig: another number of pictures, or pictures that are not square and alike.
+        InvalidConfig: another number of images, or images that are not square and of one size.
     """
     if len(pictures) not in DPG_COUNTS:
-        raise InvalidConfig(f"DPG-Bench takes 1 or 4 pictures of a prompt, {prompt.name} has {len(pictures)}")
+        raise InvalidConfig(f"{prompt.name} has {len(pictures)} pictures; DPG-Bench takes 1 or 4 pictures of a prompt")
     width, height = pictures[0].size
     if width != height or any(picture.size != (width, height) for picture in pictures):
-        raise InvalidConfig(f"the pictures of {prompt.name} are not square and of one size, as the grader cuts them")
+        raise InvalidConfig(f"the pictures of {prompt.name} are not square and of one size; DPG-Bench needs both")
     across = 2 if len(pictures) == 4 else 1
     whole = Image.new("RGB", (across * width, across * height))
     for number, picture in enumerate(pictures):
@@ -33,10 +33,10 @@ def write_dpg(folder: Path, prompt: BenchmarkPrompt, pictures: Sequence[Image.Im
 
 
 def write_geneval(folder: Path, prompt: BenchmarkPrompt, pictures: Sequence[Image.Image]) -> None:
-    """Write FOLDER/NUMBER/metadata.jsonl with FOLDER/NUMBER/samples/00000.png and so on.
+    """Write FOLDER/NUMBER/metadata.jsonl and FOLDER/NUMBER/samples/00000.png etc.
 
     Raises:
-        InvalidConfig: a prompt of another set, which has no metadata.
+        InvalidConfig: the prompt is not from GenEval and has no metadata.
     """
     if not {"tag", "include", "prompt"} <= prompt.record.keys():
         raise InvalidConfig(f"{prompt.name} is no prompt of GenEval; read evaluation_metadata.jsonl")
@@ -51,4 +51,4 @@ WRITERS: dict[str, Callable[[Path, BenchmarkPrompt, Sequence[Image.Image]], None
     "dpg": write_dpg,
     "geneval": write_geneval,
 }
-"""Name of a set -> how its grader finds pictures."""
+"""Name of a set -> function that writes the images of a prompt."""

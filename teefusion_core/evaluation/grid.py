@@ -1,4 +1,4 @@
-"""Pictures side by side: a row per prompt, a column per method, what each cost below it."""
+"""Grid of images: a row per prompt, a column per method."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from .plot import PAPER, fitted, font_of
 
 INK, FAINT = (24, 24, 28), (110, 110, 118)
 GAP, MARGIN, FRAME, BETWEEN = 8, 24, 4, 28
-"""Pixels between the pictures of a cell, around everything, of a frame, between columns."""
+"""In pixels: gap in a cell, outer margin, frame width, gap between columns."""
 HEADING, TITLE, NOTE = 21, 17, 14
 GROWS_FROM = 256
-"""Pictures larger than this have larger letters."""
+"""Image side in pixels above which the text grows."""
 TITLE_LINES = 2
 
 Colour = tuple[int, int, int]
@@ -20,25 +20,25 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Cell:
-    """What one method made of one prompt."""
+    """Images of one method for one prompt."""
 
     pictures: Sequence[Image.Image]
     note: str = ""
-    """Lines below the pictures."""
+    """Text below the images."""
     frames: Sequence[Colour] = ()
-    """A colour around each picture, or none at all."""
+    """A colour per image, or empty."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A prompt with a cell per column."""
+    """A prompt and its cells, one per column."""
 
     title: str
     cells: Sequence[Cell]
 
 
 class _Grid:
-    """Sizes of a grid, then its drawing."""
+    """Layout of a grid."""
 
     def __init__(self, rows: Sequence[Row], side: int):
         cells = [cell for row in rows for cell in row.cells]
@@ -54,7 +54,7 @@ class _Grid:
         self.inner = self.columns * (self.block + BETWEEN) - BETWEEN
 
     def lines_of(self, draw: ImageDraw.ImageDraw, title: str) -> list[str]:
-        """Break a title, at most so often."""
+        """Break a title into at most TITLE_LINES lines."""
         font, lines = font_of(self.title), [""]
         for word in title.split():
             longer = f"{lines[-1]} {word}".strip()
@@ -71,7 +71,7 @@ class _Grid:
         return above + self.height + self.notes * (self.note + 5) + (4 if self.notes else 0) + 2 * GAP
 
     def draw_row(self, image: Image.Image, top: int, row: Row) -> None:
-        """Draw title, pictures, notes of a row."""
+        """Draw the title, images and notes of a row."""
         draw = ImageDraw.Draw(image)
         for line in self.lines_of(draw, row.title):
             draw.text((MARGIN, top), line, INK, font_of(self.title))
@@ -87,23 +87,23 @@ class _Grid:
                 draw.text((left, y), fitted(draw, line, self.block, font), FAINT, font)
 
     def draw_picture(self, image: Image.Image, x: int, y: int, picture: Image.Image, colour: Colour | None) -> None:
-        """Draw a picture in the middle of its place."""
+        """Draw an image in the middle of its place."""
         width, height = size = _scaled(picture, self.side)
-        # nearest: the viewer sees the pixels that were made
+        # enlarging without interpolation keeps the original pixels visible
         larger = width > picture.width
-        shown = picture.resize(size, Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS)
+        resized = picture.resize(size, Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS)
         if colour is not None:
             ImageDraw.Draw(image).rectangle((x, y, x + self.width - 1, y + self.height - 1), colour)
-        image.paste(shown, (x + (self.width - width) // 2, y + (self.height - height) // 2))
+        image.paste(resized, (x + (self.width - width) // 2, y + (self.height - height) // 2))
 
 
 def draw_grid(columns: Sequence[str], rows: Sequence[Row], *, side: int, legend: str = "") -> Image.Image:
-    """Draw a table of pictures.
+    """Draw a grid of images.
 
     Args:
-        columns: a heading per column, or none at all.
-        rows: at least one, with at least one picture; smaller pictures stand in the middle of their place.
-        side: pixels of the longer side of a picture.
+        columns: a heading per column, or empty.
+        rows: at least one, with at least one image.
+        side: longer side of an image in pixels.
         legend: a line below the headings.
     """
     grid, canvas = _Grid(rows, side), ImageDraw.Draw(Image.new("RGB", (1, 1)))
@@ -124,7 +124,7 @@ def draw_grid(columns: Sequence[str], rows: Sequence[Row], *, side: int, legend:
 
 
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
-    """Put grids beside one another, aligned at the top."""
+    """Join images horizontally, aligned at the top."""
     whole = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)), PAPER)
     left = 0
     for image in images:
@@ -134,6 +134,6 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
 
 
 def _scaled(picture: Image.Image, side: int) -> tuple[int, int]:
-    """Return width, height of a picture whose longer side is `side`."""
+    """Return (width, height) of an image scaled to the longer side `side`."""
     longer = max(picture.size)
     return max(1, round(picture.width * side / longer)), max(1, round(picture.height * side / longer))

@@ -1,6 +1,6 @@
-"""How strongly a run was guided, told in text with a plot.
+"""Report of the effective guidance of a run, as text or plot.
 
-Shapes: B pictures, S steps.
+Shapes: B images, S steps.
 """
 
 import math
@@ -13,35 +13,35 @@ from torch import Tensor
 from .plot import INK, OTHER, PALE, PAPER, STRONG, Frame, fitted, font_of
 
 SIZE, BOX = (768, 512), (64, 92, 744, 440)
-"""Pixels of the plot, of the frame in it."""
+"""Size of the plot and frame (left, top, right, bottom) in pixels."""
 TEXT, SMALL = 17, 14
 MOST_MARKS, MOST_LEVELS, HEADROOM = 12, 6, 0.1
-UNDEFINED = "undefined: the model predicts the same for positive and negative; connect the encoded empty prompt"
+UNDEFINED = "undefined: the model predicts the same for positive and negative; connect an encoded empty prompt"
 
 
 @dataclass(frozen=True)
 class GuidanceReport:
-    """What was measured in one run; passes are forward passes per picture."""
+    """Measurements of one run; passes are forward passes per image."""
 
     name: str
-    """Who was run, e.g. "CFGGuider"."""
+    """Name of the guider, e.g. "CFGGuider"."""
     sigmas: Sequence[float]
-    """Noise level that each step starts from, S of them."""
+    """Noise level at the start of each step, S of them."""
     predicted_SB: Tensor
-    """CFG scale that the last prediction of each step amounts to; nan where it is undefined."""
+    """Effective guidance of the last prediction of each step; NaN where it is undefined."""
     moved_SB: Tensor
-    """The same of the way that each step went."""
+    """Effective guidance of the average velocity of each step."""
     passes: float
     seconds: float
     own_passes: float
-    """What the measurement took on top."""
+    """Passes of the measurement itself."""
     own_seconds: float
     clipped: float | None = None
-    """Share of colour values at their limits, None without pictures."""
+    """Share of colour values at their limits; None without decoded images."""
     saturation: float | None = None
 
     def text(self) -> str:
-        """Write all of it, a line per step."""
+        """Return the report as text, with a line per step."""
         lines = [self.cost(), self.strength()]
         if self.clipped is not None and self.saturation is not None:
             lines.append(
@@ -59,13 +59,13 @@ class GuidanceReport:
         return "\n".join(lines)
 
     def cost(self) -> str:
-        """Say what the run itself cost."""
+        """Return steps, passes and seconds of the run as one line."""
         steps = len(self.sigmas)
         each = self.passes / max(steps, 1)
         return f"{self.name}: {steps} steps, {self.passes:g} passes ({each:.3g} per step), {self.seconds:.2f} s"
 
     def strength(self) -> str:
-        """Say which CFG scale the run amounts to."""
+        """Return the mean effective guidance as one line."""
         mean = float(self.moved_SB.nanmean())
         if math.isnan(mean):
             return f"effective guidance {UNDEFINED}"
@@ -73,13 +73,13 @@ class GuidanceReport:
         return f"effective guidance as a CFG scale: {mean:.2f} (steps), {predicted:.2f} (predictions)"
 
     def plot(self) -> Image.Image:
-        """Draw effective guidance over the noise levels; the band holds all pictures."""
+        """Draw the effective guidance over the noise levels; the band is the range over all images."""
         image = Image.new("RGB", SIZE, PAPER)
         draw, font, small = ImageDraw.Draw(image), font_of(TEXT), font_of(SMALL)
-        told = [self.cost(), self.strength()]
+        header = [self.cost(), self.strength()]
         if self.clipped is not None:
-            told[1] += f"; {100 * self.clipped:.2f} % clipped"
-        for row, line in enumerate(told):
+            header[1] += f"; {100 * self.clipped:.2f} % clipped"
+        for row, line in enumerate(header):
             draw.text((16, 14 + row * 24), fitted(draw, line, SIZE[0] - 32, font), fill=INK, font=font)
         self._legend(draw, small)
         frame = Frame(image, BOX, (0, max(len(self.sigmas) - 1, 1)), self._span())
@@ -103,7 +103,7 @@ class GuidanceReport:
             draw.text((x + 32, 66), label, INK, font)
 
     def _span(self) -> tuple[float, float]:
-        """Return the numbers at the bottom, at the top; 0 stands among them."""
+        """Return the lower and upper limit of the y axis; 0 is always inside."""
         found = [value for of in (self.moved_SB, self.predicted_SB) for value in of.flatten().tolist()]
         finite = [value for value in found if math.isfinite(value)]
         low, high = min([0.0, *finite]), max([1.0, *finite])
@@ -122,7 +122,7 @@ def _with_range(values_B: Tensor) -> str:
 
 
 def _levels(low: float, high: float) -> list[float]:
-    """Round numbers between two, a handful of them."""
+    """Return about MOST_LEVELS round numbers between two."""
     rough = (high - low) / MOST_LEVELS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)

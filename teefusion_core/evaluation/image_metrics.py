@@ -1,6 +1,6 @@
-"""What can be told of pictures without any weights.
+"""Image metrics that need no model.
 
-Shapes: B pictures, H W size, 3 colour channels, S seeds; values from 0 to 1, as ComfyUI's IMAGE has them.
+Shapes: B images, H W size, 3 colour channels, S seeds; values from 0 to 1, as in ComfyUI's IMAGE.
 """
 
 from __future__ import annotations
@@ -14,82 +14,82 @@ from torch.nn.functional import conv2d
 from ..errors import ShapeMismatch
 
 LUMA = (0.2126, 0.7152, 0.0722)
-"""Weights of red, green, blue in brightness, ITU-R BT.709."""
+"""Weights of red, green and blue in the brightness, ITU-R BT.709."""
 SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
-"""Of Wang et al., 2004."""
+"""From Wang et al., 2004."""
 
 
 def saturation(images_BHW3: Tensor) -> Tensor:
-    """Mean over pixels of largest minus least channel.
+    """Return the mean over pixels of the largest minus the smallest channel.
 
     Args:
         images_BHW3: values from 0 to 1.
     Returns:
-        float64 [B], 0 for gray pictures, 1 for pure colours.
+        float64 [B], 0 for grey images, 1 for pure colours.
     Raises:
-        ShapeMismatch: no pictures of three channels.
+        ShapeMismatch: no images with three channels.
     """
     x = _checked(images_BHW3)
     return (x.amax(-1) - x.amin(-1)).mean((1, 2))
 
 
 def clipping(images_BHW3: Tensor) -> Tensor:
-    """Share of channel values that lie at either end of the scale.
+    """Return the share of channel values at either end of the scale.
 
     Args:
-        images_BHW3: values from 0 to 1; those beyond count as clipped.
+        images_BHW3: values from 0 to 1; values outside count as clipped.
     Returns:
         float64 [B].
     Raises:
-        ShapeMismatch: no pictures of three channels.
+        ShapeMismatch: no images with three channels.
     """
     x = _checked(images_BHW3)
     return ((x <= 0) | (x >= 1)).double().mean((1, 2, 3))
 
 
 def contrast(images_BHW3: Tensor) -> Tensor:
-    """Standard deviation of the brightness over the pixels of a picture (RMS contrast).
+    """Return the standard deviation of the brightness over the pixels (RMS contrast).
 
     Args:
         images_BHW3: values from 0 to 1.
     Returns:
-        float64 [B], 0 for one even tone, 0.5 for half black, half white.
+        float64 [B], 0 for a uniform image, 0.5 for half black and half white.
     Raises:
-        ShapeMismatch: no pictures of three channels.
+        ShapeMismatch: no images with three channels.
     """
     return brightness(images_BHW3).flatten(1).std(1, correction=0)
 
 
 def brightness(images_BHW3: Tensor) -> Tensor:
-    """Weigh the channels as the eye does; float64 [B,H,W]."""
+    """Return the brightness, float64 [B,H,W]."""
     x = _checked(images_BHW3)
     return x @ x.new_tensor(LUMA)
 
 
 def psnr(images_BHW3: Tensor, others_BHW3: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio, -10 log10 of the mean square difference.
+    """Return the peak signal-to-noise ratio, -10 log10 of the mean square difference.
 
     Args:
-        images_BHW3, others_BHW3: pictures to compare one by one, values from 0 to 1.
+        images_BHW3, others_BHW3: images to compare in pairs, values from 0 to 1.
     Returns:
-        float64 [B] in dB; infinite for equal pictures.
+        float64 [B] in dB; infinite for equal images.
     Raises:
-        ShapeMismatch: shapes differ, or no pictures of three channels.
+        ShapeMismatch: shapes differ, or no images with three channels.
     """
     a, b = _pair(images_BHW3, others_BHW3)
     return -10 * (a - b).square().mean((1, 2, 3)).log10()
 
 
 def ssim(images_BHW3: Tensor, others_BHW3: Tensor) -> Tensor:
-    """Structural similarity of the brightness, Gaussian window of 11 pixels, mean over windows inside the picture.
+    """Return the structural similarity of the brightness, with a Gaussian window of 11 pixels and no padding.
 
     Args:
-        images_BHW3, others_BHW3: pictures to compare one by one, values from 0 to 1, 11 pixels or more each way.
+        images_BHW3, others_BHW3: images to compare in pairs, values from 0 to 1, at least 11 pixels wide and high.
     Returns:
-        float64 [B], 1 for equal pictures.
+        float64 [B], 1 for equal images.
     Raises:
-        ShapeMismatch: shapes differ, no pictures of three channels, or pictures smaller than the window.
-    Source: Wang et al., Image quality assessment, IEEE TIP 2004; differs from it in: no downsampling.
+        ShapeMismatch: shapes differ, no three channels, or images smaller than the window.
+    Source: Wang et al., Image quality assessment, IEEE TIP 2004; without downsampling.
     """
     _pair(images_BHW3, others_BHW3)
     a_BHW, b_BHW = brightness(images_BHW3), brightness(others_BHW3)
@@ -102,17 +102,17 @@ def ssim(images_BHW3: Tensor, others_BHW3: Tensor) -> Tensor:
     variance_b = _windowed(b_BHW.square()) - mean_b.square()
     covariance = _windowed(a_BHW * b_BHW) - mean_a * mean_b
     c1, c2 = SSIM_K1**2, SSIM_K2**2
-    likeness = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    return (likeness / ((mean_a.square() + mean_b.square() + c1) * (variance_a + variance_b + c2))).mean((1, 2))
+    numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return (numerator / ((mean_a.square() + mean_b.square() + c1) * (variance_a + variance_b + c2))).mean((1, 2))
 
 
 def diversity(images_SBHW3: Tensor) -> Tensor:
-    """How far pictures of one prompt lie apart: root mean square difference, mean over pairs of seeds.
+    """Return the root mean square difference between images of one prompt, averaged over pairs of seeds.
 
     Args:
-        images_SBHW3: pictures of B prompts by S seeds, values from 0 to 1.
+        images_SBHW3: images of B prompts for S seeds, values from 0 to 1.
     Returns:
-        float64 [B], 0 where every seed gives the same picture.
+        float64 [B], 0 if every seed gives the same image.
     Raises:
         ShapeMismatch: fewer than two seeds.
     """
@@ -125,7 +125,7 @@ def diversity(images_SBHW3: Tensor) -> Tensor:
 
 
 def _windowed(x_BHW: Tensor) -> Tensor:
-    """Mean of every window that lies inside, weighted by a Gaussian."""
+    """Return the Gaussian-weighted mean of every window that lies inside."""
     offset = torch.arange(SSIM_WINDOW, dtype=x_BHW.dtype, device=x_BHW.device) - SSIM_WINDOW // 2
     weight = torch.exp(-offset.square() / (2 * SSIM_SIGMA**2))
     weight = weight / weight.sum()
@@ -135,7 +135,7 @@ def _windowed(x_BHW: Tensor) -> Tensor:
 
 def _pair(a_BHW3: Tensor, b_BHW3: Tensor) -> tuple[Tensor, Tensor]:
     if a_BHW3.shape != b_BHW3.shape:
-        raise ShapeMismatch(f"shapes {tuple(a_BHW3.shape)}, {tuple(b_BHW3.shape)} differ; give pictures of one size")
+        raise ShapeMismatch(f"shapes {tuple(a_BHW3.shape)} and {tuple(b_BHW3.shape)} differ; give pictures of one size")
     return _checked(a_BHW3), _checked(b_BHW3)
 
 

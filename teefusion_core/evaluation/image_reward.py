@@ -1,7 +1,7 @@
-"""ImageReward: a BLIP that reads the prompt while it looks at the picture.
+"""ImageReward, a BLIP with a reward head.
 
-Shapes: B pictures with a prompt each, L tokens, D width.
-Source: arXiv 2304.05977; architecture of the published file, by transformers' own BLIP.
+Shapes: B images with one prompt each, L tokens, D width.
+Source: arXiv 2304.05977; architecture of the published file, built from the BLIP of transformers.
 """
 
 import re
@@ -21,10 +21,10 @@ from .preprocessing import middle_rounded, pixels_of
 
 TOKENS = 35
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072
-"""Of the raw reward, by which it is centred."""
+"""Mean and standard deviation of the raw reward, for normalisation."""
 HEAD_WIDTH = 64
 LAYERS = (0, 2, 4, 6, 7)
-"""Places of the linear layers of the last part; between them nothing but dropout."""
+"""Indices of the linear layers of the head; the others are dropout."""
 VISION = {
     "cls_token": "embeddings.class_embedding",
     "pos_embed": "embeddings.position_embedding",
@@ -32,24 +32,24 @@ VISION = {
     "norm.": "post_layernorm.",
     "blocks.": "encoder.layers.",
 }
-"""Begin of a name in the published file -> in transformers."""
+"""Prefix of a name in the published file -> in transformers."""
 BLOCK = {".attn.qkv.": ".self_attn.qkv.", ".attn.proj.": ".self_attn.projection.", ".norm": ".layer_norm"}
 WANTED = "the weights of ImageReward 1.0"
 
 
 class ImageReward(torch.nn.Module):
-    """The three parts of the judge."""
+    """Image encoder, text encoder with cross-attention, reward head."""
 
     def __init__(self, tensors: Mapping[str, Tensor], path: Path):
-        """Build it from the tensors of a file.
+        """Build the model from the tensors of a file.
 
         Raises:
-            CheckpointMismatch: the file holds something else.
+            CheckpointMismatch: the file is not ImageReward.
         """
         super().__init__()
         weights = without_prefix(tensors, "mlp.layers.0.weight")
         if weights is None or "blip.visual_encoder.cls_token" not in weights:
-            raise CheckpointMismatch(f"{path.name} is no ImageReward; choose {WANTED}")
+            raise CheckpointMismatch(f"{path.name} is not ImageReward; choose {WANTED}")
         weights = {name: value.float() for name, value in weights.items()}
         try:
             self.vision, self.text = _vision(weights, path), _text(weights, path)
@@ -60,16 +60,16 @@ class ImageReward(torch.nn.Module):
             raise CheckpointMismatch(f"{path.name} lacks {error.args[0]}; choose {WANTED}") from error
 
     def forward(self, pictures: Sequence[Image.Image], tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """Score pictures with their prompts, [B]; the mask is 1 where a token is of the prompt."""
+        """Return the score of each image with its prompt, [B]; the mask is 1 for tokens of the prompt."""
         device, size = self.vision.device, self.vision.config.image_size
-        seen_BLD = self.vision(pixel_values=pixels_of(pictures, middle_rounded, size).to(device)).last_hidden_state
-        read_BLD = self.text(
+        image_BLD = self.vision(pixel_values=pixels_of(pictures, middle_rounded, size).to(device)).last_hidden_state
+        text_BLD = self.text(
             input_ids=tokens_BL.to(device),
             attention_mask=mask_BL.to(device),
-            encoder_hidden_states=seen_BLD,
-            encoder_attention_mask=torch.ones(seen_BLD.shape[:2], dtype=torch.long, device=device),
+            encoder_hidden_states=image_BLD,
+            encoder_attention_mask=torch.ones(image_BLD.shape[:2], dtype=torch.long, device=device),
         ).last_hidden_state
-        reward_BD = read_BLD[:, 0]
+        reward_BD = text_BLD[:, 0]
         for place in LAYERS:
             reward_BD = linear(reward_BD, getattr(self, f"weight_{place}"), getattr(self, f"bias_{place}"))
         return (reward_BD[:, 0] - MEAN) / DEVIATION

@@ -1,4 +1,4 @@
-"""What every plot of the pack is drawn with."""
+"""Drawing helpers for plots."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 INK, FAINT, PAPER = (30, 30, 30), (200, 200, 200), (255, 255, 255)
 PALE, STRONG, OTHER = (170, 195, 230), (20, 80, 180), (200, 90, 20)
-"""Colours of lines: behind, the main one, a second one beside it."""
+"""Colours of the band, the main line and the second line."""
 DOT = 3
 
 Point = tuple[float, float]
 
 
 def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return the font that comes with pillow, Latin letters only."""
+    """Return the default font of Pillow, which has Latin letters only."""
     return ImageFont.load_default(size)
 
 
 def fitted(draw: ImageDraw.ImageDraw, text: str, width: float, font) -> str:
-    """Cut a text so that it fits, its end replaced by dots."""
+    """Shorten a text to a width; its end is replaced by dots."""
     if draw.textlength(text, font) <= width:
         return text
     while text and draw.textlength(text + "...", font) > width:
@@ -27,28 +27,28 @@ def fitted(draw: ImageDraw.ImageDraw, text: str, width: float, font) -> str:
 
 
 class Frame:
-    """A rectangle of a picture in which numbers have a place; y grows upwards."""
+    """Axes of a plot in a rectangle of an image; y points upwards."""
 
     def __init__(self, image: Image.Image, box: tuple[float, float, float, float], x: Point, y: Point):
         """Draw the rectangle.
 
         Args:
-            image: what is drawn on.
+            image: to draw on.
             box: left, top, right, bottom in pixels.
-            x, y: numbers at left with right, at bottom with top; equal ones are moved apart.
+            x, y: limits of the axes; equal limits are moved apart.
         """
         self.draw, self.box = ImageDraw.Draw(image), box
         self.x, self.y = _apart(x), _apart(y)
         self.draw.rectangle(box, outline=FAINT)
 
     def place(self, x: float, y: float) -> Point:
-        """Return the pixel of a pair of numbers."""
+        """Return the pixel position of a point."""
         left, top, right, bottom = self.box
         across, up = (x - self.x[0]) / (self.x[1] - self.x[0]), (y - self.y[0]) / (self.y[1] - self.y[0])
         return left + (right - left) * across, bottom - (bottom - top) * up
 
     def line(self, points: Sequence[Point], colour, width: int = 1, dots: bool = False) -> None:
-        """Join points; a single one is a dot."""
+        """Draw a line through points; a single point becomes a dot."""
         where = [self.place(*point) for point in points]
         if where:
             self.draw.line(where if len(where) > 1 else where * 2, fill=colour, width=width)
@@ -56,19 +56,19 @@ class Frame:
             self.draw.ellipse((x - DOT, y - DOT, x + DOT, y + DOT), fill=colour)
 
     def band(self, lower: Sequence[Point], upper: Sequence[Point], colour) -> None:
-        """Fill what lies between two lines."""
+        """Fill the area between two lines."""
         if len(lower) > 1:
             self.draw.polygon([self.place(*point) for point in (*lower, *reversed(upper))], fill=colour)
 
     def level(self, y: float, label: str, font) -> None:
-        """Draw a faint line across, its label to the left of the frame."""
+        """Draw a horizontal grid line with a label on the y axis."""
         left, _, right, _ = self.box
         height = self.place(self.x[0], y)[1]
         self.draw.line((left, height, right, height), fill=FAINT)
         self.draw.text((left - 6, height), label, fill=INK, font=font, anchor="rm")
 
     def mark(self, x: float, label: str, font) -> None:
-        """Write a label below the frame."""
+        """Draw a label on the x axis."""
         self.draw.text((self.place(x, self.y[0])[0], self.box[3] + 6), label, fill=INK, font=font, anchor="ma")
 
 

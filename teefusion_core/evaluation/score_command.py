@@ -1,4 +1,4 @@
-"""Judges on the command line: score a folder of pictures, convert the weights of a judge."""
+"""Commands for image scores: score, convert."""
 
 from __future__ import annotations
 
@@ -14,28 +14,34 @@ from .score_table import ScoreTable
 
 
 def add_commands(commands) -> None:
-    """Add `score` with `convert` to a parser's commands."""
-    score = commands.add_parser("score", help="score pictures with the metrics of the field, by weights that you have")
-    score.add_argument("folder", type=Path, help="pictures, each with its prompt in a .txt of its name beside it")
-    score.add_argument("--prompts", type=Path, help="a file of prompts, a line each, instead; by the order of names")
+    """Add the commands `score` and `convert` to a parser."""
+    score = commands.add_parser(
+        "score", help="score images with CLIPScore, PickScore, HPSv2.1, LAION aesthetic, ImageReward"
+    )
+    score.add_argument("folder", type=Path, help="images, each with its prompt in a .txt file of the same name")
+    score.add_argument(
+        "--prompts", type=Path, help="a file with one prompt per line instead, in the order of the file names"
+    )
     for judge in JUDGES:
-        score.add_argument(f"--{judge.replace('_', '-')}", help="safetensors: a path, or a name in clip_vision folders")
-    score.add_argument("--out", type=Path, help="write the scores there as JSON too")
-    change = commands.add_parser("convert", help="write a pickle of weights as safetensors; only tensors are taken")
+        score.add_argument(
+            f"--{judge.replace('_', '-')}", help="weights: a .safetensors path, or a name in clip_vision folders"
+        )
+    score.add_argument("--out", type=Path, help="also write the scores to this file as JSON")
+    change = commands.add_parser("convert", help="convert a pickle of weights to safetensors; only tensors are read")
     change.add_argument("source", type=Path)
     change.add_argument("target", type=Path)
 
 
 def score(arguments: argparse.Namespace, find: Callable[[str, str], Path], judged: Callable[..., ScoreTable]) -> None:
-    """Print the table of a folder.
+    """Print the scores of a folder.
 
     Args:
         arguments: of the command.
-        find: (judge, name) -> its weights in the host's folders.
-        judged: (pictures, prompts, files, names) -> table, by the host.
+        find: (judge, name) -> path of its weights in the host's folders.
+        judged: (images, prompts, files, names) -> table.
     Raises:
-        InvalidConfig: no pictures, no prompts, or no judge.
-        CheckpointMismatch: weights that are none of this judge.
+        InvalidConfig: no images, no prompts, or no judge.
+        CheckpointMismatch: weights of another model.
     """
     paths, prompts = _pictures(arguments.folder, arguments.prompts)
     given = {judge: getattr(arguments, judge) for judge in JUDGES}
@@ -48,10 +54,10 @@ def score(arguments: argparse.Namespace, find: Callable[[str, str], Path], judge
 
 
 def convert(arguments: argparse.Namespace, write: Callable[[Path, Path], int]) -> None:
-    """Write safetensors by the host's reader of files that nobody trusts, say how many tensors.
+    """Convert weights with the host's safe loader and print the number of tensors.
 
     Raises:
-        CheckpointMismatch: a file that is more than tensors, or a target that is there.
+        CheckpointMismatch: the source holds more than tensors, or the target exists.
     """
     print(f"{write(arguments.source, arguments.target)} tensors written to {arguments.target}", flush=True)
 
@@ -64,5 +70,5 @@ def _pictures(folder: Path, prompts: Path | None) -> tuple[list[Path], list[str]
     try:
         text = prompts.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise InvalidConfig(f"{prompts} cannot be read ({error}); give a text file, a prompt per line") from error
+        raise InvalidConfig(f"{prompts} cannot be read ({error}); give a text file with one prompt per line") from error
     return paths, prompt_of_each(text, len(paths), str(folder))

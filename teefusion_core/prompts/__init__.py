@@ -1,1 +1,1 @@
-"""Prompts, as texts or as embeddings."""
+"""Prompts as texts or embeddings."""

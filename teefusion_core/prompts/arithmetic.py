@@ -1,13 +1,12 @@
-"""Arithmetic of prompts: a text embedding plus or minus others.
+"""Weighted sums of text embeddings.
 
     blend = base + sum_i w_i x_i
 
-on the token embeddings, on the pooled vector likewise. What TeEFusion rests on: adding the embedding of one prompt to
-that of another adds its content to the picture, taking it away removes it, so that the blend lies near the embedding of
-the prompt that says it all.
+The formula applies to token embeddings and to pooled vectors. TeEFusion assumes that adding the embedding of a prompt
+adds its content to the image, and that subtracting it removes the content.
 
-Shapes: B batch, `...` the rest: L tokens by W width of a token, or P pooled width.
-Source: TeEFusion, arXiv 2507.18192, section 4; weights other than 1, padding are ours.
+Shapes: B batch, L tokens, W token width, P pooled width.
+Source: TeEFusion, arXiv 2507.18192, section 4; weights other than 1 and the padding are ours.
 """
 
 from collections.abc import Sequence
@@ -22,18 +21,18 @@ SAME_ENCODERS = "encode all prompts with the same text encoders"
 
 
 def blended(base: Tensor, terms: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """Add weighted embeddings to one.
+    """Add weighted embeddings to an embedding.
 
-    A text with fewer tokens counts as zeros past its end, which keeps the blend linear.
+    Shorter texts are padded with zeros, which keeps the blend linear.
 
     Args:
         base: [B,L,W] or [B,P].
-        terms: (weight, embedding) pairs; one row serves any number. A negative weight takes away.
+        terms: (weight, embedding) pairs; one row is broadcast. A negative weight subtracts.
     Returns:
-        As many tokens as the longest of them, dtype of base; inputs are not modified.
+        [B,L,W] with the largest L, or [B,P]; dtype of base. Inputs are not modified.
     Raises:
         ShapeMismatch: widths or rows differ.
-    Source: module docstring.
+    Source: see the module.
     """
     texts = _padded([base, *(text for _, text in terms)])
     total = texts[0]
@@ -43,12 +42,12 @@ def blended(base: Tensor, terms: Sequence[tuple[float, Tensor]]) -> Tensor:
 
 
 def cosine(one: Tensor, other: Tensor) -> float:
-    """Return the cosine of the angle between two embeddings, all tokens as one vector, mean over the rows.
+    """Return the cosine between two embeddings, with all tokens as one vector, averaged over the rows.
 
     Args:
-        one, other: [B,L,W] or [B,P], one row serves any number; the shorter text is padded with zeros.
+        one, other: [B,L,W] or [B,P]; one row is broadcast, and the shorter text is padded with zeros.
     Returns:
-        From -1 to 1; 0 where one of them is all zeros.
+        From -1 to 1; 0 if one of them is all zeros.
     Raises:
         ShapeMismatch: widths or rows differ.
     """
@@ -57,7 +56,7 @@ def cosine(one: Tensor, other: Tensor) -> float:
 
 
 def _padded(texts: Sequence[Tensor]) -> list[Tensor]:
-    """Return the embeddings in float32 on one device, zeros after the shorter ones."""
+    """Return the embeddings in float32 on one device, padded with zeros to equal length."""
     first = texts[0]
     for text in texts[1:]:
         if text.ndim != first.ndim or text.shape[-1] != first.shape[-1]:

@@ -1,4 +1,4 @@
-"""Prompt sets on the command line: list prompts, arrange their pictures for a grader."""
+"""Commands for prompt sets: prompts, arrange."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ from .prompt_sets import READERS, read_prompts
 
 
 def add_commands(commands) -> None:
-    """Add `prompts` with `arrange` to a parser's commands."""
-    listed = commands.add_parser("prompts", help="print the prompts of a published set, one a line")
+    """Add the commands `prompts` and `arrange` to a parser."""
+    listed = commands.add_parser("prompts", help="print the prompts of a published set, one per line")
     listed.add_argument("set", choices=READERS)
-    listed.add_argument("path", type=Path, help="its file or folder, which you have")
-    listed.add_argument("--group", help="only those of this style or category")
-    arranged = commands.add_parser("arrange", help="put pictures where the official grader of a set looks for them")
+    listed.add_argument("path", type=Path, help="the file or folder of the set on your disk")
+    listed.add_argument("--group", help="print only this style or category")
+    arranged = commands.add_parser(
+        "arrange", help="copy images into the layout that the official grader of a set expects"
+    )
     arranged.add_argument("set", choices=WRITERS)
-    arranged.add_argument("path", type=Path, help="its file or folder, which you have")
-    arranged.add_argument("pictures", type=Path, help="a folder; by the order of names, as many for each prompt")
-    arranged.add_argument("out", type=Path, help="a folder for the grader")
+    arranged.add_argument("path", type=Path, help="the file or folder of the set on your disk")
+    arranged.add_argument(
+        "pictures", type=Path, help="a folder of images in the order of the prompts, the same number for each"
+    )
+    arranged.add_argument("out", type=Path, help="output folder for the grader")
 
 
 def prompts(arguments: argparse.Namespace) -> None:
-    """Print a set, without line breaks inside of a prompt.
+    """Print the prompts of a set, without line breaks in a prompt.
 
     Raises:
-        InvalidConfig: a malformed file, or a group that is not there.
+        InvalidConfig: a malformed file, or an unknown group.
     """
     found = read_prompts(arguments.set, arguments.path)
     groups = list(dict.fromkeys(prompt.group for prompt in found))
@@ -41,12 +45,12 @@ def prompts(arguments: argparse.Namespace) -> None:
 
 
 def arrange(arguments: argparse.Namespace) -> None:
-    """Write the pictures of a folder anew.
+    """Write the images of a folder in the layout of a grader.
 
     Raises:
-        InvalidConfig: numbers that do not go up, a broken picture, or what the grader does not take.
+        InvalidConfig: the number of images does not match, an image is damaged, or the grader does not accept it.
     """
     found, paths = read_prompts(arguments.set, arguments.path), pictures_in(arguments.pictures)
     for prompt, files in zip(found, by_prompt(paths, len(found), str(arguments.pictures)), strict=True):
         WRITERS[arguments.set](arguments.out, prompt, [opened(path) for path in files])
-    print(f"{len(paths)} pictures of {len(found)} prompts arranged in {arguments.out}", flush=True)
+    print(f"{len(paths)} images of {len(found)} prompts written to {arguments.out}", flush=True)

@@ -1,4 +1,4 @@
-"""Prompts typed one per line, with the pictures that belong to them."""
+"""Lists of prompts with their images."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -9,37 +9,37 @@ Item = TypeVar("Item")
 
 
 def lines_of(text: str) -> list[str]:
-    """Return the lines that hold something, without the space around."""
+    """Return the non-empty lines without surrounding white space."""
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def by_prompt(items: Sequence[Item], num_prompts: int, what: str) -> list[Sequence[Item]]:
-    """Split pictures among prompts, those of the first prompt first, as many for each.
+    """Split images into equal groups, one per prompt, in order.
 
     Args:
-        items: the pictures.
+        items: the images.
         num_prompts: at least 1.
-        what: how the user knows the pictures, for the message.
+        what: name of the images for the message.
     Raises:
-        InvalidConfig: none at all, or a number that does not go up.
+        InvalidConfig: no images, or a number that is not a multiple of the number of prompts.
     """
     each, rest = divmod(len(items), num_prompts)
     if rest or not each:
         raise InvalidConfig(
-            f"{what} holds {len(items)} pictures for {num_prompts} prompts; give each prompt as many, those of the "
-            "first prompt first, or correct the lines of prompts"
+            f"{what} holds {len(items)} pictures for {num_prompts} prompts; the number of pictures must be a multiple "
+            "of the number of prompts"
         )
     return [items[number * each : (number + 1) * each] for number in range(num_prompts)]
 
 
 def prompt_of_each(text: str, num_pictures: int, what: str) -> list[str]:
-    """Return the prompt of every picture: one line serves all, several share the pictures evenly, in order.
+    """Return the prompt of every image: each line belongs to an equal share of the images, in order.
 
     Raises:
-        InvalidConfig: no prompt, or numbers that do not go up.
+        InvalidConfig: no prompt, or a number of images that is not a multiple of the number of prompts.
     """
     prompts = lines_of(text)
     if not prompts:
-        raise InvalidConfig("prompts is empty; write the prompt that the pictures were made with")
+        raise InvalidConfig("prompts is empty; enter the prompts of the images, one per line")
     groups = by_prompt(range(num_pictures), len(prompts), what)
     return [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]

@@ -1,4 +1,4 @@
-"""Prompt sets of published benchmarks, read from files that the user has."""
+"""Readers for the prompt sets of published benchmarks."""
 
 import csv
 import json
@@ -15,12 +15,12 @@ class BenchmarkPrompt:
     """One prompt of a set."""
 
     name: str
-    """What its pictures are called: a number, or the name of its file."""
+    """Name of its images: a number, or the name of its file."""
     text: str
     group: str = ""
-    """Style, category or skill, where the set has some."""
+    """Style, category or skill, if the set has any."""
     record: Mapping[str, Any] = field(default_factory=dict)
-    """The whole entry as the grader reads it again."""
+    """The whole entry, for the grader."""
 
 
 def read_prompts(kind: str, path: Path) -> list[BenchmarkPrompt]:
@@ -28,9 +28,9 @@ def read_prompts(kind: str, path: Path) -> list[BenchmarkPrompt]:
 
     Args:
         kind: a key of READERS.
-        path: file or folder as it is published.
+        path: the published file or folder.
     Raises:
-        InvalidConfig: another kind, no such file, or one of another form; the message names the place.
+        InvalidConfig: an unknown kind, a missing file or a malformed file.
     """
     if kind not in READERS:
         raise InvalidConfig(f"the set is {kind!r}; choose one of {', '.join(READERS)}")
@@ -43,7 +43,7 @@ def read_prompts(kind: str, path: Path) -> list[BenchmarkPrompt]:
 
 
 def _hpsv2(path: Path) -> list[BenchmarkPrompt]:
-    """A list of prompts per style: one file, a file for all styles, or a folder of files."""
+    """Read lists of prompts per style: a file for one style, a file for all styles, or a folder."""
     if path.is_dir():
         return [prompt for one in sorted(path.glob("*.json")) for prompt in _hpsv2(one)]
     loaded = _parsed(path, _text(path))
@@ -51,7 +51,7 @@ def _hpsv2(path: Path) -> list[BenchmarkPrompt]:
     found = []
     for style, entries in styles.items():
         if not isinstance(entries, list):
-            raise InvalidConfig(f"{path.name}: {style} is no list of prompts; give a benchmark file of HPSv2")
+            raise InvalidConfig(f"{path.name}: {style} is not a list of prompts; give a benchmark file of HPSv2")
         for number, entry in enumerate(entries):
             text = entry.get("prompt") if isinstance(entry, dict) else entry
             found.append(BenchmarkPrompt(f"{number:05}", _whole(text, f"{path.name}, entry {number + 1}"), style))
@@ -59,15 +59,15 @@ def _hpsv2(path: Path) -> list[BenchmarkPrompt]:
 
 
 def _dpg(path: Path) -> list[BenchmarkPrompt]:
-    """A folder with a text file per prompt; pictures go by the names of these."""
+    """Read a folder with one text file per prompt; images have the names of these files."""
     if not path.is_dir():
-        raise InvalidConfig(f"{path} is no folder; give the folder prompts of dpg_bench with its .txt files")
+        raise InvalidConfig(f"{path} is not a folder; give the folder prompts of dpg_bench with its .txt files")
     files = sorted(path.glob("*.txt"))
     return [BenchmarkPrompt(file.stem, _whole(" ".join(_text(file).split()), file.name)) for file in files]
 
 
 def _geneval(path: Path) -> list[BenchmarkPrompt]:
-    """A line of JSON per prompt, with what its picture is to hold."""
+    """Read one JSON object per line, with the objects that the image must show."""
     found: list[BenchmarkPrompt] = []
     for number, line in enumerate(_text(path).splitlines(), 1):
         if not line.strip():
@@ -80,18 +80,18 @@ def _geneval(path: Path) -> list[BenchmarkPrompt]:
 
 
 def _parti(path: Path) -> list[BenchmarkPrompt]:
-    """A table with tabs, in which quotation marks mean nothing."""
+    """Read a tab-separated table without quoting."""
     lines = csv.reader(_text(path).splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
     return _table(lines, path, "Prompt", "PartiPrompts.tsv")
 
 
 def _drawbench(path: Path) -> list[BenchmarkPrompt]:
-    """A table with commas."""
+    """Read a comma-separated table."""
     return _table(csv.reader(_text(path).splitlines()), path, "Prompts", "drawbench.csv")
 
 
 def _table(lines: Iterable[list[str]], path: Path, column: str, wanted: str) -> list[BenchmarkPrompt]:
-    """Prompts of a column, grouped by Category."""
+    """Return the prompts of a column, grouped by Category."""
     rows = list(lines)
     head = [cell.strip().lstrip("\ufeff") for cell in rows[0]] if rows else []
     if column not in head:
@@ -127,7 +127,7 @@ def _parsed(path: Path, text: str, line: int | None = None) -> Any:
         return json.loads(text)
     except ValueError as error:
         where = path.name if line is None else f"{path.name}, line {line}"
-        raise InvalidConfig(f"{where} is no valid JSON ({error}); give the file as it was published") from error
+        raise InvalidConfig(f"{where} is not valid JSON ({error}); give the file as it was published") from error
 
 
 READERS: dict[str, Callable[[Path], list[BenchmarkPrompt]]] = {
@@ -137,4 +137,4 @@ READERS: dict[str, Callable[[Path], list[BenchmarkPrompt]]] = {
     "parti": _parti,
     "drawbench": _drawbench,
 }
-"""Name of a set -> how it is read."""
+"""Name of a set -> its reader."""

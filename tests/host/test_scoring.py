@@ -123,7 +123,7 @@ class TestErrors:
         ("judge", "name", "said"),
         [
             ("clip", "head", "head.safetensors holds no CLIP vision tower"),
-            ("image_reward", "clip", "clip.safetensors is no ImageReward"),
+            ("image_reward", "clip", "clip.safetensors is not ImageReward"),
             ("hps", "reward", "reward.safetensors holds no CLIP vision tower"),
         ],
     )

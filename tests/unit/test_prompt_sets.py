@@ -78,17 +78,17 @@ class TestMalformed:
         ("kind", "text", "said"),
         [
             ("hpsv2", "[1]", "set.txt, entry 1 has no prompt"),
-            ("hpsv2", '{"anime": "a girl"}', "anime is no list of prompts"),
-            ("hpsv2", '["a girl"', "set.txt is no valid JSON"),
+            ("hpsv2", '{"anime": "a girl"}', "anime is not a list of prompts"),
+            ("hpsv2", '["a girl"', "set.txt is not valid JSON"),
             ("hpsv2", "[]", "holds no prompts"),
             ("geneval", '{"prompt": "a bench"}', "line 1 lacks tag, include or prompt"),
-            ("geneval", json.dumps(BENCH) + "\n{", "line 2 is no valid JSON"),
+            ("geneval", json.dumps(BENCH) + "\n{", "line 2 is not valid JSON"),
             ("geneval", json.dumps({**BENCH, "prompt": " "}), "line 1 has no prompt"),
             ("parti", "Prompts\tCategory\nbond\tAbstract", "no column Prompt in its first line"),
             ("parti", "Prompt\tCategory\nbond", "row 2 has 1 columns, too few"),
             ("drawbench", "Prompts,Category\n,Colors", "row 2 has no prompt"),
             ("drawbench", "", "no column Prompts in its first line"),
-            ("dpg", "a prompt", "is no folder"),
+            ("dpg", "a prompt", "is not a folder"),
         ],
     )
     def test_the_place_is_named(self, tmp_path, kind, text, said):

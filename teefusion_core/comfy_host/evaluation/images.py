@@ -1,4 +1,4 @@
-"""Conversion between IMAGE tensors of the host and Pillow images.
+"""Conversion of IMAGE tensors to Pillow images or back.
 
 Shapes: B batch, H W pixels, 3 colour channels.
 """

@@ -90,8 +90,8 @@ def _blended_entry(entry, added: list):
     mixed_BLW = blended(context_BLW, [(weight, context) for weight, (context, _) in added])
     if extras.get(MASK) is not None and mixed_BLW.shape[1] != context_BLW.shape[1]:
         raise ShapeMismatch(
-            f"base has {context_BLW.shape[1]} tokens with a mask of its padding, the blend {mixed_BLW.shape[1]}; use "
-            "prompts of the same length with this text encoder"
+            f"base has {context_BLW.shape[1]} tokens with a mask of its padding, the blend {mixed_BLW.shape[1]}; with "
+            "this text encoder blend prompts of one length"
         )
     pooled = [other.get(POOLED) for other in (extras, *(other for _, (_, other) in added))]
     if all(vector is None for vector in pooled):

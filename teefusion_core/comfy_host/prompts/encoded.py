@@ -1,4 +1,4 @@
-"""Batches of encoded prompts for teacher and student.
+"""Batches of encoded prompts.
 
 Shapes: B rows, L tokens, E width, P pooled width.
 """

@@ -188,8 +188,8 @@ def _proxy(positive, negative, alpha: float) -> list:
     for (cond, extras), (null, null_extras) in zip(positive, negative * (len(positive) // len(negative)), strict=True):
         if cond.shape[1] % null.shape[1]:
             raise ShapeMismatch(
-                f"the prompt has {cond.shape[1]} tokens, the negative prompt {null.shape[1]}; CHATS needs the "
-                "same number, so encode both with the same text encoder"
+                f"the prompt has {cond.shape[1]} tokens, the negative prompt {null.shape[1]}; CHATS mixes token "
+                "by token, so encode both with the same text encoder"
             )
         null = null.repeat(1, cond.shape[1] // null.shape[1], 1)
         mixed = dict(extras)

@@ -134,7 +134,7 @@ def _change(network: nn.Module, key: str, original: list, strong: dict, weak: di
             return LowRank(layer, torch.cat(ups, dim=1), torch.cat(downs))
     if not whole:
         raise InvalidConfig(
-            f"the weak model changes {key} by something other than a LoRA, and this weight is kept out of video "
+            f"the weak model changes {key} by something other than a LoRA while part of the model is kept out of video "
             "memory; free video memory, or load the weak model from its own file"
         )
     if not weak.get(key):
