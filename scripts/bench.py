@@ -60,10 +60,6 @@ def main() -> int:
         result = bench.measure()
         print_table(bench.table(result))
         say(f"written to {write(name, result)}")
-    if not chosen or "tables" in chosen:
-        from lab.benches.tables import rendered
-
-        say(f"written to {rendered()}")
     update(ROOT, RESULTS)
     return 0
 

@@ -174,7 +174,7 @@ def _key(curve: dict) -> tuple:
 def table(result: dict[str, Any]) -> list[list[str]]:
     """Return heading with one line per claim and comparison."""
     lines = [["paper", "claim", "compared at", "figure (95 % interval)", "must exceed", "verdict"]]
-    for claim in result["claims"]:
+    for claim in claims(result):
         for index, found in enumerate(claim["results"]):
             first = [claim["paper"], claim["claim"]] if index == 0 else ["", ""]
             sign = "+" if claim["quantity"] == "gap" else ""

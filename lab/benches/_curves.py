@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ._arms import SEEDS, WANTED, Arm, Wanted, recipe_of, student_arm, student_path, told
-from ._numbers import packed, unpacked
+from ._report import packed, unpacked
 
 POINTS = 100
 """Of a curve: a point is the mean of a hundredth of the steps."""

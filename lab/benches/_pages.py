@@ -13,6 +13,7 @@ from typing import Any
 
 from . import (
     _claims,
+    _embedding,
     _negatives,
     _rivals,
     alignment,
@@ -57,6 +58,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "rivals_diagnosis": ("tables", _rivals.diagnosis_table),
     "rivals_velocities": ("tables", _rivals.velocity_table),
     "rivals_samplers": ("tables", _rivals.sampler_table),
+    "embedding": ("tables", _embedding.table),
     "rivals_missing": ("tables", _rivals.missing_table),
     "composition": ("composition", composition.table),
     "composition_reasons": ("composition", composition.reason_table),

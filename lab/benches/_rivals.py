@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from ._arms import BASE, DICE, HEADLINE, MATCHED, SPLIT, TEACHER, UNTRAINED
-from ._numbers import unpacked
+from ._report import unpacked
 from ._scores import Group, at, estimate, groups, headline, mean, named, own_best, strengths, values
 
 Rows = list[list[str]]

@@ -8,16 +8,14 @@ scripts/bench.py --render makes it anew.
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from runner.stop import Stop, say
+from runner.stop import say
 
-from . import _claims, _curves, _page, _pictures
+from . import _curves
 from ._arms import (
     BASE,
     DICE,
@@ -37,9 +35,8 @@ from ._arms import (
     untrained,
 )
 from ._embedding import embeddings
-from ._numbers import packed
 from ._painting import Painted, likeness, painted
-from ._report import RESULTS, write
+from ._report import packed
 from ._rivals import table
 from ._scores import groups, headline, named, values
 from ._study import STEPS, Study
@@ -48,7 +45,7 @@ NUM_PROMPTS, FEW, TWICE = 128, 32, 64
 """Prompts; those whose velocities are looked at; those that are painted from a second noise."""
 SECOND_NOISE = 2025
 OTHER_SAMPLER = "dpmpp_2m"
-__all__ = ["measure", "rendered", "table"]
+__all__ = ["measure", "table"]
 
 
 @torch.inference_mode()
@@ -79,26 +76,8 @@ def measure() -> dict[str, Any]:
         "checkpoints": evidence.checkpoints([arm for arm in found if arm.method == "teefusion"]),
         "embedding": embedding,
         "missing": missing,
-        "shown": evidence.bench.texts[: _pictures.PROMPTS],
     }
-    _pictures.keep(evidence.shown)
-    result["minutes"] = round((time.perf_counter() - start) / 60, 1)
-    return refreshed(result)
-
-
-def refreshed(result: dict[str, Any]) -> dict[str, Any]:
-    """Draw the conclusions anew from the rows."""
-    return {**result, "claims": _claims.claims(result)}
-
-
-def rendered() -> Path:
-    """Draw the conclusions anew from the numbers that stand, write the report; return its path in the repository."""
-    path = RESULTS / "tables.json"
-    if not path.is_file():
-        raise Stop("There are no numbers yet; run scripts/bench.py tables, which takes up to an hour.")
-    result = refreshed(json.loads(path.read_text(encoding="utf-8")))
-    write("tables", result)
-    return _page.report(result)
+    return {**result, "minutes": round((time.perf_counter() - start) / 60, 1)}
 
 
 def _untrained() -> list[Arm]:
@@ -116,7 +95,6 @@ class Evidence(Study):
         self.other_BCHW = torch.randn(TWICE, *self.bench.noise_NCHW.shape[1:], generator=generator)
         self.rows: list[dict[str, Any]] = []
         self.taught: dict[tuple[str, float], np.ndarray] = {}
-        self.shown: dict[str, np.ndarray] = {}
 
     def sweep(self, arm: Arm) -> None:
         """Paint at every strength; all figures at that of the headline."""
@@ -125,16 +103,14 @@ class Evidence(Study):
             done = painted(self, arm, strength, other_BCHW=self.other_BCHW if main else None)
             if arm.method == TEACHER:
                 self.taught[arm.teacher, strength] = done.images_BHW3
-            self._keep(arm, done, main)
+            self._keep(arm, done)
 
-    def _keep(self, arm: Arm, done: Painted, main: bool, **more: Any) -> None:
+    def _keep(self, arm: Arm, done: Painted, **more: Any) -> None:
         row = done.row | more
         taught = self.taught.get((arm.teacher or "W2SD", row["strength"] if arm.knob == "w" else HEADLINE["w"]))
         if taught is not None and arm.method != TEACHER:
             row |= likeness(done.images_BHW3, taught)
         self.rows.append(row)
-        if main and arm.seed in (None, 0):
-            self.shown.setdefault(named([row]), done.images_BHW3[: _pictures.PROMPTS])
         right = values([row]).mean()
         say(f"{named([row])}, seed {arm.seed}, {row['sampler']}, {arm.knob} {row['strength']:g}: {right:.3f}")
 
@@ -144,13 +120,13 @@ class Evidence(Study):
             if group[0]["trainable"] or group[0]["method"] == UNTRAINED:
                 scale = float(np.mean([row["effective"] for row in headline(group)]))
                 arm = matched(scale)
-                self._keep(arm, painted(self, arm, arm.grid[0], other_BCHW=self.other_BCHW), False, of=named(group))
+                self._keep(arm, painted(self, arm, arm.grid[0], other_BCHW=self.other_BCHW), of=named(group))
 
     def resample(self, found: list[Arm]) -> None:
         """Paint by another sampler, CFG with the students."""
         cfg = next(arm for arm in teachers() if arm.method == TEACHER and arm.teacher == "CFG")
         for arm in (cfg, *found):
-            self._keep(arm, painted(self, arm, HEADLINE["w"], sampler=OTHER_SAMPLER), False)
+            self._keep(arm, painted(self, arm, HEADLINE["w"], sampler=OTHER_SAMPLER))
 
     def agreement(self, arm: Arm) -> dict[str, Any]:
         """Cosines with the teacher's velocity along its path, per noise level: the whole, what guidance adds."""
