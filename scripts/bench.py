@@ -49,11 +49,11 @@ def main() -> int:
     from runner.places import ROOT
 
     sys.path.append(str(BENCHES.parents[1]))  # last: the host has a module `nodes` too
-    from lab.benches._host import use_host
     from lab.benches._pages import update
     from lab.benches._report import RESULTS, print_table, write
+    from lab.demo_world.host import use_comfy
 
-    use_host(comfyui)
+    use_comfy(comfyui)
     for name in chosen:
         say(f"\n{name}")
         bench = importlib.import_module(f"lab.benches.{name}")

@@ -61,9 +61,9 @@ def main() -> int:
     enter_environment()
 
     sys.path.append(str(ROOT))  # last: the host has a module `nodes` too
-    from lab.benches._host import use_host
+    from lab.demo_world.host import use_comfy
 
-    use_host(comfyui)
+    use_comfy(comfyui)
     ENGLISH.parent.mkdir(parents=True, exist_ok=True)
     ENGLISH.write_text(written(node_defs(_schemas())), encoding="utf-8")
     say(f"written to {ENGLISH}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,8 +14,10 @@ MODELS = ROOT / "models"
 RUNS = Path(__file__).resolve().parent / "runs"
 
 
-def use_comfy() -> None:
-    """Put ComfyUI first on the import path, on the CPU unless a GPU is there."""
+def use_comfy(comfyui: Path | None = None) -> None:
+    """Put ComfyUI first on the import path, on the CPU unless a GPU is there; by default that of COMFYUI_PATH."""
+    if comfyui is not None:
+        os.environ["COMFYUI_PATH"] = str(comfyui)
     try:
         import_from_comfyui()
     except InvalidConfig as error:

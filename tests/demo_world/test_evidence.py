@@ -12,7 +12,7 @@ import torch
 REPO = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(REPO / "scripts"))
 try:
-    from lab.benches import _arms, _claims, _curves, _embedding, _rivals, _scores
+    from lab.benches import _claims, _embedding, _methods, _paper_tables, _scores, _training_curves
     from lab.benches._report import packed, unpacked
 finally:
     sys.path.remove(str(REPO / "scripts"))
@@ -34,7 +34,7 @@ def group(method, teacher="", trainable="", shares=(0.5, 0.9, 0.6), passes=1.0):
     rows = []
     for seed in (0, 1, 2) if trainable else (None,):
         for strength, share in zip(GRID, shares, strict=True):
-            right = {name: signs(share) for name in (*_rivals.CATEGORIES, "overall")}
+            right = {name: signs(share) for name in (*_paper_tables.CATEGORIES, "overall")}
             row = {"method": method, "teacher": teacher, "trainable": trainable, "seed": seed, "knob": "w"}
             row |= {"budget": 1000 if trainable else None, "sampler": "euler", "strength": strength, "right": right}
             row |= FIGURES | {"passes": passes} | (FULL if strength == 2 else {})
@@ -145,10 +145,10 @@ class TestEarly:
         return [{"losses": packed(falling(point / 100) for point in range(100))}] * 2
 
     def test_a_fall_at_the_start_is_fast(self):
-        assert _curves.early_share(self.curves(lambda x: math.exp(-10 * x)))["verdict"] == "holds"
+        assert _training_curves.early_share(self.curves(lambda x: math.exp(-10 * x)))["verdict"] == "holds"
 
     def test_an_even_fall_is_not(self):
-        found = _curves.early_share(self.curves(lambda x: 1 - x))
+        found = _training_curves.early_share(self.curves(lambda x: 1 - x))
         assert found["verdict"] == "does not hold" and found["value"] == pytest.approx(0.23, abs=0.02)
 
 
@@ -175,10 +175,10 @@ class TestMissing:
         monkeypatch.setattr(distill_student, "STUDENTS", tmp_path)
         (tmp_path / "cfg-lora-1.safetensors").write_bytes(b"")
         (tmp_path / "cfg-lora-1.json").write_text(json.dumps({"steps": 7}))
-        found, missing = _arms.students()
+        found, missing = _methods.students()
         assert [(arm.teacher, arm.seed, arm.budget) for arm in found] == [("CFG", 1, 7)]
         commands = {row["student"]: row["command"] for row in missing}
-        assert len(missing) == len(_arms.WANTED) * len(_arms.SEEDS) - 1
+        assert len(missing) == len(_methods.WANTED) * len(_methods.SEEDS) - 1
         rest = "--teacher W2SD --trainable lora --method 'guidance only' --seed 2"
         assert commands["w2sd-guidance-only-lora-2.safetensors"] == f"python -m lab.demo_world.distill_student {rest}"
 
