@@ -5,13 +5,9 @@ python3 scripts/bench.py overhead    only the named ones; numbers go to lab/resu
 python3 scripts/bench.py --render    measure nothing, make the pages anew from the numbers that stand
 """
 
-import sys
-
-if sys.version_info < (3, 10):  # before any import that an older Python cannot read
-    sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; run it with a newer python3.")
-
 import argparse
 import importlib
+import sys
 from pathlib import Path
 
 from runner.setup import enter_environment, set_up
