@@ -1,4 +1,4 @@
-"""Run the shipped workflows of the embedded model, keep what they paint as their thumbnails.
+"""Run the shipped workflows of the embedded model, keep their pictures as thumbnails.
 
 python3 scripts/thumbnails.py                   all that run without weights
 python3 scripts/thumbnails.py 04 Z-Sampling     only these

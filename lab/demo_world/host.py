@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -32,3 +33,11 @@ def use_comfy(comfyui: Path | None = None) -> None:
         import comfy.model_management
 
         sys.argv = argv
+
+
+def parser_of(doc: str | None, **defaults: int | float | str) -> argparse.ArgumentParser:
+    """A command line with one option for each default, of the default's type."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    return parser

@@ -15,7 +15,7 @@ from PIL import Image
 from .places import ROOT
 
 INNER = 192
-"""Pixels of a shown picture: three for each of the 64 that the demo model paints."""
+"""Pixels of a shown picture: three for each of the 64 that the demo model makes."""
 SHOWN = 2
 """Pictures per method, of those made."""
 ONE_COLUMN_UP_TO = 4
