@@ -29,7 +29,7 @@ from . import (
     soak,
     students,
     trainer,
-)
+)  # fmt: skip
 
 Rows = list[list[str]]
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
@@ -70,16 +70,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "trainer_stock": ("trainer", trainer.stock_table),
     "trainer_memory": ("trainer", trainer.memory_table),
 }
-PAGES = (
-    "README.md",
-    "README.zh-CN.md",
-    "docs/method.md",
-    "docs/reflection.md",
-    "docs/training.md",
-    "docs/evidence.md",
-    "docs/compatibility.md",
-    "docs/text_arithmetic.md",
-)
+DOCS = ("method", "reflection", "training", "evidence", "compatibility", "text_arithmetic")
+PAGES = ("README.md", "README.zh-CN.md", *(f"docs/{name}.md" for name in DOCS))
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 

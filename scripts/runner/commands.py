@@ -17,18 +17,9 @@ POLL_SECONDS = 0.1
 
 _FULL = ("no space left on device", "os error 28", "errno 28", "disk quota exceeded")
 _UNREACHABLE = (
-    "connection",
-    "connect error",
-    "dns error",
-    "error sending request",
-    "failed to fetch",
-    "max retries exceeded",
-    "name resolution",
-    "name or service not known",
-    "timed out",
-    "tls",
-    "ssl",
-)
+    "connection", "connect error", "dns error", "error sending request", "failed to fetch", "max retries exceeded",
+    "name resolution", "name or service not known", "timed out", "tls", "ssl",
+)  # fmt: skip
 
 
 def explain(what: str, output: str) -> Stop:
