@@ -5,13 +5,9 @@ python3 scripts/bench.py overhead    only the named ones; numbers go to lab/resu
 python3 scripts/bench.py --render    measure nothing, make the pages anew from the numbers that stand
 """
 
-import sys
-
-if sys.version_info < (3, 10):  # before any import that an older Python cannot read
-    sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; run it with a newer python3.")
-
 import argparse
 import importlib
+import sys
 from pathlib import Path
 
 from runner.setup import enter_environment, set_up
@@ -49,21 +45,17 @@ def main() -> int:
     from runner.places import ROOT
 
     sys.path.append(str(BENCHES.parents[1]))  # last: the host has a module `nodes` too
-    from lab.benches._host import use_host
     from lab.benches._pages import update
     from lab.benches._report import RESULTS, print_table, write
+    from lab.demo_world.host import use_comfy
 
-    use_host(comfyui)
+    use_comfy(comfyui)
     for name in chosen:
         say(f"\n{name}")
         bench = importlib.import_module(f"lab.benches.{name}")
         result = bench.measure()
         print_table(bench.table(result))
         say(f"written to {write(name, result)}")
-    if not chosen or "tables" in chosen:
-        from lab.benches.tables import rendered
-
-        say(f"written to {rendered()}")
     update(ROOT, RESULTS)
     return 0
 

@@ -4,11 +4,6 @@ python3 scripts/demo.py            run the shipped workflow, make output/demo/te
 python3 scripts/demo.py --serve    the same, then leave ComfyUI running to be opened in a browser
 """
 
-import sys
-
-if sys.version_info < (3, 10):  # before any import that an older Python cannot read
-    sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; run it with a newer python3.")
-
 import argparse
 from pathlib import Path
 

@@ -3,15 +3,11 @@
 python3 scripts/locales.py    after a change of any text; locales/zh/nodeDefs.json is then changed by hand
 """
 
-import sys
-
-if sys.version_info < (3, 10):  # before any import that an older Python cannot read
-    sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; run it with a newer python3.")
-
 import argparse
 import asyncio
 import importlib.util
 import json
+import sys
 
 from runner.places import ROOT
 from runner.setup import enter_environment, set_up
@@ -61,9 +57,9 @@ def main() -> int:
     enter_environment()
 
     sys.path.append(str(ROOT))  # last: the host has a module `nodes` too
-    from lab.benches._host import use_host
+    from lab.demo_world.host import use_comfy
 
-    use_host(comfyui)
+    use_comfy(comfyui)
     ENGLISH.parent.mkdir(parents=True, exist_ok=True)
     ENGLISH.write_text(written(node_defs(_schemas())), encoding="utf-8")
     say(f"written to {ENGLISH}")

@@ -4,11 +4,6 @@ python3 scripts/test.py              all tiers
 python3 scripts/test.py unit host    only these
 """
 
-import sys
-
-if sys.version_info < (3, 10):  # before any import that an older Python cannot read
-    sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; run it with a newer python3.")
-
 import argparse
 
 from runner.setup import enter_environment, set_up

@@ -1,13 +1,8 @@
-"""Run the shipped workflows of the embedded model, keep what they paint as their thumbnails.
+"""Run the shipped workflows of the embedded model, keep their pictures as thumbnails.
 
 python3 scripts/thumbnails.py                   all that run without weights
 python3 scripts/thumbnails.py 04 Z-Sampling     only these
 """
-
-import sys
-
-if sys.version_info < (3, 10):  # before any import that an older Python cannot read
-    sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; run it with a newer python3.")
 
 import argparse
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from . import (
     _claims,
-    _negatives,
-    _rivals,
+    _embedding,
+    _negative_prompts,
+    _paper_tables,
     alignment,
     backbones,
     blend,
@@ -28,7 +29,7 @@ from . import (
     soak,
     students,
     trainer,
-)
+)  # fmt: skip
 
 Rows = list[list[str]]
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
@@ -40,24 +41,25 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "reflection_cost": ("reflection_cost", reflection_cost.table),
     "students": ("students", students.table),
     "students_guidance": ("students", students.guidance_table),
-    "negatives": ("students", _negatives.table),
-    "negatives_base": ("students", _negatives.base_table),
-    "negatives_cause": ("students", _negatives.cause_table),
+    "negatives": ("students", _negative_prompts.table),
+    "negatives_base": ("students", _negative_prompts.base_table),
+    "negatives_cause": ("students", _negative_prompts.cause_table),
     "rates": ("rates", rates.table),
     "claims": ("tables", _claims.table),
-    "rivals_settings": ("tables", _rivals.settings_table),
-    "rivals": ("tables", _rivals.table),
-    "rivals_pictures": ("tables", _rivals.pictures_table),
-    "rivals_matched": ("tables", _rivals.matched_table),
-    "ablation": ("tables", _rivals.ablation_table),
-    "teachers": ("tables", _rivals.teacher_table),
-    "strength": ("tables", _rivals.sweep_table),
-    "curves": ("tables", _rivals.curve_table),
-    "checkpoints": ("tables", _rivals.checkpoint_table),
-    "rivals_diagnosis": ("tables", _rivals.diagnosis_table),
-    "rivals_velocities": ("tables", _rivals.velocity_table),
-    "rivals_samplers": ("tables", _rivals.sampler_table),
-    "rivals_missing": ("tables", _rivals.missing_table),
+    "rivals_settings": ("tables", _paper_tables.settings_table),
+    "rivals": ("tables", _paper_tables.table),
+    "rivals_pictures": ("tables", _paper_tables.pictures_table),
+    "rivals_matched": ("tables", _paper_tables.matched_table),
+    "ablation": ("tables", _paper_tables.ablation_table),
+    "teachers": ("tables", _paper_tables.teacher_table),
+    "strength": ("tables", _paper_tables.sweep_table),
+    "curves": ("tables", _paper_tables.curve_table),
+    "checkpoints": ("tables", _paper_tables.checkpoint_table),
+    "rivals_diagnosis": ("tables", _paper_tables.diagnosis_table),
+    "rivals_velocities": ("tables", _paper_tables.velocity_table),
+    "rivals_samplers": ("tables", _paper_tables.sampler_table),
+    "embedding": ("tables", _embedding.table),
+    "rivals_missing": ("tables", _paper_tables.missing_table),
     "composition": ("composition", composition.table),
     "composition_reasons": ("composition", composition.reason_table),
     "backbones": ("backbones", backbones.table),
@@ -68,16 +70,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "trainer_stock": ("trainer", trainer.stock_table),
     "trainer_memory": ("trainer", trainer.memory_table),
 }
-PAGES = (
-    "README.md",
-    "README.zh-CN.md",
-    "docs/method.md",
-    "docs/reflection.md",
-    "docs/training.md",
-    "docs/evidence.md",
-    "docs/compatibility.md",
-    "docs/text_arithmetic.md",
-)
+DOCS = ("method", "reflection", "training", "evidence", "compatibility", "text_arithmetic")
+PAGES = ("README.md", "README.zh-CN.md", *(f"docs/{name}.md" for name in DOCS))
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 

@@ -1,10 +1,11 @@
-"""Numbers on the screen as a table, on the disk as JSON."""
+"""Results as a table on the screen and as JSON on the disk."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ def machine() -> dict[str, Any]:
     """Return what a reader needs to compare numbers; nothing that names the machine or its owner."""
     import torch
 
+    try:
+        from comfyui_version import __version__ as comfyui
+    except ImportError:
+        comfyui = "unknown"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return {
         "device": device,
@@ -26,16 +31,8 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "comfyui": _comfyui_version(),
+        "comfyui": comfyui,
     }
-
-
-def _comfyui_version() -> str:
-    try:
-        from comfyui_version import __version__
-    except ImportError:
-        return "unknown"
-    return str(__version__)
 
 
 def write(name: str, result: dict[str, Any]) -> Path:
@@ -56,3 +53,13 @@ def print_table(rows: list[list[str]]) -> None:
         say("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
         if index == 0:
             say("  ".join("-" * width for width in widths))
+
+
+def packed(values: Iterable[float], digits: int = 3) -> str:
+    """Write many numbers as one text, which JSON keeps on one line."""
+    return " ".join(f"{value:.{digits}f}" for value in values)
+
+
+def unpacked(text: str) -> list[float]:
+    """Read them back."""
+    return [float(word) for word in text.split()]

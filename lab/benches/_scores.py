@@ -14,20 +14,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from teefusion_core.evaluation.bootstrap import interval, resampled_means, resamples, verdict
+
 VALUE = {"1": 1.0, "0": 0.0, "-": float("nan")}
+SPELLED = {"teefusion": "TeEFusion", "guidance only": "G(psi(w)) alone", "distillcfg": "DistillCFG", "dice": "DICE",
+           "teefusion split": "TeEFusion, split", "lora": "LoRA", "everything": "full"}  # fmt: skip
 DRAWS = 2000
+KIND = ("method", "teacher", "trainable", "budget")
+"""What rows of one group have in common."""
 Row = dict[str, Any]
 Group = list[Row]
 """Rows of one group at all strengths."""
 
 
-def groups(rows: list[Row], **wanted: Any) -> list[Group]:
-    """Gather rows sampled by Euler that fit; seeds of one group come together."""
+def by_kind(rows: list[Row], *names: str, **wanted: Any) -> list[Group]:
+    """Gather rows that fit; those that agree in KIND, or in the given names, come together."""
     found: dict[tuple, Group] = {}
     for row in rows:
-        if row["sampler"] == "euler" and all(row[name] == value for name, value in wanted.items()):
-            found.setdefault((row["method"], row["teacher"], row["trainable"], row["budget"]), []).append(row)
+        if all(row[name] == value for name, value in wanted.items()):
+            found.setdefault(tuple(row[name] for name in names or KIND), []).append(row)
     return list(found.values())
+
+
+def groups(rows: list[Row], **wanted: Any) -> list[Group]:
+    """Gather rows sampled with Euler that fit; the seeds of one group come together."""
+    return by_kind(rows, sampler="euler", **wanted)
 
 
 def named(group: Group) -> str:
@@ -37,11 +48,9 @@ def named(group: Group) -> str:
         return f"{row['teacher']} teacher"
     if not row["trainable"]:
         return row["method"]
-    trained = {"lora": "LoRA", "everything": "full"}.get(row["trainable"], row["trainable"])
-    spelled = {"teefusion": "TeEFusion", "guidance only": "G(psi(w)) alone", "distillcfg": "DistillCFG", "dice": "DICE",
-               "teefusion split": "TeEFusion, split"}  # fmt: skip
+    method, trained = (SPELLED.get(row[name], row[name]) for name in ("method", "trainable"))
     steps = "" if row["budget"] is None else f", {row['budget']} steps"
-    return f"{spelled.get(row['method'], row['method'])} of {row['teacher']} ({trained}{steps})"
+    return f"{method} of {row['teacher']} ({trained}{steps})"
 
 
 def strengths(group: Group) -> list[float]:
@@ -81,19 +90,9 @@ def own_best(group: Group) -> tuple[Tensor, list[float]]:
 
 
 @cache
-def _prompts(num: int) -> Tensor:
-    from teefusion_core.evaluation.bootstrap import resamples
-
+def _prompt_draws(num: int) -> Tensor:
+    """The same draws for all methods, so that they are compared prompt by prompt."""
     return resamples(num, draws=DRAWS, seed=0)
-
-
-def drawn(values_KN: Tensor) -> Tensor:
-    """Mean in every draw [D]: the same prompts, the same seeds of training for all groups."""
-    from teefusion_core.evaluation.bootstrap import resampled_means, resamples
-
-    num_students, num_prompts = values_KN.shape
-    students_DK = resamples(num_students, draws=DRAWS, seed=1)
-    return resampled_means(values_KN, _prompts(num_prompts), students_DK)
 
 
 def estimate(statistic: Callable[..., Any], *parts: Tensor, threshold: float = 0.0) -> dict[str, Any]:
@@ -104,20 +103,23 @@ def estimate(statistic: Callable[..., Any], *parts: Tensor, threshold: float = 0
         parts: values [K,N].
         threshold: what it must exceed for the claim to hold.
     """
-    from teefusion_core.evaluation.bootstrap import interval, verdict
-
-    low, high = interval(statistic(*(drawn(part) for part in parts)))
-    value = float(statistic(*(part.nanmean() for part in parts)))
-    return {
-        "value": round(value, 4),
-        "low": round(low, 4),
-        "high": round(high, 4),
-        "threshold": threshold,
-        "verdict": verdict(low, high, threshold),
-    }
+    drawn = [resampled_means(part_KN, _prompt_draws(part_KN.shape[1]), resamples(len(part_KN), draws=DRAWS, seed=1))
+             for part_KN in parts]  # fmt: skip
+    return judged_interval(float(statistic(*(part.nanmean() for part in parts))), statistic(*drawn), threshold)
 
 
-def mean(values_KN: Tensor) -> dict[str, Any]:
-    """Return a mean with its interval."""
-    found = estimate(lambda x: x, values_KN)
-    return {name: found[name] for name in ("value", "low", "high")}
+def judged_interval(value: float, drawn_D: Tensor, threshold: float) -> dict[str, Any]:
+    """Return a value with the interval of its draws, and the verdict on the claim that it exceeds the threshold."""
+    low, high = interval(drawn_D)
+    figures = {name: round(x, 4) for name, x in (("value", value), ("low", low), ("high", high))}
+    return {**figures, "threshold": threshold, "verdict": verdict(low, high, threshold)}
+
+
+def interval_text(found: dict[str, Any], sign: str = "") -> str:
+    """Write a value with its interval; "+" as sign shows it always."""
+    return f"{found['value']:{sign}.3f} ({found['low']:{sign}.3f} to {found['high']:{sign}.3f})"
+
+
+def mean_text(values_KN: Tensor) -> str:
+    """Write a mean with its interval."""
+    return interval_text(estimate(lambda x: x, values_KN))

@@ -81,26 +81,13 @@ def _in_parts() -> Graph:
 
 
 def _reported() -> Graph:
-    """The picture of a measured run; its plot tells seconds, so it is drawn but not compared."""
-    parts = (
-        _start("base")
-        | _guided()
-        | {
-            "sigmas": node("BasicScheduler", model=["load", 0], scheduler="normal", steps=STEPS, denoise=1.0),
-            "sample": node(
-                "GuidanceReport",
-                model=["load", 0],
-                guider=["guider", 0],
-                sampler=["sampler", 0],
-                sigmas=["sigmas", 0],
-                latent_image=["empty", 0],
-                positive=["prompt", 0],
-                negative=["null", 0],
-                noise_seed=SEED,
-            ),
-        }
-    )
-    return parts | _end() | _grid("")
+    """The picture of a measured run; its plot shows seconds, so it is drawn but not compared."""
+    sources = {"model": "load", "latent_image": "empty", "positive": "prompt", "negative": "null"}
+    sources |= {name: name for name in ("guider", "sampler", "sigmas")}
+    wired = {name: [source, 0] for name, source in sources.items()}
+    sigmas = node("BasicScheduler", model=["load", 0], scheduler="normal", steps=STEPS, denoise=1.0)
+    parts = {"sigmas": sigmas, "sample": node("GuidanceReport", **wired, noise_seed=SEED)}
+    return _start("base") | _guided() | parts | _end() | _grid("")
 
 
 def _judged() -> Graph:
@@ -128,52 +115,19 @@ def _guided() -> Graph:
 
 def _trainer(name: str) -> Graph:
     """A training of three steps, to its curve; under a name of its own, or it would be finished already."""
-    settings = dict(
-        steps=3,
-        batch_size=2,
-        learning_rate=0.002,
-        rank=2,
-        guidance_min=1.0,
-        guidance_max=6.0,
-        width=SIZE,
-        height=SIZE,
-        teacher_steps=3,
-        scheduler="normal",
-        trainable="lora on modulation",
-        target="secant",
-        timestep_sampling="jittered",
-        cache_size=1,
-        images_per_trajectory=2,
-        reuse=1.0,
-        negative_share=0.0,
-        initial_gain_ratio=0.25,
-        gradient_checkpointing=False,
-        save_every=50,
-        preview_every=2,
-        run_seed=0,
-        accept_changes="",
-        negative_prompts="",
-        whole_model=False,
-        method="teefusion",
-    )
-    return (
-        _start("base")
-        | _guided()
-        | {
-            "train": node(
-                "DistillTrainer",
-                model=["load", 0],
-                guider=["guider", 0],
-                sampler=["sampler", 0],
-                clip=["load", 1],
-                vae=["load", 2],
-                prompts=f"{PROMPT}\n{OTHER}",
-                name=name,
-                **settings,
-            ),
-            PICTURE: node("LossGraphNode", loss=["train", 1], filename_prefix="soak_loss"),
-        }
-    )
+    settings = {
+        "name": name, "prompts": f"{PROMPT}\n{OTHER}", "negative_prompts": "", "negative_share": 0.0,
+        "width": SIZE, "height": SIZE, "steps": 3, "batch_size": 2, "learning_rate": 0.002, "run_seed": 0,
+        "method": "teefusion", "trainable": "lora on modulation", "rank": 2, "target": "secant",
+        "guidance_min": 1.0, "guidance_max": 6.0, "initial_gain_ratio": 0.25, "teacher_steps": 3,
+        "scheduler": "normal", "timestep_sampling": "jittered", "cache_size": 1, "images_per_trajectory": 2,
+        "reuse": 1.0, "gradient_checkpointing": False, "whole_model": False, "save_every": 50, "preview_every": 2,
+        "accept_changes": "",
+    }  # fmt: skip
+    loaded = {name: ["load", slot] for slot, name in enumerate(("model", "clip", "vae"))}
+    train = node("DistillTrainer", guider=["guider", 0], sampler=["sampler", 0], **loaded, **settings)
+    shown = node("LossGraphNode", loss=["train", 1], filename_prefix="soak_loss")
+    return _start("base") | _guided() | {"train": train, PICTURE: shown}
 
 
 def graphs(number: int) -> dict[str, Graph]:
@@ -198,21 +152,14 @@ def graphs(number: int) -> dict[str, Graph]:
 
 def stock() -> Graph:
     """A graph without a node of ours; its prompts come from a file, for its text encoder is known to us alone."""
+    wired = {"model": ["model", 0], "positive": ["prompts", 1], "negative": ["prompts", 1]}
+    wired["latent_image"] = ["empty", 0]
     return {
         "model": node("UNETLoader", unet_name="demo_sd3_base.safetensors", weight_dtype="default"),
         "load": node("VAELoader", vae_name="demo_sd3_vae.safetensors"),
         "prompts": node("LoadTrainingDataset", folder_name=PROMPTS),
         "empty": node("EmptySD3LatentImage", width=SIZE, height=SIZE, batch_size=1),
-        "sample": node(
-            "KSampler",
-            model=["model", 0],
-            positive=["prompts", 1],
-            negative=["prompts", 1],
-            latent_image=["empty", 0],
-            cfg=1.0,
-            sampler_name="euler",
-            **SAMPLING,
-        ),
+        "sample": node("KSampler", cfg=1.0, sampler_name="euler", **wired, **SAMPLING),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["load", 0]),
         PICTURE: node("SaveImage", images=["decode", 0], filename_prefix="stock"),
     }
@@ -228,11 +175,8 @@ def furnish(base: Path, models: Path) -> None:
     from teefusion_core.files.sharpener_file import SharpenerInfo, write_sharpener
     from teefusion_core.prompts.sharpener import Sharpener
 
-    for kind, name in (
-        ("loras", STUDENT),
-        ("diffusion_models", "demo_sd3_base.safetensors"),
-        ("vae", "demo_sd3_vae.safetensors"),
-    ):
+    files = {"loras": STUDENT, "diffusion_models": "demo_sd3_base.safetensors", "vae": "demo_sd3_vae.safetensors"}
+    for kind, name in files.items():
         (base / "models" / kind).mkdir(parents=True, exist_ok=True)
         shutil.copy(models / name, base / "models" / kind / name)
     _random_clip(base / "models" / "clip_vision")
@@ -249,7 +193,7 @@ def furnish(base: Path, models: Path) -> None:
 
 
 def _random_clip(folder: Path) -> None:
-    """A small CLIP of two towers, with the configuration that tells its sizes."""
+    """Write a small CLIP of two towers, with its configuration."""
     import torch
     import transformers
     from safetensors.torch import save_file

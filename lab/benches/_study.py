@@ -1,4 +1,4 @@
-"""The demo models with held-out prompts, loaded once: what teachers do there.
+"""The demo models with held-out prompts, loaded once, and what guiders do with them.
 
 Shapes: B prompts, N all of them, C H W latent, S steps.
 """
@@ -12,53 +12,58 @@ from typing import Any
 import numpy as np
 import torch
 
-STEPS = 20
+from lab.demo_world.distill_student import TEACHERS
+from lab.demo_world.host import MODELS
+from lab.demo_world.measure import BATCH, SCHEDULER, STEPS, Bench, pictures, predictions
+from teefusion_core.guidance.cfg import cfg_scale_of, effective_guidance
+from teefusion_core.guidance.flow import secant, velocity_of
 
 
 class Study:
-    """Models with prompts, the trajectories of teachers on the first few of them."""
+    """Models with `prompts` held-out prompts and their noise; trajectories are compared on the first `few` of them."""
 
     def __init__(self, prompts: int, few: int) -> None:
-        """Load.
-
-        Args:
-            prompts: how many, with their noise.
-            few: how many of them `trajectory` takes.
-        """
-        from lab.demo_world.measure import SCHEDULER, Bench
         from teefusion_core.comfy_host.demo_model import load_demo
-        from teefusion_core.comfy_host.sampling import schedule
 
         with torch.inference_mode():
             self.base, self.clip, self.vae = load_demo("base")
             self.bench = Bench(self.clip, self.vae, prompts)
-            self.sigmas = schedule(self.base, SCHEDULER, STEPS, 1.0)
+            self.sigmas = self.schedule(STEPS)
         self.trajectories: dict[tuple[str, float], tuple] = {}
         self.first, self.few = first_rows(self.bench.conditionings[0], few), few
 
+    def schedule(self, steps: int) -> torch.Tensor:
+        """Noise levels of the base for so many steps, [S+1]."""
+        from teefusion_core.comfy_host.sampling import schedule
+
+        return schedule(self.base, SCHEDULER, steps, 1.0)
+
+    def batches(self) -> list[tuple[list, torch.Tensor]]:
+        """All prompts as CONDITIONING with their noise, batch by batch."""
+        return list(zip(self.bench.conditionings, self.bench.noise_NCHW.split(BATCH), strict=True))
+
     def teacher(self, name: str) -> Any:
-        """A teacher by name."""
-        from lab.demo_world.distill_student import TEACHERS
-        from lab.demo_world.host import MODELS
+        """A teacher by its name in TEACHERS."""
         from teefusion_core.comfy_host.training.from_file import teacher_of
 
         return teacher_of(TEACHERS[name], self.base, MODELS)[0]
 
     def images(self, teacher: Any, w: float) -> np.ndarray:
         """Pictures [N,H,W,3] of a teacher for every prompt, uint8."""
-        from lab.demo_world.measure import BATCH, pictures
-        from teefusion_core.guidance.cfg import cfg_scale_of
+        parts = [teacher.sample(positive, self.bench.null, noise_BCHW, self.sigmas, cfg_scale_of(w))[0][-1]
+                 for positive, noise_BCHW in self.batches()]  # fmt: skip
+        return np.concatenate([self.decoded(x_BCHW) for x_BCHW in parts])
 
-        guider, shown = teacher.guider, []
-        for positive, noise_BCHW in zip(self.bench.conditionings, self.bench.noise_NCHW.split(BATCH), strict=True):
-            guider.set_conds(positive, self.bench.null)
-            guider.set_cfg(cfg_scale_of(w))
-            empty, at = torch.zeros_like(noise_BCHW), (teacher.sampler, self.sigmas)
-            shown.append(pictures(self.vae, guider.sample(noise_BCHW, empty, *at, disable_pbar=True, seed=0)))
-        return np.concatenate(shown)
+    def decoded(self, x_BCHW: torch.Tensor) -> np.ndarray:
+        """Pictures [B,H,W,3] of latents as the model has them, uint8."""
+        return pictures(self.vae, self.base.model.process_latent_out(x_BCHW))
+
+    def passes_per_step(self, guider: Any, counted: int, pictures: int) -> float:
+        """Forward passes per step; a reflection also runs a second network, so it counts for itself."""
+        return getattr(guider, "passes", counted / pictures) / STEPS
 
     def effective(self, name: str, w: float, student: Any = None) -> float:
-        """Effective guidance of a teacher's steps, or of a student at the same states; mean over steps with prompts."""
+        """Effective guidance of a teacher's steps, or of a student at the same states; mean over steps and prompts."""
         from teefusion_core.comfy_host.guidance.patch import apply_fusion
 
         where, moves, cond, uncond = self.trajectory(name, w)
@@ -67,22 +72,23 @@ class Study:
         return mean_guidance(moves, cond, uncond)
 
     def trajectory(self, name: str, w: float) -> tuple:
-        """States of a teacher with its moves, the base's velocities with and without prompt, each a list of [B,...]."""
-        from teefusion_core.guidance.cfg import cfg_scale_of
-
+        """States of a teacher with its moves, and the base's velocities with and without prompt, lists of [B,...]."""
         if (name, w) not in self.trajectories:
             noise = self.bench.noise_NCHW[: self.few]
             states, _ = self.teacher(name).sample(self.first, self.bench.null, noise, self.sigmas, cfg_scale_of(w))
-            where, moves = self.moves(states)
+            where, moves = self.moves(states, self.sigmas)
             self.trajectories[name, w] = (where, moves, *self.branches(where))
         return self.trajectories[name, w]
 
-    def moves(self, states: list[torch.Tensor]) -> tuple[list, list]:
-        """Turn S+1 states into S places (x, sigma) with the velocity that led on from each."""
-        from teefusion_core.guidance.flow import secant
+    def guidance_along(self, states: list[torch.Tensor], sigmas: torch.Tensor) -> float:
+        """Effective guidance of the moves between the states of a sampler, for the first few prompts."""
+        where, moves = self.moves(states, sigmas)
+        return mean_guidance(moves, *self.branches(where))
 
-        where = list(zip(states[:-1], self.sigmas[:-1], strict=True))
-        return where, [secant(x, states[i + 1], sigma, self.sigmas[i + 1]) for i, (x, sigma) in enumerate(where)]
+    def moves(self, states: list[torch.Tensor], sigmas: torch.Tensor) -> tuple[list, list]:
+        """Turn S+1 states into S places (x, sigma) with the velocity that led on from each."""
+        where = list(zip(states[:-1], sigmas[:-1], strict=True))
+        return where, [secant(x, states[i + 1], sigma, sigmas[i + 1]) for i, (x, sigma) in enumerate(where)]
 
     def branches(self, where: list) -> list[list[torch.Tensor]]:
         """Velocities of the base at places of the first few prompts: with the prompt, then without."""
@@ -90,9 +96,6 @@ class Study:
 
     def velocities(self, model: Any, positive: list, where: list) -> list[torch.Tensor]:
         """Velocities of any model at places of the first few prompts, at cfg 1."""
-        from lab.demo_world.measure import predictions
-        from teefusion_core.guidance.flow import velocity_of
-
         seen = predictions(model, positive, self.bench.null, where, self.bench.noise_NCHW[: self.few])
         return [velocity_of(denoised, *at) for at, denoised in zip(where, seen, strict=True)]
 
@@ -104,15 +107,13 @@ def first_rows(conditioning: list, rows: int) -> list:
 
 
 def mean_guidance(moves: list, cond: list, uncond: list) -> float:
-    """Effective guidance, mean over steps with prompts."""
-    from teefusion_core.guidance.cfg import effective_guidance
-
+    """Effective guidance, mean over steps and prompts."""
     return float(torch.stack([effective_guidance(*at) for at in zip(moves, cond, uncond, strict=True)]).mean())
 
 
 @lru_cache(maxsize=1)
 def load(base: Any, path: Path) -> Any:
-    """The student of a file; the last one stays, since it is asked for again and again."""
+    """The student of a file; the last one is kept, since it is asked for again and again."""
     from teefusion_core.comfy_host.guidance.student_loader import load_student
 
     return load_student(base, path)

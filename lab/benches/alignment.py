@@ -1,6 +1,6 @@
-"""How well pictures show their prompts, teacher beside shipped student, with what guidance each really has.
+"""How well pictures show their prompts: CFG, the teacher and the shipped student, with their effective guidance.
 
-512 prompts that training never saw, the same noise for every row; the judge is exact.
+512 prompts that training never saw, the same noise for every row. The judge is exact.
 """
 
 from __future__ import annotations
@@ -11,65 +11,55 @@ from typing import Any
 import torch
 from runner.stop import say
 
-from ._passes import Passes
+from lab.demo_world.measure import BATCH, SAMPLER, SCHEDULER, STEPS, print_row
+from teefusion_core.guidance.cfg import cfg_scale_of
+
+from ._cost import forward_passes
 from ._study import Study
 
 NUM_PROMPTS = 512
 TEACHER = "W2SD"
-"""Of the shipped student."""
+"""The teacher of the shipped student."""
 CFG_SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
 GUIDANCE = (1.0, 2.0, 4.0)
-EARLIER = 3.0
-"""CFG scale at which the earlier checkpoint is shown."""
+WEAK_CFG = 3.0
+"""CFG scale at which the weak base is shown."""
 
 
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
     """Return one row per setting, effective guidance per w, forward passes per step counted by a hook."""
-    from lab.demo_world.measure import BATCH, SAMPLER, SCHEDULER, STEPS, print_row
     from teefusion_core.comfy_host.demo_model import load_demo
 
     study, student, weak = Study(NUM_PROMPTS, BATCH), load_demo("student")[0], load_demo("weak")[0]
     settings = [("CFG", study.base, cfg, None) for cfg in CFG_SCALES]
     settings += [("TeEFusion student", student, 1.0, w) for w in GUIDANCE]
-    settings += [("CFG, weak base", weak, EARLIER, None)]
+    settings += [("CFG, weak base", weak, WEAK_CFG, None)]
     rows = []
     for name, model, cfg, w in settings:
-        with Passes(model) as counter:
+        with forward_passes(model) as counter:
             row = study.bench.row(name, model, cfg, w)
         row["passes_per_step"] = counter.rows / (NUM_PROMPTS * STEPS)
         rows.append(row)
         print_row(row)
     for w in GUIDANCE:
-        rows.insert(-1 - len(GUIDANCE), row := _teacher_row(study, w))
+        teacher = study.teacher(TEACHER)
+        row = {"method": f"{TEACHER} teacher", "cfg": 1.0, "w": w}
+        row |= study.bench.judged(partial(study.images, teacher, w))
+        rows.insert(-1 - len(GUIDANCE), {**row, "passes_per_step": teacher.guider.passes / STEPS})
         print_row(row)
     say("effective guidance")
-    effective = [_effective_row(study, student, w) for w in GUIDANCE]
+    effective = []
+    for w in GUIDANCE:
+        own = {"teacher": study.effective(TEACHER, w), "student": study.effective(TEACHER, w, student)}
+        effective.append({"w": w, "cfg": cfg_scale_of(w), **own})
     sampling = {"prompts": NUM_PROMPTS, "steps": STEPS, "sampler": SAMPLER, "scheduler": SCHEDULER}
     return {"settings": sampling, "rows": rows, "effective_guidance": effective}
 
 
-def _teacher_row(study: Study, w: float) -> dict[str, Any]:
-    from lab.demo_world.measure import STEPS
-
-    teacher = study.teacher(TEACHER)
-    row = study.bench.judged(partial(study.images, teacher, w))
-    named = {"method": f"{TEACHER} teacher", "cfg": 1.0, "w": w}
-    return {**named, **row, "passes_per_step": teacher.guider.passes / STEPS}
-
-
-def _effective_row(study: Study, student: Any, w: float) -> dict[str, Any]:
-    """Effective guidance of the teacher's steps, of the student at the same states."""
-    from teefusion_core.guidance.cfg import cfg_scale_of
-
-    teacher, own = study.effective(TEACHER, w), study.effective(TEACHER, w, student)
-    return {"w": w, "cfg": cfg_scale_of(w), "teacher": teacher, "student": own}
-
-
 def table(result: dict[str, Any]) -> list[list[str]]:
     """Return heading with one line per setting."""
-    head = ["method", "guidance", "passes/step", "entity", "attribute", "relation", "count", "all right"]
-    lines = [head]
+    lines = [["method", "guidance", "passes/step", "entity", "attribute", "relation", "count", "all right"]]
     for row in result["rows"]:
         guidance = f"cfg {row['cfg']:g}" if row["w"] is None else f"w {row['w']:g} (as cfg {1 + row['w']:g})"
         shares = [f"{row[name]:.3f}" for name in ("entity", "attribute", "relation", "other", "overall")]
@@ -83,6 +73,6 @@ def effective_table(result: dict[str, Any]) -> list[list[str]]:
     for row in result["effective_guidance"]:
         gap = 100 * (row["student"] / row["teacher"] - 1)
         lines.append(
-            [f"{row['w']:g}", f"{row['cfg']:.2f}", f"{row['teacher']:.2f}", f"{row['student']:.2f}", f"{gap:+.0f} %"]
+            [f"{row['w']:g}", *(f"{row[name]:.2f}" for name in ("cfg", "teacher", "student")), f"{gap:+.0f} %"]
         )
     return lines

@@ -1,4 +1,4 @@
-"""How near sums of prompts come to the prompt that says it all, by the embedding, by the picture.
+"""How near sums of prompts come to the prompt that says it all, by their embeddings and by their pictures.
 
 Figure 2 of the TeEFusion paper with numbers: token embeddings with pooled vectors are added, then compared with those
 of the whole prompt; pictures start from one noise, an exact judge compares them with what the whole prompt says.
@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from runner.stop import say
 
+from lab.demo_world.measure import encode, pictures, sample
+from lab.demo_world.prompt_arithmetic import KINDS, sums
+from lab.demo_world.verifier import score
+from teefusion_core.prompts.arithmetic import blended, cosine
+
 NUM_OF_EACH = 26
 CFG = 3.0
-PARTS = {
-    "context": "tokens",
-    "pooled": "pooled",
-    "context_from_empty": "tokens, from empty",
-    "pooled_from_empty": "pooled, from empty",
-    "pictures": "picture",
-}
+PARTS = {"context": "tokens", "pooled": "pooled", "context_from_empty": "tokens, from empty",
+         "pooled_from_empty": "pooled, from empty", "pictures": "picture"}  # fmt: skip
 SHOWN = ("entity", "attribute", "overall")
 Text = tuple[torch.Tensor, torch.Tensor]
 """Context [1,L,W], pooled [1,P]."""
@@ -34,8 +34,6 @@ WHOLE = "whole prompt"
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
     """Return one row per kind of sum and way to give it: cosines to the whole prompt, shares of right pictures."""
-    from lab.demo_world.prompt_arithmetic import KINDS, sums
-
     study, rows = Study(), []
     every = sums(NUM_OF_EACH)
     for kind in KINDS:
@@ -45,7 +43,7 @@ def measure() -> dict[str, Any]:
         for name in WAYS:
             row = study.row(some, (texts[name], shown[name]), (texts[WHOLE], shown[WHOLE]))
             rows.append({"kind": kind, "example": some[0].spelled, "way": name, **row})
-            say(f"{kind}, {name}: {rows[-1]['cosines']}, {rows[-1]['overall']:.3f}")
+            say(f"{kind}, {name}: {row['cosines']}, {row['overall']:.3f}")
     return {"settings": {"sums_of_each_kind": NUM_OF_EACH, "cfg": CFG}, "rows": rows}
 
 
@@ -66,16 +64,12 @@ class Study:
 
     def blend(self, base: str, terms: list[tuple[float, str]]) -> Text:
         """A sum of prompts, context and pooled alike."""
-        from teefusion_core.prompts.arithmetic import blended
-
         first, others = self.text(base), [(weight, self.text(words)) for weight, words in terms]
         context, pooled = (blended(first[part], [(w, text[part]) for w, text in others]) for part in (0, 1))
         return context, pooled
 
     def latents(self, texts: list[Text]) -> torch.Tensor:
         """Pictures [N,C,H,W] of prompts, each from a noise of its own, the same at every call."""
-        from lab.demo_world.measure import encode, sample
-
         noise_NCHW = torch.randn(len(texts), 16, 8, 8, generator=torch.Generator().manual_seed(1))
         context, pooled = (torch.cat([text[part] for text in texts]) for part in (0, 1))
         positive, null = [[context, {"pooled_output": pooled}]], encode(self.clip, [""])
@@ -83,24 +77,14 @@ class Study:
 
     def row(self, some: list[Any], given: Shown, whole: Shown) -> dict[str, Any]:
         """Cosines of sums as given to their whole prompts, of pictures likewise, what the judge says of these."""
-        from lab.demo_world.measure import pictures
-        from lab.demo_world.verifier import score
-        from teefusion_core.prompts.arithmetic import cosine
-
         empty, pairs = self.text(""), list(zip(given[0], whole[0], strict=True))
-        cosines = {
-            "context": [cosine(one[0], other[0]) for one, other in pairs],
-            "pooled": [cosine(one[1], other[1]) for one, other in pairs],
-            "context_from_empty": [cosine(one[0] - empty[0], other[0] - empty[0]) for one, other in pairs],
-            "pooled_from_empty": [cosine(one[1] - empty[1], other[1] - empty[1]) for one, other in pairs],
-            "pictures": [cosine(*pair) for pair in zip(given[1].split(1), whole[1].split(1), strict=True)],
-        }
+        cosines = {}
+        for i, part in enumerate(("context", "pooled")):
+            cosines[part] = [cosine(one[i], other[i]) for one, other in pairs]
+            cosines[f"{part}_from_empty"] = [cosine(one[i] - empty[i], other[i] - empty[i]) for one, other in pairs]
+        cosines["pictures"] = [cosine(*pair) for pair in zip(given[1].split(1), whole[1].split(1), strict=True)]
         verdict = score(pictures(self.vae, given[1]), [entry.claim for entry in some])
         return {"cosines": {part: round(statistics.fmean(values), 4) for part, values in cosines.items()}, **verdict}
-
-
-def _other(study: Study, entry: Any, some: list[Any]) -> Text:
-    return study.text(some[some.index(entry) - 1].whole)
 
 
 def _from_empty(study: Study, entry: Any, some: list[Any]) -> Text:
@@ -109,7 +93,7 @@ def _from_empty(study: Study, entry: Any, some: list[Any]) -> Text:
 
 
 WAYS: dict[str, Callable[[Study, Any, list[Any]], Text]] = {
-    "another whole prompt": _other,
+    "another whole prompt": lambda study, entry, some: study.text(some[some.index(entry) - 1].whole),
     "base alone": lambda study, entry, some: study.text(entry.base),
     "sum": lambda study, entry, some: study.blend(entry.base, list(entry.terms)),
     "sum, empty prompt balanced": _from_empty,

@@ -15,7 +15,7 @@ from runner.stop import Stop, say
 
 COMMAND = ["python3", "scripts/demo.py"]
 KEPT = ("PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Variables of this shell that the newcomer has too; what pip or uv were told is kept as well, by prefix."""
+"""Variables of this shell that the newcomer has too; settings of pip and uv are kept as well, by prefix."""
 KEPT_PREFIXES = ("PIP_", "UV_")
 
 

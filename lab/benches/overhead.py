@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from runner.stop import say
 
-from ._timing import now, quartiles
+from ._cost import now, quartiles, ratio_text
 
 STEPS = 20
 PAIRS = 40
@@ -35,11 +35,8 @@ class Case:
         fused, prompt = apply_fusion(student, positive, null, W)
         self.null = null
         self.noise_BCHW = torch.randn(batch, 16, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
-        self.methods = {
-            "stock": (base, positive, 1.0),
-            "student": (fused, prompt, 1.0),
-            "teacher": (base, positive, 1.0 + W),
-        }
+        self.methods = {"stock": (base, positive, 1.0), "student": (fused, prompt, 1.0)}
+        self.methods["teacher"] = (base, positive, 1.0 + W)
 
     def step_seconds(self, method: str) -> float:
         """Sample once with the stock sampler; return the shortest time from one step to the next.
@@ -51,20 +48,9 @@ class Case:
 
         model, positive, cfg = self.methods[method]
         ends: list[float] = []
-        comfy.sample.sample(
-            model,
-            self.noise_BCHW,
-            STEPS,
-            cfg,
-            "euler",
-            "normal",
-            positive,
-            self.null,
-            torch.zeros_like(self.noise_BCHW),
-            callback=lambda *_: ends.append(now()),
-            seed=0,
-            disable_pbar=True,
-        )
+        run = (model, self.noise_BCHW, STEPS, cfg, "euler", "normal", positive, self.null)
+        empty = torch.zeros_like(self.noise_BCHW)
+        comfy.sample.sample(*run, empty, callback=lambda *_: ends.append(now()), seed=0, disable_pbar=True)
         return min(b - a for a, b in pairwise(ends))
 
 
@@ -76,16 +62,10 @@ def _row(case: Case, size: int, batch: int) -> dict[str, Any]:
     for _ in range(PAIRS):
         for method in rng.sample(list(seconds), len(seconds)):
             seconds[method].append(case.step_seconds(method))
-    ratios = {
-        over: [a / b for a, b in zip(seconds[over[0]], seconds[over[1]], strict=True)]
-        for over in (("student", "stock"), ("teacher", "student"))
-    }
-    return {
-        "size": size,
-        "batch": batch,
-        "step_ms": {method: round(1000 * statistics.median(times), 3) for method, times in seconds.items()},
-        **{f"{a}_over_{b}": quartiles(values) for (a, b), values in ratios.items()},
-    }
+    step_ms = {method: round(1000 * statistics.median(times), 3) for method, times in seconds.items()}
+    ratios = {f"{a}_over_{b}": quartiles([x / y for x, y in zip(seconds[a], seconds[b], strict=True)])
+              for a, b in (("student", "stock"), ("teacher", "student"))}  # fmt: skip
+    return {"size": size, "batch": batch, "step_ms": step_ms, **ratios}
 
 
 @torch.inference_mode()
@@ -110,8 +90,5 @@ def table(result: dict[str, Any]) -> list[list[str]]:
     for row in result["rows"]:
         cells = [f"{row['size']}x{row['size']}", str(row["batch"])]
         cells += [f"{row['step_ms'][method]:.2f}" for method in ("stock", "student", "teacher")]
-        for name in ("student_over_stock", "teacher_over_student"):
-            ratio = row[name]
-            cells.append(f"{ratio['median']:.3f} ({ratio['q1']:.3f} to {ratio['q3']:.3f})")
-        lines.append(cells)
+        lines.append(cells + [ratio_text(row[name]) for name in ("student_over_stock", "teacher_over_student")])
     return lines

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from runner.stop import say
 
-from ._timing import now, quartiles
+from ._cost import now, quartiles, ratio_text
 
 STEPS = 10
 ROUNDS = 24
@@ -58,26 +58,19 @@ class Case:
         return self._seconds(guider, comfy.samplers.sampler_object("euler")) / STEPS
 
     def _seconds(self, guider: Any, sampler: Any) -> float:
-        timed = _Timed(sampler)
-        start = torch.zeros_like(self.noise_BCHW)
-        guider.sample(self.noise_BCHW, start, timed.sampler, self.sigmas, disable_pbar=True, seed=0)
-        return timed.seconds
-
-
-class _Timed:
-    """A sampler whose loop is timed; loading with encoding lies outside."""
-
-    def __init__(self, sampler: Any):
-        self.sampler, self.seconds = sampler, 0.0
-        function = sampler.sampler_function
+        """Seconds of the sampler's loop alone; loading and encoding lie outside."""
+        function, seconds = sampler.sampler_function, []
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             start = now()
             out = function(*args, **kwargs)
-            self.seconds = now() - start
+            seconds.append(now() - start)
             return out
 
         sampler.sampler_function = timed
+        run = torch.zeros_like(self.noise_BCHW), sampler, self.sigmas
+        guider.sample(self.noise_BCHW, *run, disable_pbar=True, seed=0)
+        return seconds[-1]
 
 
 def _paired(first: Callable[[], float], second: Callable[[], float]) -> dict[str, float]:
@@ -90,14 +83,8 @@ def _passes_row(case: Case, name: str, batch: int) -> dict[str, Any]:
     scales, weak = SETTINGS[name]
     _, passes = case.reflect(scales, case.base, case.models[weak])
     ratio = _paired(lambda: case.reflect(scales, case.base, case.models[weak])[0], lambda: passes * case.one_pass())
-    return {
-        "case": name,
-        "batch": batch,
-        "passes": passes,
-        "against": "passes x one pass",
-        "limit": LIMIT_PASSES,
-        **ratio,
-    }
+    return {"case": name, "batch": batch, "passes": passes, "against": "passes x one pass", "limit": LIMIT_PASSES,
+            **ratio}  # fmt: skip
 
 
 def _gap_row(case: Case, batch: int) -> dict[str, Any]:
@@ -107,14 +94,9 @@ def _gap_row(case: Case, batch: int) -> dict[str, Any]:
     other, scales = load_demo("base")[0], SETTINGS["W2SD 5.5 / 1 / 5.5"][0]
     strong = _with_lora(case.base)
     ratio = _paired(lambda: case.reflect(scales, strong, case.base)[0], lambda: case.reflect(scales, strong, other)[0])
-    return {
-        "case": f"LoRA of rank {RANK} on every layer against none",
-        "batch": batch,
-        "passes": case.reflect(scales, strong, case.base)[1],
-        "against": "two loaded models",
-        "limit": LIMIT_GAP,
-        **ratio,
-    }
+    name, passes = f"LoRA of rank {RANK} on every layer against none", case.reflect(scales, strong, case.base)[1]
+    return {"case": name, "batch": batch, "passes": passes, "against": "two loaded models", "limit": LIMIT_GAP,
+            **ratio}  # fmt: skip
 
 
 def _with_lora(model: Any) -> Any:
@@ -148,7 +130,6 @@ def table(result: dict[str, Any]) -> list[list[str]]:
     """Return heading with one line per setting."""
     lines = [["run", "batch", "passes", "its time over", "ratio", "at most"]]
     for row in result["rows"]:
-        ratio = f"{row['median']:.3f} ({row['q1']:.3f} to {row['q3']:.3f})"
-        cells = [row["case"], str(row["batch"]), f"{row['passes']:g}", row["against"], ratio, f"{row['limit']:g}"]
-        lines.append(cells)
+        cells = [row["case"], str(row["batch"]), f"{row['passes']:g}", row["against"]]
+        lines.append([*cells, ratio_text(row), f"{row['limit']:g}"])
     return lines

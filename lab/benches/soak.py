@@ -17,6 +17,7 @@ from runner.places import PACK, ROOT
 from runner.server import Server, running
 from runner.stop import say
 
+from ._cost import resident_bytes
 from ._soak_graphs import PICTURE, furnish, graphs, stock
 
 RUNS, WARM, WINDOW = 300, 80, 40
@@ -44,7 +45,7 @@ class _Series:
         done = run_prompt(self.server, ways[name])
         self.seconds.setdefault(name, []).append(time.monotonic() - start)
         self.pictures.setdefault(name, []).append(pictures(self.server, done, PICTURE))
-        self.rss.append(_resident(self.server.process.pid))
+        self.rss.append(resident_bytes(pid=self.server.process.pid) / 2**20)
 
     def row(self, name: str) -> dict[str, Any]:
         """One way: how long it took at first, at last; whether its pictures are one."""
@@ -56,12 +57,6 @@ class _Series:
             "seconds": [round(statistics.median(part), 3) for part in (warm[:third], warm[-third:])],
             "identical": all(np.array_equal(picture, shown[0]) for picture in shown),
         }
-
-
-def _resident(pid: int) -> float:
-    """Megabytes of a process that are in memory."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
 def _stock_picture(server: Server) -> np.ndarray:

@@ -1,8 +1,8 @@
 """How near students come to their teachers: three teachers, three seeds.
 
 A student that has not been trained yet is trained first (some minutes each); python -m
-lab.demo_world.distill_student trains a single one. Prompts are held out, teacher and students paint from the same
-noise, the judge is exact.
+lab.demo_world.distill_student trains a single one. Prompts are held out, teacher and students start from the same
+noise, and the judge is exact.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from runner.stop import say
 
-from . import _negatives
-from ._passes import Passes
+from lab.demo_world.distill_student import TEACHERS, Recipe, distilled
+
+from . import _negative_prompts
+from ._cost import forward_passes
 from ._study import STEPS, Study, load
 
 NUM_PROMPTS, PROMPTS_FOR_GUIDANCE = 256, 16
@@ -24,57 +26,44 @@ GUIDANCE = (1.0, 2.0, 3.0)
 EFFECTIVE = (0.5, 1.0, 2.0, 3.0, 4.0)
 SEEDS = (0, 1, 2)
 TRAINABLE = ("lora", "everything")
-"""What of a student is trained, for each teacher, on each seed."""
 
 
 def measure() -> dict[str, Any]:
     """Train what is missing; return teachers with students, effective guidance, negative prompts."""
-    from lab.demo_world.distill_student import TEACHERS, Recipe
-
-    study, rows = Students(NUM_PROMPTS, PROMPTS_FOR_GUIDANCE), []
+    study, rows = Study(NUM_PROMPTS, PROMPTS_FOR_GUIDANCE), []
     for name in TEACHERS:
-        rows.append(_told(study.teacher_row(name)))
         recipes = [Recipe(name, trainable, seed=seed) for trainable in TRAINABLE for seed in SEEDS]
-        rows += [_told(study.student_row(recipe)) for recipe in recipes]
+        for row in (_teacher_row(study, name), *(_student_row(study, recipe) for recipe in recipes)):
+            say(f"{row['teacher']} {row['trainable'] or 'teacher'} {row['seed']}: {row['overall']}, {row['effective']}")
+            rows.append(row)
     settings = {"prompts": NUM_PROMPTS, "steps": STEPS, "guidance": GUIDANCE}
-    negatives = _negatives.measure(study)
-    return {"settings": settings, "rows": rows, "negatives": negatives}
+    return {"settings": settings, "rows": rows, "negatives": _negative_prompts.measure(study)}
 
 
-def _told(row: dict[str, Any]) -> dict[str, Any]:
-    say(f"{row['teacher']} {row['trainable'] or 'teacher'} {row['seed']}: {row['overall']}, {row['effective']}")
-    return row
+@torch.inference_mode()
+def _teacher_row(study: Study, name: str) -> dict[str, Any]:
+    """Alignment of a teacher by w, with the passes of a step."""
+    teacher = study.teacher(name)
+    with forward_passes(teacher.model) as counter:
+        overall = {str(w): study.bench.judged(partial(study.images, teacher, w))["overall"] for w in GUIDANCE}
+    effective = {str(w): study.effective(name, w) for w in EFFECTIVE}
+    passes = study.passes_per_step(teacher.guider, counter.rows, len(GUIDANCE) * NUM_PROMPTS)
+    return {"teacher": name, "trainable": None, "seed": None, "overall": overall, "effective": effective,
+            "passes": passes}  # fmt: skip
 
 
-class Students(Study):
-    """Teachers with what they have taught."""
-
-    @torch.inference_mode()
-    def teacher_row(self, name: str) -> dict[str, Any]:
-        """Alignment of a teacher by w, with the passes of a step."""
-        teacher = self.teacher(name)
-        with Passes(teacher.model) as passes:
-            overall = {str(w): self.bench.judged(partial(self.images, teacher, w))["overall"] for w in GUIDANCE}
-        effective = {str(w): self.effective(name, w, None) for w in EFFECTIVE}
-        # a reflection runs a second network, so it counts for itself
-        count = getattr(teacher.guider, "passes", passes.rows / (len(GUIDANCE) * NUM_PROMPTS)) / STEPS
-        return {"teacher": name, "trainable": None, "seed": None, "overall": overall, "effective": effective,
-                "passes": count}  # fmt: skip
-
-    def student_row(self, recipe: Any) -> dict[str, Any]:
-        """Alignment of a student by w, beside what its training took."""
-        from lab.demo_world.distill_student import distilled
-
-        path = distilled(recipe)
-        took = json.loads(path.with_suffix(".json").read_text())
-        with torch.inference_mode():
-            student = load(self.base, path)
-            with Passes(student) as passes:
-                overall = {str(w): self.bench.row("", student, 1.0, w)["overall"] for w in GUIDANCE}
-            effective = {str(w): self.effective(recipe.teacher, w, student) for w in EFFECTIVE}
-        loss = statistics.fmean(took.pop("losses")[-50:])
-        count = passes.rows / (len(GUIDANCE) * NUM_PROMPTS * STEPS)
-        return {**took, "loss": loss, "overall": overall, "effective": effective, "passes": count}
+def _student_row(study: Study, recipe: Recipe) -> dict[str, Any]:
+    """Alignment of a student by w, beside what its training took."""
+    path = distilled(recipe)
+    took = json.loads(path.with_suffix(".json").read_text())
+    with torch.inference_mode():
+        student = load(study.base, path)
+        with forward_passes(student) as counter:
+            overall = {str(w): study.bench.row("", student, 1.0, w)["overall"] for w in GUIDANCE}
+        effective = {str(w): study.effective(recipe.teacher, w, student) for w in EFFECTIVE}
+    loss = statistics.fmean(took.pop("losses")[-50:])
+    passes = counter.rows / (len(GUIDANCE) * NUM_PROMPTS * STEPS)
+    return {**took, "loss": loss, "overall": overall, "effective": effective, "passes": passes}
 
 
 def _spread(values: list[float]) -> str:
@@ -82,14 +71,13 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-def _groups(result: dict[str, Any]) -> list[tuple[dict[str, Any], str, list[dict[str, Any]]]]:
-    """Teacher, what is trained, the students of all seeds."""
-    rows = result["rows"]
-    found = []
+def _groups(result: dict[str, Any]) -> list[tuple[dict[str, Any], str, list[dict[str, Any]], bool]]:
+    """Teacher, what is trained, the students of all seeds, whether the teacher is named for the first time."""
+    rows, found = result["rows"], []
     for teacher in (row for row in rows if row["trainable"] is None):
         own = [row for row in rows if row["teacher"] == teacher["teacher"] and row["trainable"]]
-        for trainable in dict.fromkeys(row["trainable"] for row in own):
-            found.append((teacher, trainable, [row for row in own if row["trainable"] == trainable]))
+        for index, trainable in enumerate(dict.fromkeys(row["trainable"] for row in own)):
+            found.append((teacher, trainable, [row for row in own if row["trainable"] == trainable], index == 0))
     return found
 
 
@@ -97,16 +85,13 @@ def table(result: dict[str, Any]) -> list[list[str]]:
     """Return heading with one line per teacher, two per kind of student: alignment, then its share of the teacher's."""
     strengths = [str(w) for w in result["settings"]["guidance"]]
     lines = [["teacher", "trained", "passes/step", *(f"w {float(w):g}" for w in strengths), "minutes"]]
-    named = None
-    for teacher, trainable, students in _groups(result):
-        if teacher["teacher"] != named:
-            named = teacher["teacher"]
+    for teacher, trainable, students, first in _groups(result):
+        if first:
             own = [f"{teacher['overall'][w]:.3f}" for w in strengths]
-            lines.append([named, "", f"{teacher['passes']:.3g}", *own, ""])
+            lines.append([teacher["teacher"], "", f"{teacher['passes']:.3g}", *own, ""])
         scores = [_spread([row["overall"][w] for row in students]) for w in strengths]
-        minutes = [row["seconds"] / 60 for row in students]
-        passes = statistics.fmean(row["passes"] for row in students)
-        lines.append(["", trainable, f"{passes:.3g}", *scores, f"{statistics.fmean(minutes):.0f}"])
+        passes, minutes = (statistics.fmean(row[name] for row in students) for name in ("passes", "seconds"))
+        lines.append(["", trainable, f"{passes:.3g}", *scores, f"{minutes / 60:.0f}"])
         shares = [_spread([row["overall"][w] / teacher["overall"][w] for row in students]) for w in strengths]
         lines.append(["", "share of the teacher's", "", *shares, ""])
     return lines
@@ -116,11 +101,9 @@ def guidance_table(result: dict[str, Any]) -> list[list[str]]:
     """Return heading with the effective guidance of each teacher, of its students."""
     strengths = list(result["rows"][0]["effective"])
     lines = [["teacher", "trained", *(f"w {float(w):g}" for w in strengths)]]
-    named = None
-    for teacher, trainable, students in _groups(result):
-        if teacher["teacher"] != named:
-            named = teacher["teacher"]
-            lines.append([named, "", *(f"{teacher['effective'][w]:.2f}" for w in strengths)])
+    for teacher, trainable, students, first in _groups(result):
+        if first:
+            lines.append([teacher["teacher"], "", *(f"{teacher['effective'][w]:.2f}" for w in strengths)])
         means = [statistics.fmean(row["effective"][w] for row in students) for w in strengths]
         lines.append(["", trainable, *(f"{mean:.2f}" for mean in means)])
     return lines

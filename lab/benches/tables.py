@@ -1,161 +1,105 @@
 """Every comparison of the TeEFusion paper on the demo model, with error bars: rivals, ablation, teachers, curves.
 
-Prompts are held out, every method paints from the same noise, the judge is exact. Nothing is trained: beside the
-shipped student, those are taken that lab.demo_world.distill_student has left; missing ones are named with the
-command that trains them. The numbers become lab/results/tables.json, the report stands beside them; python3
-scripts/bench.py --render makes it anew.
+Prompts are held out, every method starts from the same noise, and the judge is exact. Nothing is trained: beside the
+shipped student, it takes those that lab.demo_world.distill_student has left, and lists missing ones with the command
+that trains them.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from runner.stop import Stop, say
+from runner.stop import say
 
-from . import _claims, _curves, _page, _pictures
-from ._arms import (
-    BASE,
-    DICE,
-    GRID,
-    HEADLINE,
-    SEEDS,
-    TEACHER,
-    UNTRAINED,
-    WANTED,
-    Arm,
-    matched,
-    shipped,
-    student_path,
-    students,
-    teachers,
-    told,
-    untrained,
-)
+from teefusion_core.guidance.cfg import agreement
+from teefusion_core.guidance.methods import METHODS
+
+from . import _methods, _training_curves
 from ._embedding import embeddings
-from ._numbers import packed
-from ._painting import Painted, likeness, painted
-from ._report import RESULTS, write
-from ._rivals import table
+from ._methods import BASE, DICE, GRID, HEADLINE, TEACHER, UNTRAINED, Arm, student_path, training_record
+from ._paper_tables import table
+from ._report import packed
+from ._sampling import Sampled, likeness, sampled
 from ._scores import groups, headline, named, values
 from ._study import STEPS, Study
 
 NUM_PROMPTS, FEW, TWICE = 128, 32, 64
-"""Prompts; those whose velocities are looked at; those that are painted from a second noise."""
+"""All prompts, those whose velocities are compared, those that are sampled from a second noise."""
 SECOND_NOISE = 2025
 OTHER_SAMPLER = "dpmpp_2m"
-__all__ = ["measure", "rendered", "table"]
+__all__ = ["measure", "table"]
 
 
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
-    """Return one row for each arm at each strength, velocities compared, curves, the embedding of w, claims."""
+    """Return one row for each method at each strength, velocities compared, curves, the embedding of w."""
     start, evidence = time.perf_counter(), Evidence()
-    found, missing = students()
-    arms = [*teachers(), *_untrained(), shipped(), *found]
-    embedding, curves = evidence.embedding(), _curves.losses()  # first, for these are quick to fail
+    found, missing = _methods.students()
+    wanted = [(kind, seed) for kind in _methods.WANTED if kind.method == "teefusion" for seed in _methods.SEEDS]
+    paths = [path for path in (student_path(*one) for one in wanted) if path.is_file()]
+    # the untrained term is calibrated as the first student that is there
+    arms = [*_methods.teachers(), *map(_methods.untrained, paths[:1]), _methods.shipped(), *found]
+    embedding, curves = evidence.embedding(), _training_curves.losses()  # first, for these are quick to fail
     velocities = [evidence.agreement(arm) for arm in arms if arm.method not in (BASE, TEACHER)]
     for arm in arms:
         evidence.sweep(arm)
     evidence.match()
     evidence.resample([arm for arm in arms if arm.trainable == "lora" and arm.method == "teefusion"])
-    result = {
-        "settings": {
-            "prompts": NUM_PROMPTS,
-            "steps": STEPS,
-            "guidance": GRID,
-            "headline": HEADLINE,
-            "prompts_for_velocities": FEW,
-            "prompts_painted_twice": TWICE,
-            "threads": torch.get_num_threads(),
-        },
-        "rows": evidence.rows,
-        "velocities": velocities,
-        "curves": curves,
-        "checkpoints": evidence.checkpoints([arm for arm in found if arm.method == "teefusion"]),
-        "embedding": embedding,
-        "missing": missing,
-        "shown": evidence.bench.texts[: _pictures.PROMPTS],
-    }
-    _pictures.keep(evidence.shown)
-    result["minutes"] = round((time.perf_counter() - start) / 60, 1)
-    return refreshed(result)
-
-
-def refreshed(result: dict[str, Any]) -> dict[str, Any]:
-    """Draw the conclusions anew from the rows."""
-    return {**result, "claims": _claims.claims(result)}
-
-
-def rendered() -> Path:
-    """Draw the conclusions anew from the numbers that stand, write the report; return its path in the repository."""
-    path = RESULTS / "tables.json"
-    if not path.is_file():
-        raise Stop("There are no numbers yet; run scripts/bench.py tables, which takes up to an hour.")
-    result = refreshed(json.loads(path.read_text(encoding="utf-8")))
-    write("tables", result)
-    return _page.report(result)
-
-
-def _untrained() -> list[Arm]:
-    """The untrained term, calibrated as the first student that is there."""
-    paths = [student_path(wanted, seed) for wanted in WANTED if wanted.method == "teefusion" for seed in SEEDS]
-    return [untrained(path) for path in paths if path.is_file()][:1]
+    checkpoints = evidence.checkpoints([arm for arm in found if arm.method == "teefusion"])
+    sizes = {"prompts": NUM_PROMPTS, "prompts_for_velocities": FEW, "prompts_sampled_twice": TWICE}
+    settings = {**sizes, "steps": STEPS, "guidance": GRID, "headline": HEADLINE, "threads": torch.get_num_threads()}
+    result = {"settings": settings, "rows": evidence.rows, "velocities": velocities, "curves": curves}
+    result |= {"checkpoints": checkpoints, "embedding": embedding, "missing": missing}
+    return {**result, "minutes": round((time.perf_counter() - start) / 60, 1)}
 
 
 class Evidence(Study):
-    """Rows as they are measured, pictures that later rows are compared with."""
+    """Rows as they are measured, and the teachers' pictures that later rows are compared with."""
 
     def __init__(self) -> None:
         super().__init__(NUM_PROMPTS, FEW)
         generator = torch.Generator().manual_seed(SECOND_NOISE)
         self.other_BCHW = torch.randn(TWICE, *self.bench.noise_NCHW.shape[1:], generator=generator)
         self.rows: list[dict[str, Any]] = []
-        self.taught: dict[tuple[str, float], np.ndarray] = {}
-        self.shown: dict[str, np.ndarray] = {}
+        self.of_teachers: dict[tuple[str, float], np.ndarray] = {}
 
     def sweep(self, arm: Arm) -> None:
-        """Paint at every strength; all figures at that of the headline."""
+        """Sample at every strength; measure all figures at that of the headline."""
         for strength in arm.grid:
             main = strength == HEADLINE[arm.knob]
-            done = painted(self, arm, strength, other_BCHW=self.other_BCHW if main else None)
+            done = sampled(self, arm, strength, other_BCHW=self.other_BCHW if main else None)
             if arm.method == TEACHER:
-                self.taught[arm.teacher, strength] = done.images_BHW3
-            self._keep(arm, done, main)
+                self.of_teachers[arm.teacher, strength] = done.images_BHW3
+            self._keep(arm, done)
 
-    def _keep(self, arm: Arm, done: Painted, main: bool, **more: Any) -> None:
+    def _keep(self, arm: Arm, done: Sampled, **more: Any) -> None:
         row = done.row | more
-        taught = self.taught.get((arm.teacher or "W2SD", row["strength"] if arm.knob == "w" else HEADLINE["w"]))
-        if taught is not None and arm.method != TEACHER:
-            row |= likeness(done.images_BHW3, taught)
+        w = row["strength"] if arm.knob == "w" else HEADLINE["w"]
+        theirs = self.of_teachers.get((arm.teacher or "W2SD", w))
+        if theirs is not None and arm.method != TEACHER:
+            row |= likeness(done.images_BHW3, theirs)
         self.rows.append(row)
-        if main and arm.seed in (None, 0):
-            self.shown.setdefault(named([row]), done.images_BHW3[: _pictures.PROMPTS])
         right = values([row]).mean()
         say(f"{named([row])}, seed {arm.seed}, {row['sampler']}, {arm.knob} {row['strength']:g}: {right:.3f}")
 
     def match(self) -> None:
-        """Paint by CFG at the effective guidance of every group of students."""
+        """Sample with CFG at the effective guidance of every group of students."""
         for group in groups(self.rows):
             if group[0]["trainable"] or group[0]["method"] == UNTRAINED:
-                scale = float(np.mean([row["effective"] for row in headline(group)]))
-                arm = matched(scale)
-                self._keep(arm, painted(self, arm, arm.grid[0], other_BCHW=self.other_BCHW), False, of=named(group))
+                arm = _methods.matched(float(np.mean([row["effective"] for row in headline(group)])))
+                self._keep(arm, sampled(self, arm, arm.grid[0], other_BCHW=self.other_BCHW), of=named(group))
 
-    def resample(self, found: list[Arm]) -> None:
-        """Paint by another sampler, CFG with the students."""
-        cfg = next(arm for arm in teachers() if arm.method == TEACHER and arm.teacher == "CFG")
-        for arm in (cfg, *found):
-            self._keep(arm, painted(self, arm, HEADLINE["w"], sampler=OTHER_SAMPLER), False)
+    def resample(self, students: list[Arm]) -> None:
+        """Sample CFG and students with another sampler."""
+        cfg = [arm for arm in _methods.teachers() if arm.method == TEACHER and arm.teacher == "CFG"]
+        for arm in cfg + students:
+            self._keep(arm, sampled(self, arm, HEADLINE["w"], sampler=OTHER_SAMPLER))
 
     def agreement(self, arm: Arm) -> dict[str, Any]:
-        """Cosines with the teacher's velocity along its path, per noise level: the whole, what guidance adds."""
-        from teefusion_core.guidance.cfg import agreement
-
+        """Cosines with the teacher's velocity along its trajectory, per noise level: the whole, what guidance adds."""
         where, moves, cond, _ = self.trajectory(arm.teacher or "W2SD", HEADLINE["w"])
         teacher, prompt, _ = arm.prepare(self, self.first, HEADLINE[arm.knob], "euler")
         seen = self.velocities(teacher.model, prompt, where)
@@ -164,23 +108,21 @@ class Evidence(Study):
         guidance = [float(agreement(v - c, move - c).nanmean()) for v, move, c in added]
         return {**arm.named, "cosine": packed(whole, 4), "guidance_cosine": packed(guidance, 3)}
 
-    def checkpoints(self, found: list[Arm]) -> list[dict[str, Any]]:
-        """Score what is left of the trainings on the way."""
+    def checkpoints(self, students: list[Arm]) -> list[dict[str, Any]]:
+        """Score the checkpoints that the trainings kept."""
         scored = []
-        for arm in found:
-            for step, early in _curves.checkpoints(self.base, arm):
-                row = painted(self, early, HEADLINE["w"]).row
-                scored.append({**arm.named, "step": step, "right": row["right"]})
+        for arm in students:
+            for step, early in _training_curves.checkpoints(self.base, arm):
+                row = {**arm.named, "step": step, "right": sampled(self, early, HEADLINE["w"]).row["right"]}
+                scored.append(row)
                 say(f"{named([row])}, seed {arm.seed}, step {step}: {values([row]).mean():.3f}")
         return scored
 
     def embedding(self) -> list[dict[str, Any]]:
-        """Embed w by the base, by the first student of each kind that has no layers of its own."""
-        from teefusion_core.guidance.methods import METHODS
-
+        """Embed w with the base and with the first student of each kind that has no layers of its own."""
         fit = {}
-        for wanted in WANTED:
-            path = student_path(wanted, SEEDS[0])
+        for wanted in _methods.WANTED:
+            path = student_path(wanted, _methods.SEEDS[0])
             if path.is_file() and wanted.method != DICE and not METHODS[wanted.method].embeds:
-                fit[named([{**vars(wanted), "budget": told(path).get("steps")}])] = path
+                fit[named([{**vars(wanted), "budget": training_record(path).get("steps")}])] = path
         return embeddings(self, fit) if fit else []

@@ -1,12 +1,11 @@
 """Distil students of the demo base from its teachers, by the pack's own trainer.
 
-Prompts are all the data there is: the teacher paints them.
+Prompts are all the data there is: the teacher makes the pictures.
 Run: python -m lab.demo_world.distill_student --teacher W2SD --trainable lora --seed 0
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import time
@@ -19,7 +18,7 @@ from teefusion_core.guidance.methods import DICE, TAUGHT, TEEFUSION
 from teefusion_core.training.loop import StepReport
 
 from .captions import caption
-from .host import RUNS, use_comfy
+from .host import RUNS, parser_of, use_comfy
 from .scenes import BACKGROUNDS, claim_of, sample_picture
 
 TEACHERS = {
@@ -114,27 +113,13 @@ def described(recipe: Recipe) -> dict[str, dict]:
         (STUDENTS / name).write_text("\n".join(lines) + "\n")
     data = {"prompts": prompts, "width": 64, "height": 64}
     low, high = recipe.guidance
-    distil = {
-        "guidance_min": low,
-        "guidance_max": high,
-        "images_per_trajectory": 16,
-        "cache_size": recipe.trajectories,
-        "reuse": 0,
-        "rank": recipe.rank,
-        "initial_gain_ratio": recipe.initial_gain_ratio,
-        "trainable": recipe.trainable,
-        "method": recipe.method,
-        "negative_share": recipe.negative_share,
-        "run_seed": recipe.seed,
-    }
-    train = {
-        "steps": recipe.steps,
-        "batch_size": recipe.batch_size,
-        "learning_rate": recipe.learning_rate or LEARNING_RATE[recipe.learned],
-        "warmup_steps": 30,
-        "learning_rate_schedule": "linear",
-        "save_every": 250,
-    }
+    distil = {"guidance_min": low, "guidance_max": high, "images_per_trajectory": 16, "reuse": 0}
+    distil |= {"cache_size": recipe.trajectories, "run_seed": recipe.seed}
+    same = ("rank", "initial_gain_ratio", "trainable", "method", "negative_share")
+    distil |= {name: getattr(recipe, name) for name in same}
+    train = {"steps": recipe.steps, "batch_size": recipe.batch_size, "warmup_steps": 30, "save_every": 250}
+    train["learning_rate"] = recipe.learning_rate or LEARNING_RATE[recipe.learned]
+    train["learning_rate_schedule"] = "linear"
     return {
         "model": {"demo_model": "base"},
         "teacher": TEACHERS[recipe.teacher],
@@ -158,22 +143,16 @@ def distilled(recipe: Recipe) -> Path:
     run = training_of(described(recipe), STUDENTS)[0]
     clock = _Clock(recipe, run.folder.path)
 
-    def told(report: StepReport) -> None:
+    def report_step(report: StepReport) -> None:
         if report.step == 1:
             clock.trajectories_made()
         if report.step % 50 == 0:
-            seconds = clock.keep()
-            print(
-                f"{recipe.name}: step {report.step}/{report.steps} loss {report.loss:.4f} {seconds:.0f} s", flush=True
-            )
+            done = f"step {report.step}/{report.steps} loss {report.loss:.4f}"
+            print(f"{recipe.name}: {done} {clock.keep():.0f} s", flush=True)
 
-    trained = run.run(on_step=told)
-    took = {
-        **asdict(recipe),
-        "seconds": round(clock.keep(), 1),
-        "threads": torch.get_num_threads(),
-        "losses": [round(loss, 4) for loss in trained.losses],
-    }
+    trained = run.run(on_step=report_step)
+    took = {**asdict(recipe), "seconds": round(clock.keep(), 1), "threads": torch.get_num_threads()}
+    took["losses"] = [round(loss, 4) for loss in trained.losses]
     trained.file.write(recipe.student)
     recipe.student.with_suffix(".json").write_text(json.dumps(took) + "\n")
     return recipe.student
@@ -207,27 +186,12 @@ def _seconds(path: Path) -> float:
 
 
 def main() -> None:
-    """Train what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Train what the command line asks for; its options are the fields of Recipe."""
+    names = ("steps", "batch_size", "rank", "trajectories", "seed", "guidance_max", "w", "negative_share")
+    parser = parser_of(__doc__, **{name: getattr(Recipe, name) for name in (*names, "initial_gain_ratio")})
     parser.add_argument("--teacher", choices=TEACHERS, default="CFG")
     parser.add_argument("--trainable", choices=[name for name in LEARNING_RATE if name != DICE], default="lora")
     parser.add_argument("--method", choices=TAUGHT, default=TEEFUSION)
-    parser.add_argument("--seed", type=int, default=0)
-    for name in ("steps", "batch_size", "rank", "trajectories"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Recipe, name))
-    parser.add_argument(
-        "--guidance-max", type=float, default=Recipe.guidance_max, help="the strongest guidance that is trained"
-    )
-    parser.add_argument("--w", type=float, default=Recipe.w, help="the one guidance of a sharpener's teacher")
-    parser.add_argument(
-        "--negative-share", type=float, default=0.0, help="share of trajectories away from a background"
-    )
-    parser.add_argument(
-        "--initial-gain-ratio",
-        type=float,
-        default=Recipe.initial_gain_ratio,
-        help="strength of the guidance term at the start",
-    )
     parser.add_argument("--learning-rate", type=float, help=f"learning rate, where not {LEARNING_RATE}")
     use_comfy()
     print("saved", distilled(Recipe(**vars(parser.parse_args()))), flush=True)

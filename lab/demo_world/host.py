@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -13,8 +15,10 @@ MODELS = ROOT / "models"
 RUNS = Path(__file__).resolve().parent / "runs"
 
 
-def use_comfy() -> None:
-    """Put ComfyUI first on the import path, on the CPU unless a GPU is there."""
+def use_comfy(comfyui: Path | None = None) -> None:
+    """Put ComfyUI first on the import path, on the CPU unless a GPU is there; by default that of COMFYUI_PATH."""
+    if comfyui is not None:
+        os.environ["COMFYUI_PATH"] = str(comfyui)
     try:
         import_from_comfyui()
     except InvalidConfig as error:
@@ -29,3 +33,11 @@ def use_comfy() -> None:
         import comfy.model_management
 
         sys.argv = argv
+
+
+def parser_of(doc: str | None, **defaults: int | float | str) -> argparse.ArgumentParser:
+    """A command line with one option for each default, of the default's type."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    return parser

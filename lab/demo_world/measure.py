@@ -37,19 +37,8 @@ def sample(model, positive, negative, cfg: float, noise_BCHW: Tensor, seed: int)
     """Run the host's sampler from noise to latents."""
     import comfy.sample
 
-    return comfy.sample.sample(
-        model,
-        noise_BCHW,
-        STEPS,
-        cfg,
-        SAMPLER,
-        SCHEDULER,
-        positive,
-        negative,
-        torch.zeros_like(noise_BCHW),
-        seed=seed,
-        disable_pbar=True,
-    )
+    run = (model, noise_BCHW, STEPS, cfg, SAMPLER, SCHEDULER, positive, negative, torch.zeros_like(noise_BCHW))
+    return comfy.sample.sample(*run, seed=seed, disable_pbar=True)
 
 
 @torch.inference_mode()  # as the host runs its nodes; its codec keeps gradients otherwise
@@ -86,10 +75,10 @@ class Bench:
         """One line of the table: shares per category, seconds, clipping."""
         return {"method": name, "cfg": cfg, "w": w, **self.judged(partial(self.images, model, cfg, w))}
 
-    def judged(self, paint: Callable[[], np.ndarray]) -> dict:
-        """What a way to paint every prompt is worth, with what it takes."""
+    def judged(self, sample_all: Callable[[], np.ndarray]) -> dict:
+        """Shares of right pictures, clipping and seconds of a function that samples every prompt."""
         start = time.perf_counter()
-        images = paint()
+        images = sample_all()
         seconds = time.perf_counter() - start
         clipped = float(((images == 0) | (images == 255)).mean())
         return {**score(images, self.claims), "clipped": clipped, "seconds": seconds}
@@ -97,31 +86,26 @@ class Bench:
 
 def predictions(model, positive, negative, where: list[tuple[Tensor, Tensor]], noise_BCHW: Tensor) -> list[Tensor]:
     """What a model predicts as denoised at given states, at cfg 1."""
+    import comfy.sample
+    import comfy.samplers
+
     found = []
 
     def look(denoiser, x, sigmas, extra_args=None, **_):
         found.extend(denoiser(state, sigma.expand(len(state)), **(extra_args or {})) for state, sigma in where)
         return x
 
-    _run(model, positive, negative, 1.0, look, torch.stack([where[0][1], where[-1][1]]), noise_BCHW)
+    sampler, sigmas = comfy.samplers.KSAMPLER(look), torch.stack([where[0][1], where[-1][1]])
+    run = (model, noise_BCHW, 1.0, sampler, sigmas, positive, negative, torch.zeros_like(noise_BCHW))
+    comfy.sample.sample_custom(*run, seed=0, disable_pbar=True)
     return found
-
-
-def _run(model, positive, negative, cfg, function, sigmas, noise_BCHW) -> None:
-    import comfy.sample
-    import comfy.samplers
-
-    sampler, empty = comfy.samplers.KSAMPLER(function), torch.zeros_like(noise_BCHW)
-    arguments = (cfg, sampler, sigmas, positive, negative, empty)
-    comfy.sample.sample_custom(model, noise_BCHW, *arguments, seed=0, disable_pbar=True)
 
 
 def print_row(row: dict) -> None:
     """One printed line."""
     shares = "  ".join(f"{name} {row[name]:.3f}" for name in (*CATEGORIES, "overall"))
-    print(
-        f"{row['method']:>8} cfg {row['cfg']:<4g} w {row['w'] or '-':<4} {shares}  {row['seconds']:.1f} s", flush=True
-    )
+    setting = f"{row['method']:>8} cfg {row['cfg']:<4g} w {row['w'] or '-':<4}"
+    print(f"{setting} {shares}  {row['seconds']:.1f} s", flush=True)
 
 
 @torch.inference_mode()
@@ -162,8 +146,8 @@ def main() -> None:
     if args.grid:
         from PIL import Image
 
-        images = bench.images(base, args.cfg[-1])[:40] if not args.w else bench.images(student, 1.0, args.w[-1])[:40]
-        grid = images.reshape(4, 10, 64, 64, 3).swapaxes(1, 2).reshape(256, 640, 3)
+        last = (student, 1.0, args.w[-1]) if args.w else (base, args.cfg[-1])
+        grid = bench.images(*last)[:40].reshape(4, 10, 64, 64, 3).swapaxes(1, 2).reshape(256, 640, 3)
         Image.fromarray(grid).resize((1280, 512), Image.Resampling.NEAREST).save(args.grid)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .captions import caption
-from .host import MODELS, RUNS, use_comfy
+from .host import MODELS, RUNS, parser_of, use_comfy
 from .latents import dataset
 from .scenes import Scene, claim_of, corrupt
 
@@ -43,16 +43,14 @@ def build_network(text_width: int, pooled_width: int) -> nn.Module:
     from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT, get_2d_sincos_pos_embed_torch
 
     width = 64 * DEPTH
+    embedder = {"in_features": text_width, "out_features": width}
     network = MMDiT(
         input_size=None,
         patch_size=2,
         in_channels=16,
         depth=DEPTH,
         adm_in_channels=pooled_width,
-        context_embedder_config={
-            "target": "torch.nn.Linear",
-            "params": {"in_features": text_width, "out_features": width},
-        },
+        context_embedder_config={"target": "torch.nn.Linear", "params": embedder},
         pos_embed_max_size=GRID,
         num_patches=GRID * GRID,
         qk_norm="rms",
@@ -144,7 +142,7 @@ class Run:
                 self.average[name].lerp_(tensor, 1 - momentum)
 
     def save(self) -> None:
-        """Write the state to go on from, with the average alone as a checkpoint of this step."""
+        """Write the state to resume from, and the average alone as a checkpoint of this step."""
         from safetensors.torch import save_file
 
         tensors = {f"net.{name}": tensor for name, tensor in self.network.state_dict().items()}
@@ -201,7 +199,7 @@ def texts_of(scenes: list[Scene], rng: random.Random) -> list[str]:
 
 
 def train(args: argparse.Namespace) -> None:
-    """The loop; everything random at a step follows from (seed, step), so a resumed run goes on as it would have."""
+    """The loop; everything random at a step follows from (seed, step), so a resumed run continues as it would have."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scenes, latents = dataset(args.num, args.seed)
     text = Captions(MODELS / "demo_sd3_text.safetensors", device)
@@ -233,15 +231,8 @@ def train(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Parse, then train."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=12000)
-    parser.add_argument("--decay", type=int, default=2500)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--num", type=int, default=40000)
-    parser.add_argument("--lr", type=float, default=8e-4)
-    parser.add_argument("--ema", type=float, default=0.998)
-    parser.add_argument("--every", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
+    sizes = {"steps": 12000, "decay": 2500, "batch": 128, "num": 40000, "every": 500}
+    parser = parser_of(__doc__, **sizes, lr=8e-4, ema=0.998, seed=0)
     use_comfy()
     RUNS.mkdir(exist_ok=True)
     train(parser.parse_args())

@@ -40,12 +40,8 @@ RELATIONS = ("left of", "right of", "above", "below")
 PLACES = ("left", "right", "top", "bottom")
 SPOTS = {"left": (16, 32), "right": (48, 32), "top": (32, 16), "bottom": (32, 48), None: (32, 32)}
 """Where a composed picture has its subject, in pixels."""
-ENDS = {
-    "left of": ("left", "right"),
-    "right of": ("right", "left"),
-    "above": ("top", "bottom"),
-    "below": ("bottom", "top"),
-}
+ENDS = {"left of": ("left", "right"), "right of": ("right", "left"), "above": ("top", "bottom"),
+        "below": ("bottom", "top")}  # fmt: skip
 LAYOUTS = ((1,), (2,), (1, 1), (1, 1), (1, 2), (2, 1), (2, 2))
 """How many objects each group has; one is drawn at random."""
 

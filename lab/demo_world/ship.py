@@ -14,17 +14,9 @@ from torch import Tensor
 from .host import MODELS, RUNS
 
 
-def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """float16 throughout; loading it back in any wider type loses nothing more."""
-    return {name: t.half().contiguous() for name, t in tensors.items()}
-
-
-def eighth(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """float8 matrices, the rest float16: good enough for the network that is meant to be the weak one."""
-    return {
-        name: t.to(torch.float8_e4m3fn).contiguous() if t.ndim == 2 else t.half().contiguous()
-        for name, t in tensors.items()
-    }
+def narrowed(tensors: dict[str, Tensor], matrices: torch.dtype) -> dict[str, Tensor]:
+    """Matrices in the given type, the rest in float16."""
+    return {name: t.to(matrices if t.ndim == 2 else torch.float16).contiguous() for name, t in tensors.items()}
 
 
 def main() -> None:
@@ -35,12 +27,13 @@ def main() -> None:
     parser.add_argument("--base", type=int)
     parser.add_argument("--weak", type=int)
     args = parser.parse_args()
-    for variant, step, narrow in (("base", args.base, half), ("weak", args.weak, eighth)):
+    # float8 is good enough for the network that is meant to be the weak one
+    for variant, step, matrices in (("base", args.base, torch.float16), ("weak", args.weak, torch.float8_e4m3fn)):
         if step is not None:
             source = RUNS / f"base_{step:06}.safetensors"
             target: Path = MODELS / f"demo_sd3_{variant}.safetensors"
             metadata = {"architecture": "SD3 (MMDiT), demo size", "variant": variant, "step": str(step)}
-            save_file(narrow(load_file(source)), target, metadata=metadata)
+            save_file(narrowed(load_file(source), matrices), target, metadata=metadata)
             print(f"{target.name}: {target.stat().st_size / 1e6:.1f} MB")
 
 

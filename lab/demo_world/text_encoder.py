@@ -8,7 +8,6 @@ Run: python -m lab.demo_world.text_encoder --steps 3000
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import random
@@ -19,20 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .captions import NOUNS, VOCABULARY, caption
-from .host import RUNS, use_comfy
+from .host import RUNS, parser_of, use_comfy
 from .scenes import BACKGROUNDS, COLORS, PLACES, RELATIONS, SHAPES, Scene, claim_of, random_scene
 
-GROUP_FACTS = {
-    "count": (None, 1, 2),
-    "color": (None, *COLORS),
-    "shape": (None, *SHAPES),
-    "size": (None, "small", "large"),
-}
-SCENE_FACTS = {
-    "background": (None, *BACKGROUNDS),
-    "relation": (None, *RELATIONS),
-    "place": (None, *PLACES),
-}
+GROUP_FACTS = {"count": (None, 1, 2), "color": (None, *COLORS), "shape": (None, *SHAPES),
+               "size": (None, "small", "large")}  # fmt: skip
+SCENE_FACTS = {"background": (None, *BACKGROUNDS), "relation": (None, *RELATIONS), "place": (None, *PLACES)}
 HEADS = {**SCENE_FACTS, **{f"{fact}{i}": values for i in (0, 1) for fact, values in GROUP_FACTS.items()}}
 
 
@@ -132,22 +123,15 @@ def train(steps: int, batch: int, lr: float, seed: int) -> nn.Module:
         optimizer.step()
         schedule.step()
         if step % 100 == 0:
-            print(
-                f"step {step} loss {loss.item():.3f} understood {right.float().mean():.3f} {time.time() - start:.0f}s",
-                flush=True,
-            )
+            understood, seconds = float(right.float().mean()), time.time() - start
+            print(f"step {step} loss {loss.item():.3f} understood {understood:.3f} {seconds:.0f}s", flush=True)
     return model
 
 
 def main() -> None:
     """Train, then save as half precision with the word list in the metadata."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default=str(RUNS / "demo_sd3_text.safetensors"))
-    args = parser.parse_args()
+    out = str(RUNS / "demo_sd3_text.safetensors")
+    args = parser_of(__doc__, steps=2500, batch=128, lr=2e-3, seed=0, out=out).parse_args()
     use_comfy()
     from safetensors.torch import save_file
 

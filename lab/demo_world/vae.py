@@ -7,7 +7,6 @@ Run: python -m lab.demo_world.vae --minutes 12
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import time
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .host import MODELS, RUNS, use_comfy
+from .host import MODELS, RUNS, parser_of, use_comfy
 from .scenes import SIZE, sample_picture
 
 SD3_SCALE, SD3_SHIFT = 1.5305, 0.0609
@@ -109,15 +108,10 @@ def normalise(codec, data_B3HW: Tensor) -> None:
 
 def main() -> None:
     """Train, normalise, save as half precision."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=12)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--pool", type=int, default=8192)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start-from", help="go on from a codec file, for another --minutes")
-    parser.add_argument("--freeze-encoder", action="store_true", help="polish the decoder; latents stay as they are")
-    parser.add_argument("--out", default=str(RUNS / "demo_sd3_vae.safetensors"))
+    out = str(RUNS / "demo_sd3_vae.safetensors")
+    parser = parser_of(__doc__, minutes=12.0, batch=32, lr=1e-3, pool=8192, seed=0, out=out)
+    parser.add_argument("--start-from", help="continue from a codec file, for another --minutes")
+    parser.add_argument("--freeze-encoder", action="store_true", help="train only the decoder; latents stay the same")
     args = parser.parse_args()
     use_comfy()
     from safetensors.torch import save_file

@@ -17,18 +17,9 @@ POLL_SECONDS = 0.1
 
 _FULL = ("no space left on device", "os error 28", "errno 28", "disk quota exceeded")
 _UNREACHABLE = (
-    "connection",
-    "connect error",
-    "dns error",
-    "error sending request",
-    "failed to fetch",
-    "max retries exceeded",
-    "name resolution",
-    "name or service not known",
-    "timed out",
-    "tls",
-    "ssl",
-)
+    "connection", "connect error", "dns error", "error sending request", "failed to fetch", "max retries exceeded",
+    "name resolution", "name or service not known", "timed out", "tls", "ssl",
+)  # fmt: skip
 
 
 def explain(what: str, output: str) -> Stop:
@@ -52,13 +43,13 @@ def quietly(what: str, command: Sequence[object], env: dict[str, str]) -> None:
     with LOG.open("a+", encoding="utf-8", errors="replace") as log:
         print(f"\n$ {' '.join(map(str, command))}", file=log, flush=True)
         begin = log.tell()
-        started = told = time.monotonic()
+        started = reported = time.monotonic()
         with _running(command, env, log) as process:
             while process.poll() is None:
                 time.sleep(POLL_SECONDS)
-                if time.monotonic() - told > LIFE_SIGN_SECONDS:
-                    told = time.monotonic()
-                    say(f"   ... {what} ({told - started:.0f} s)")
+                if time.monotonic() - reported > LIFE_SIGN_SECONDS:
+                    reported = time.monotonic()
+                    say(f"   ... {what} ({reported - started:.0f} s)")
         if process.returncode != 0:
             log.seek(begin)
             raise explain(what, log.read())

@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,8 @@ def _run_all(server: Server, prompt: Json, prompts: list[tuple[str, Any]]) -> tu
     columns, rows = methods(), []
     for index, (text, scene) in enumerate(prompts):
         filled = fill(prompt, text, SEED + index, [column.sampler for column in columns])
-        run = run_prompt(server, filled, _progress(f"prompt {index + 1}/{len(prompts)}"))
+        label = f"prompt {index + 1}/{len(prompts)}"
+        run = run_prompt(server, filled, partial(_show_step, label))
         passes = passes_per_step(server, run, filled, columns)
         cells = []
         for column, rate in zip(columns, passes, strict=True):
@@ -123,7 +125,7 @@ def _run_all(server: Server, prompt: Json, prompts: list[tuple[str, Any]]) -> tu
             column.right += verdicts
             cells.append(list(zip(images, verdicts, strict=True)))
         took = ", ".join(f"{column.name} {column.seconds[-1]:.1f} s" for column in columns)
-        _tell(f"prompt {index + 1}/{len(prompts)}: {text} ({took})", end="\n")
+        _show(f"{label}: {text} ({took})", end="\n")
         rows.append(Row(text, cells))
     return columns, rows
 
@@ -183,17 +185,9 @@ def table(columns: tuple[Method, ...]) -> str:
     head = ("method", "guidance", "passes/step", "seconds", "alignment")
     lines = [head]
     for column in columns:
-        num, share = len(column.right), float(np.mean(column.right))
-        each = statistics.median(column.seconds)
-        lines.append(
-            (
-                column.name,
-                column.guidance,
-                _plain(statistics.mean(column.passes)),
-                f"{each:.2f}",
-                f"{share:.2f} of {num} pictures",
-            )
-        )
+        alignment = f"{float(np.mean(column.right)):.2f} of {len(column.right)} pictures"
+        costs = _plain(statistics.mean(column.passes)), f"{statistics.median(column.seconds):.2f}"
+        lines.append((column.name, column.guidance, *costs, alignment))
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     text.insert(1, "  ".join("-" * width for width in widths))
@@ -204,14 +198,11 @@ def table(columns: tuple[Method, ...]) -> str:
     return "\n".join([*text, note])
 
 
-def _progress(label: str):
-    def show(title: str, step: int, steps: int) -> None:
-        _tell(f"{label}: {title} step {step}/{steps}", end="")
-
-    return show
+def _show_step(label: str, title: str, step: int, steps: int) -> None:
+    _show(f"{label}: {title} step {step}/{steps}", end="")
 
 
-def _tell(line: str, end: str) -> None:
+def _show(line: str, end: str) -> None:
     """Overwrite the current line of a terminal; into a pipe, print only whole lines."""
     if sys.stdout.isatty():
         print(f"\r\033[K{line}", end=end, flush=True)

@@ -10,8 +10,9 @@ from typing import Any
 
 from .stop import Stop
 
-ALWAYS, MUTED, BYPASSED = 0, 2, 4
 NOTES = ("Note", "MarkdownNote")
+BROWSER_ONLY = ("Reroute", "PrimitiveNode")
+"""Nodes that the browser resolves before it queues a prompt; no shipped workflow has one."""
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 SEED_NAMES = ("seed", "noise_seed")
 AFTER_GENERATE = ("fixed", "increment", "decrement", "randomize")
@@ -26,16 +27,20 @@ def to_prompt(workflow: Json, object_info: Json) -> Json:
     """Return the API-format prompt: node id -> class_type, inputs, title."""
     if workflow.get("definitions", {}).get("subgraphs"):
         raise Stop("This workflow has subgraphs, which our runner does not unfold; run it in the browser.")
-    graph = _Graph(workflow)
+    # saved as [id, from node, from slot, to node, to slot, type]
+    links = {link[0]: [str(link[1]), link[2]] for link in workflow.get("links", [])}
     prompt: Json = {}
-    for node in graph.nodes.values():
+    for node in workflow["nodes"]:
         kind = node["type"]
-        if kind in (*NOTES, "Reroute", "PrimitiveNode") or node.get("mode", ALWAYS) in (MUTED, BYPASSED):
+        if kind in NOTES:
             continue
+        if kind in BROWSER_ONLY or node.get("mode", 0):
+            raise Stop(f"The node '{kind}' is a {' or '.join(BROWSER_ONLY)}, muted or bypassed; run it in the browser.")
         if kind not in object_info:
             raise Stop(f"This ComfyUI has no node '{kind}', which the workflow uses; install the pack that brings it.")
         info = object_info[kind]
-        inputs = dict(_widget_values(node, info)) | dict(graph.linked_inputs(node))
+        inputs = dict(_widget_values(node, info))
+        inputs |= {slot["name"]: links[slot["link"]] for slot in node.get("inputs", []) if slot.get("link") in links}
         title = node.get("title") or info.get("display_name") or kind
         prompt[str(node["id"])] = {"class_type": kind, "inputs": inputs, "_meta": {"title": title}}
     return prompt
@@ -47,48 +52,6 @@ def find(prompt: Json, title: str) -> str:
     if len(found) != 1:
         raise Stop(f"The workflow has {len(found)} nodes titled '{title}' where one is needed; restore the file.")
     return found[0]
-
-
-class _Graph:
-    """Nodes and links of a saved workflow, by id."""
-
-    def __init__(self, workflow: Json):
-        self.nodes: dict[Any, Json] = {node["id"]: node for node in workflow["nodes"]}
-        # saved as [id, from node, from slot, to node, to slot, type]
-        self.links: dict[Any, list] = {link[0]: link for link in workflow.get("links", [])}
-
-    def linked_inputs(self, node: Json) -> Iterator[tuple[str, Any]]:
-        """Give each connected input with where it comes from, or the value of a primitive."""
-        for slot in node.get("inputs", []):
-            source = self._source(slot.get("link"))
-            if source is not None:
-                yield slot["name"], source
-
-    def _source(self, link_id: Any) -> Any:
-        """Follow a link up through nodes that only the browser knows; None where it ends in nothing."""
-        link = self.links.get(link_id)
-        if link is None:
-            return None
-        node = self.nodes[link[1]]
-        if node["type"] == "PrimitiveNode":
-            return node["widgets_values"][0]
-        if node["type"] == "Reroute":
-            return self._source(node["inputs"][0].get("link"))
-        mode = node.get("mode", ALWAYS)
-        if mode == MUTED:
-            return None
-        if mode == BYPASSED:
-            return self._around(node, link[2])
-        return [str(link[1]), link[2]]
-
-    def _around(self, node: Json, slot: int) -> Any:
-        """Find what a bypassed node passes on: an input of the output's type, that of the same slot first."""
-        wanted = node["outputs"][slot]["type"]
-        inputs = node.get("inputs", [])
-        for candidate in [*inputs[slot : slot + 1], *inputs]:
-            if candidate["type"] == wanted:
-                return self._source(candidate.get("link"))
-        return None
 
 
 def _declared(info: Json) -> Iterator[tuple[str, Any, Json]]:

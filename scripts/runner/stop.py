@@ -1,4 +1,4 @@
-"""A failure that is told in one sentence."""
+"""A failure that ends in a message of one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures by which workflows are chosen: what a run of the workflow painted.
+"""The pictures by which workflows are chosen: what a run of the workflow made.
 
 Shapes: B pictures of a node, H W their size, 3 colour channels.
 """

@@ -20,11 +20,7 @@ from .stop import Stop, say
 TOGETHER = ("unit", "property", "golden", "guard", "demo_world", "setup")
 """Tiers without a ComfyUI in the process share one pytest; the others need a process each."""
 TIERS = ("lint", *TOGETHER, "host", "distributed", "server", "browser")
-LINT = (
-    ("ruff", "check", "."),
-    ("ruff", "format", "--check", "."),
-    ("mypy",),
-)
+LINT = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import sys
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import torch
 REPO = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(REPO / "scripts"))
 try:
-    from lab.benches import _arms, _claims, _curves, _embedding, _page, _pictures, _rivals, _scores
-    from lab.benches._numbers import packed, unpacked
+    from lab.benches import _claims, _embedding, _methods, _paper_tables, _scores, _training_curves
+    from lab.benches._report import packed, unpacked
 finally:
     sys.path.remove(str(REPO / "scripts"))
 
@@ -35,7 +34,7 @@ def group(method, teacher="", trainable="", shares=(0.5, 0.9, 0.6), passes=1.0):
     rows = []
     for seed in (0, 1, 2) if trainable else (None,):
         for strength, share in zip(GRID, shares, strict=True):
-            right = {name: signs(share) for name in (*_rivals.CATEGORIES, "overall")}
+            right = {name: signs(share) for name in (*_paper_tables.CATEGORIES, "overall")}
             row = {"method": method, "teacher": teacher, "trainable": trainable, "seed": seed, "knob": "w"}
             row |= {"budget": 1000 if trainable else None, "sampler": "euler", "strength": strength, "right": right}
             row |= FIGURES | {"passes": passes} | (FULL if strength == 2 else {})
@@ -146,10 +145,10 @@ class TestEarly:
         return [{"losses": packed(falling(point / 100) for point in range(100))}] * 2
 
     def test_a_fall_at_the_start_is_fast(self):
-        assert _curves.early_share(self.curves(lambda x: math.exp(-10 * x)))["verdict"] == "holds"
+        assert _training_curves.early_share(self.curves(lambda x: math.exp(-10 * x)))["verdict"] == "holds"
 
     def test_an_even_fall_is_not(self):
-        found = _curves.early_share(self.curves(lambda x: 1 - x))
+        found = _training_curves.early_share(self.curves(lambda x: 1 - x))
         assert found["verdict"] == "does not hold" and found["value"] == pytest.approx(0.23, abs=0.02)
 
 
@@ -176,49 +175,12 @@ class TestMissing:
         monkeypatch.setattr(distill_student, "STUDENTS", tmp_path)
         (tmp_path / "cfg-lora-1.safetensors").write_bytes(b"")
         (tmp_path / "cfg-lora-1.json").write_text(json.dumps({"steps": 7}))
-        found, missing = _arms.students()
+        found, missing = _methods.students()
         assert [(arm.teacher, arm.seed, arm.budget) for arm in found] == [("CFG", 1, 7)]
         commands = {row["student"]: row["command"] for row in missing}
-        assert len(missing) == len(_arms.WANTED) * len(_arms.SEEDS) - 1
+        assert len(missing) == len(_methods.WANTED) * len(_methods.SEEDS) - 1
         rest = "--teacher W2SD --trainable lora --method 'guidance only' --seed 2"
         assert commands["w2sd-guidance-only-lora-2.safetensors"] == f"python -m lab.demo_world.distill_student {rest}"
-
-
-@pytest.fixture(scope="module")
-def html():
-    return _page.page(result(), {"no guidance": b"\x89PNG"})
-
-
-class TestPage:
-    def test_it_needs_nothing_but_itself(self, html):
-        assert "<script" not in html and "<link" not in html and "@import" not in html
-        assert not re.search(r"(?:src|href)=[\"'](?!data:|#)", html)
-
-    def test_it_says_every_claim_with_its_verdict(self, html):
-        assert html.count('<td class="holds">') == sum(
-            found["verdict"] == "holds" for claim in result()["claims"] for found in claim["results"]
-        )
-
-    def test_plots_are_in_it(self, html):
-        assert html.count("<svg") == len(_page.PLOTS) - 1  # no embedding was given
-
-    def test_it_is_the_same_each_time(self, html):
-        assert _page.page(result(), {"no guidance": b"\x89PNG"}) == html
-
-    def test_without_students_it_says_so(self):
-        rows = [row for row in result()["rows"] if not row["trainable"] and "of" not in row]
-        bare = result() | {"rows": rows, "curves": [], "checkpoints": [], "velocities": []}
-        assert "Nothing of this kind was there" in _page.page(bare | {"claims": _claims.claims(bare)}, {})
-
-    def test_text_is_text(self):
-        assert "<b>" not in _page._table([["a"], ["<b>"]])
-
-
-def test_strips_come_back(tmp_path):
-    given = {name: np.full((8, 4, 4, 3), shade, np.uint8) for name, shade in (("a", 0), ("b", 200))}
-    _pictures.keep(given, tmp_path / "sheet.png")
-    found = _pictures.strips(tmp_path / "sheet.png")
-    assert list(found) == ["a", "b"] and all(png.startswith(b"\x89PNG") for png in found.values())
 
 
 def test_packed_numbers_come_back():
@@ -226,20 +188,6 @@ def test_packed_numbers_come_back():
 
 
 class TestEmbedding:
-    def test_neighbours_see_as_many_as_the_perplexity_says(self):
-        x = torch.randn(40, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        p = _embedding._likeness(x, 8.0)
-        assert float(p.sum()) == pytest.approx(1) and torch.equal(p, p.T)
-
-    def test_groups_apart_stay_apart(self):
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(40, 5, dtype=torch.float64, generator=generator)
-        x[20:] += 20
-        y = _embedding.tsne(x, perplexity=5.0, steps=400)
-        first, second = y[:20], y[20:]
-        between = float((first.mean(0) - second.mean(0)).norm())
-        assert between > 2 * max(float((part - part.mean(0)).norm(dim=1).max()) for part in (first, second))
-
     def test_cosines_of_a_vector_with_itself(self):
         x = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).double()
         assert _embedding.cosines(x).tolist() == [[1, 0], [0, 1]]

@@ -1,7 +1,7 @@
 """From the saved workflow to the prompt that the server runs."""
 
 import pytest
-from runner.graph import ALWAYS, BYPASSED, MUTED, find, to_prompt
+from runner.graph import find, to_prompt
 from runner.stop import Stop
 
 INFO = {
@@ -22,7 +22,7 @@ INFO = {
 }
 
 
-def node(number, kind, values=(), inputs=(), mode=ALWAYS, outputs=("MODEL",), **more):
+def node(number, kind, values=(), inputs=(), mode=0, outputs=("MODEL",), **more):
     slots = [{"name": name, "type": type_, "link": link} for name, type_, link in inputs]
     kinds = [{"name": type_, "type": type_} for type_ in outputs]
     return {
@@ -72,31 +72,10 @@ def test_a_seed_saved_without_that_choice_is_read_too():
     assert prompt["3"]["inputs"] == {"seed": 7, "steps": 20, "mode": "x", "model": ["2", 0]}
 
 
-def test_a_bypassed_node_passes_its_input_on():
-    prompt = to_prompt(chain(node(2, "Patch", [0.5], PATCH_IN, mode=BYPASSED)), INFO)
-    assert "2" not in prompt
-    assert prompt["3"]["inputs"]["model"] == ["1", 0]
-
-
-def test_a_muted_node_leaves_its_followers_unconnected():
-    prompt = to_prompt(chain(node(2, "Patch", [0.5], PATCH_IN, mode=MUTED)), INFO)
-    assert "2" not in prompt
-    assert "model" not in prompt["3"]["inputs"]
-
-
-def test_a_reroute_is_followed():
-    prompt = to_prompt(chain(node(2, "Reroute", [], [("", "*", 10)])), INFO)
-    assert set(prompt) == {"1", "3"}
-    assert prompt["3"]["inputs"]["model"] == ["1", 0]
-
-
-def test_a_primitive_becomes_its_value_in_place_of_the_widget():
-    saved = workflow(
-        node(4, "PrimitiveNode", [33, "fixed"], outputs=("INT",)),
-        node(3, "Sample", [7, "fixed", 20, "y"], [("steps", "INT", 12)]),
-        links=[(12, 4, 0, 3, 0, "INT")],
-    )
-    assert to_prompt(saved, INFO)["3"]["inputs"] == {"seed": 7, "steps": 33, "mode": "y"}
+@pytest.mark.parametrize("middle", [{"mode": 2}, {"mode": 4}, {"kind": "Reroute"}, {"kind": "PrimitiveNode"}])
+def test_what_only_the_browser_resolves_is_refused(middle):
+    with pytest.raises(Stop, match="run it in the browser"):
+        to_prompt(chain(node(2, **{"kind": "Patch", "values": [0.5], "inputs": PATCH_IN} | middle)), INFO)
 
 
 def test_the_upload_button_is_no_input():

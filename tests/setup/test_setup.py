@@ -121,13 +121,14 @@ def test_the_users_comfyui_is_taken_as_it_is(checkout, tmp_path):
 
 @pytest.mark.parametrize("script", ["demo.py", "setup.py", "test.py"])
 def test_an_old_python_is_one_sentence(script):
-    code = "import runpy, sys; sys.version_info = (3, 9, 1); sys.version = '3.9.1 (x)'; runpy.run_path(sys.argv[1])"
-    command = [sys.executable, "-c", code, str(REPO / "scripts" / script)]
+    code = "import runpy, sys; sys.version_info = (3, 9, 1); sys.version = '3.9.1 (x)'; sys.path[0] = sys.argv[1]; "
+    code += "runpy.run_path(sys.argv[2])"
+    command = [sys.executable, "-c", code, str(REPO / "scripts"), str(REPO / "scripts" / script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert "Python 3.10 or newer is needed, this is 3.9.1" in sentence(done)
 
 
-@pytest.mark.parametrize("script", ["demo.py", "setup.py", "test.py"])
+@pytest.mark.parametrize("script", ["demo.py", "setup.py", "test.py", "runner/__init__.py"])
 def test_an_old_python_can_read_that_sentence(script):
     # the whole file is parsed before its first line runs
     text = (REPO / "scripts" / script).read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
-"""Whether a student hears a negative prompt, which reaches it by its pooled text alone.
+"""Whether a student follows a negative prompt, which reaches it through its pooled text alone.
 
-Prompts leave their background open, each background in turn is the negative prompt: what has heard it paints another.
+Prompts leave their background open, and each background in turn is the negative prompt: it must not show up.
 Shapes: R prompts, N negatives, P pooled width, D model width, B C H W latent.
 """
 
@@ -16,28 +16,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lab.demo_world.captions import caption
+from lab.demo_world.distill_student import NEGATIVES, Recipe, distilled
+from lab.demo_world.measure import encode, pictures, sample
+from lab.demo_world.scenes import BACKGROUNDS, sample_picture
+from lab.demo_world.verifier import judge
+from teefusion_core.guidance.architectures import architecture_of
+from teefusion_core.guidance.cfg import cfg_scale_of
+
 from ._study import Study, load
 
 W, PROMPTS = 2.0, 64
-"""Guidance at which pictures are painted; how many prompts."""
-TAUGHT: dict[str, Any] = {
+"""Guidance of the pictures; how many prompts."""
+RECIPE: dict[str, Any] = {
     "trainable": "everything", "method": "teefusion split", "negative_share": 0.5, "trajectories": 150, "steps": 3500,
     "initial_gain_ratio": 2.0,
 }  # fmt: skip
-"""The recipe of the student, taught for longer: it has to learn what its base never did, see `_pooled_share`."""
-READ_FROM, RIDGE = 0.75, 1e-2
+"""The student is trained for longer than others: it has to learn what its base never did, see `_pooled_share`."""
+READOUT_SHARE, RIDGE = 0.75, 1e-2
 """Share of the prompts that a readout is fitted on; its penalty, beside inputs of variance 1."""
 Arm = tuple[str, int, Callable]
 """Name, passes per step, (prompt, negative) -> (model, prompt)."""
 
 
 def measure(study: Study) -> dict[str, Any]:
-    """Return how often each way to sample paints what it was told to avoid, then what of a negative the term keeps."""
-    from lab.demo_world.distill_student import NEGATIVES, Recipe, distilled
-    from lab.demo_world.measure import encode
-    from lab.demo_world.scenes import BACKGROUNDS
-
-    path = distilled(Recipe(**TAUGHT))
+    """Return how often each method shows what it has to avoid, then what of a negative the term keeps."""
+    path = distilled(Recipe(**RECIPE))
     with torch.inference_mode():
         texts, claims = _open_prompts()
         positive = encode(study.clip, texts)
@@ -45,8 +49,8 @@ def measure(study: Study) -> dict[str, Any]:
         negatives = dict(zip(BACKGROUNDS, encoded, strict=True))
         arms = _arms(study, load(study.base, path))
         return {
-            "settings": {"prompts": PROMPTS, "w": W, **TAUGHT},
-            "rows": [_painted(study, arm, positive, claims, negatives) for arm in arms],
+            "settings": {"prompts": PROMPTS, "w": W, **RECIPE},
+            "rows": [_row(study, arm, positive, claims, negatives) for arm in arms],
             "terms": _terms(study, positive, encoded),
             "pooled_share": _pooled_share(study, positive, encoded),
         }
@@ -68,11 +72,7 @@ def _arms(study: Study, student: Any) -> list[Arm]:
     ]
 
 
-def _painted(study: Study, arm: Arm, positive: list, claims: list, negatives: dict[str, list]) -> dict[str, Any]:
-    from lab.demo_world.measure import pictures, sample
-    from lab.demo_world.verifier import judge
-    from teefusion_core.guidance.cfg import cfg_scale_of
-
+def _row(study: Study, arm: Arm, positive: list, claims: list, negatives: dict[str, list]) -> dict[str, Any]:
     name, passes, prepare = arm
     noise_BCHW = study.bench.noise_NCHW[:PROMPTS]
     cfg = cfg_scale_of(W) if passes == 2 else 1.0
@@ -88,12 +88,8 @@ def _painted(study: Study, arm: Arm, positive: list, claims: list, negatives: di
 
 def _open_prompts() -> tuple[list[str], list[Any]]:
     """Held-out prompts that say nothing of the background, with their claims."""
-    from lab.demo_world.captions import caption
-    from lab.demo_world.scenes import sample_picture
-
     rng = random.Random(7)
-    scenes = (sample_picture(rng, held_out=True)[0] for _ in range(PROMPTS))
-    claims = [replace(scene, background=None) for scene in scenes]
+    claims = [replace(sample_picture(rng, held_out=True)[0], background=None) for _ in range(PROMPTS)]
     return [caption(claim, rng) for claim in claims], claims
 
 
@@ -101,13 +97,12 @@ def _terms(study: Study, positive: list, negatives: list[list]) -> list[dict[str
     """How large the text part of the term is, how well a linear readout of it tells one negative from another."""
     import comfy.model_management
 
-    from teefusion_core.guidance.architectures import architecture_of
-
     # students share this network: the one that was sampled last would still be in it
     comfy.model_management.load_models_gpu([study.base], force_full_load=True)
     network = study.base.model.diffusion_model
     _, pooled_embed = architecture_of(network).embedders(network, torch.float32)
-    c_RP, null_1P, n_NP = _pooled(positive), _pooled(study.bench.null), torch.cat([_pooled(n) for n in negatives])
+    c_RP, null_1P, *n = (text[0][1]["pooled_output"].float() for text in (positive, study.bench.null, *negatives))
+    n_NP = torch.cat(n)
     c_R1P, f_R1D = c_RP[:, None], pooled_embed(c_RP)[:, None]
     text = {
         "F(c)": (f_R1D, False),
@@ -115,22 +110,19 @@ def _terms(study: Study, positive: list, negatives: list[list]) -> list[dict[str
         "F(c - n)": (pooled_embed(c_R1P - n_NP), True),
         "F(c) - F(n)": (f_R1D - pooled_embed(n_NP), True),
     }
-    return [_term(name, *of) for name, of in text.items()]
+    rows, quantiles = [], {"least": 0.0, "median": 0.5, "greatest": 1.0}
+    for name, (text_RND, negative) in text.items():
+        sizes = {of: float(text_RND.norm(dim=-1).quantile(at)) for of, at in quantiles.items()}
+        rows.append({"term": name, **sizes, "told_apart": _readout_accuracy(text_RND) if negative else None})
+    return rows
 
 
-def _term(name: str, text_RND: Tensor, negative: bool) -> dict[str, Any]:
-    sizes = text_RND.norm(dim=-1)
-    quantiles = {"least": 0.0, "median": 0.5, "greatest": 1.0}
-    found = {of: float(sizes.quantile(at)) for of, at in quantiles.items()}
-    return {"term": name, **found, "told_apart": _told_apart(text_RND) if negative else None}
-
-
-def _told_apart(text_RND: Tensor) -> float:
+def _readout_accuracy(text_RND: Tensor) -> float:
     """Share of unseen prompts whose negative a least-squares readout names."""
     rows, negatives, width = text_RND.shape
     inputs = (text_RND - text_RND.mean((0, 1))) / text_RND.std()
     inputs = torch.cat((inputs, torch.ones(rows, negatives, 1)), -1).double()
-    seen = int(rows * READ_FROM)
+    seen = int(rows * READOUT_SHARE)
     x, y = inputs[:seen].flatten(0, 1), torch.eye(negatives, dtype=torch.double).repeat(seen, 1)
     penalty = RIDGE * len(x) * torch.eye(width + 1, dtype=torch.double)
     readout = torch.linalg.solve(x.T @ x + penalty, x.T @ y)
@@ -139,7 +131,7 @@ def _told_apart(text_RND: Tensor) -> float:
 
 
 def _pooled_share(study: Study, positive: list, negatives: list[list]) -> float:
-    """What a background in the pooled text alone does to the base's first step, as a share of what whole prompts do."""
+    """The effect on the base's first step of a background in the pooled text alone, as a share of whole prompts'."""
     noise_BCHW = study.bench.noise_NCHW[:PROMPTS]
     where = [(noise_BCHW * float(study.sigmas[0]), study.sigmas[0])]
     whole, alone = [], []
@@ -149,10 +141,6 @@ def _pooled_share(study: Study, positive: list, negatives: list[list]) -> float:
         alone += study.velocities(study.base, [[positive[0][0], pooled]], where)
     of_whole, of_pooled = (torch.stack(found) - torch.stack(found).mean(0) for found in (whole, alone))
     return float((of_pooled * of_whole).sum() / of_whole.square().sum())
-
-
-def _pooled(conditioning: list) -> Tensor:
-    return conditioning[0][1]["pooled_output"].float()
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
@@ -173,7 +161,7 @@ def cause_table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def base_table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with what a background does to the base's first step, by where the prompt tells of it."""
+    """Return heading with what a background does to the base's first step, by where the prompt names it."""
     share = result["negatives"]["pooled_share"]
     return [
         ["background told in", "its effect on the base's first step"],

@@ -1,0 +1,70 @@
+"""What a run costs: seconds, forward passes and memory."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+
+def now() -> float:
+    """Read a clock in seconds once the GPU has finished its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def quartiles(ratios: list[float]) -> dict[str, float]:
+    """Return the median between its quartiles."""
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return {"q1": round(low, 4), "median": round(middle, 4), "q3": round(high, 4)}
+
+
+def ratio_text(found: dict[str, float], digits: int = 3) -> str:
+    """Write a median with its quartiles."""
+    return f"{found['median']:.{digits}f} ({found['q1']:.{digits}f} to {found['q3']:.{digits}f})"
+
+
+@contextlib.contextmanager
+def forward_passes(model: Any) -> Iterator[SimpleNamespace]:
+    """Count the rows that go through a model's network inside the block."""
+    counter = SimpleNamespace(rows=0)
+
+    def count(_module: Any, inputs: tuple[Any, ...]) -> None:
+        counter.rows += len(inputs[0])
+
+    handle = model.model.diffusion_model.register_forward_pre_hook(count)
+    try:
+        yield counter
+    finally:
+        handle.remove()
+
+
+def resident_bytes(name: str = "VmRSS", pid: int | str = "self") -> int:
+    """Return the memory that a process holds, or with VmHWM the most that it held, as the kernel counts it."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def peak_memory(work: Callable[[], object]) -> int:
+    """Return the most bytes that some work takes at once, of torch's allocator on a GPU, of the process on a CPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    before = resident_bytes()
+    work()
+    return resident_bytes("VmHWM") - before
