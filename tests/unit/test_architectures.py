@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from teefusion_core.errors import UnsupportedArchitecture
-from teefusion_core.guidance.architectures import ARCHITECTURES, Architecture, architecture_of
+from teefusion_core.guidance.architectures import Architecture, architecture_of
 from teefusion_core.guidance.fusion import sinusoid
 
 
@@ -45,12 +45,6 @@ def test_sd3_differs_from_sd35_by_its_normalised_queries():
     assert architecture_of(sd3(nn.RMSNorm(6))).name == "SD3.5"
 
 
-def test_constants_of_the_published_student():
-    for row in ARCHITECTURES:
-        assert (row.guidance_embedding_scale, row.gain) == (1000.0, 1 / 256)
-        assert row.source
-
-
 def test_embedders_with_widths_of_a_model():
     model = sd3()
     row = architecture_of(model)
@@ -61,23 +55,9 @@ def test_embedders_with_widths_of_a_model():
     assert torch.equal(pooled_embed(p_BP), model.y_embedder(p_BP))
 
 
-def test_embedders_compute_in_the_dtype_of_the_model():
-    model = sd3().to(torch.bfloat16)
-    time_embed, pooled_embed = architecture_of(model).embedders(model, torch.bfloat16)
-    assert time_embed(torch.ones(1)).dtype == pooled_embed(torch.ones(1, 10)).dtype == torch.bfloat16
-
-
 def test_a_model_without_pooled_text_is_refused():
-    with pytest.raises(UnsupportedArchitecture, match="takes no pooled text"):
+    with pytest.raises(UnsupportedArchitecture):
         architecture_of(sd3(y_embedder=False))
-
-
-def test_another_family_is_refused_saying_what_was_looked_for():
-    with pytest.raises(
-        UnsupportedArchitecture,
-        match="a Linear model is of another family: it has no embedder of pooled text .* SD3.5, .* DICE Sharpen",
-    ):
-        architecture_of(nn.Linear(2, 2))
 
 
 def test_a_family_with_other_names_is_only_a_row():

@@ -98,7 +98,7 @@ class TestRefusals:
         refuse(path, "for method 'other'")
 
     def test_a_sharpener_is_no_student(self, written):
-        with pytest.raises(CheckpointMismatch, match="says format 'teefusion-sharpener/1', a student file says"):
+        with pytest.raises(CheckpointMismatch, match="teefusion-sharpener/1"):
             read_student(written)
 
     @pytest.mark.parametrize("field", sorted(set(INFO.__dataclass_fields__) - {"method"}))
@@ -145,7 +145,5 @@ def test_alphas_of_the_range(alpha):
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.6, float("nan")])
 def test_alphas_outside(alpha):
-    with pytest.raises(
-        InvalidConfig, match="this sharpener takes 0 to 1.5; choose an alpha inside, it was trained at 1"
-    ):
+    with pytest.raises(InvalidConfig, match="1.5"):
         INFO.check_alpha(alpha)

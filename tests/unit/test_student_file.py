@@ -75,14 +75,14 @@ class TestWriting:
 
     def test_a_failing_save_leaves_no_file(self, path, monkeypatch):
         monkeypatch.setattr(student_file, "save_file", _fail_half_way)
-        with pytest.raises(OSError, match="disk is full"):
+        with pytest.raises(OSError):
             write_student(path, TENSORS, INFO)
         assert names_in(path.parent) == []
 
     def test_a_failing_save_keeps_the_old_file(self, written, monkeypatch):
         before = written.read_bytes()
         monkeypatch.setattr(student_file, "save_file", _fail_half_way)
-        with pytest.raises(OSError, match="disk is full"):
+        with pytest.raises(OSError):
             write_student(written, TENSORS, replace(INFO, step=9))
         assert names_in(written.parent) == ["student.safetensors"] and written.read_bytes() == before
 
@@ -147,9 +147,7 @@ class TestRefusals:
 
     def test_another_base(self, written):
         _, info = read_student(written)
-        with pytest.raises(
-            CheckpointMismatch, match="trained from the base 0123456789abcdef, this model is f{16}; conn"
-        ):
+        with pytest.raises(CheckpointMismatch, match="0123456789abcdef.*f{16}"):
             check_base(info, "f" * 16, written)
 
     def test_the_right_base(self, written):
