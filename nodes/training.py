@@ -194,7 +194,8 @@ class DistillTrainer(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Trains a student that needs 1 forward pass per step to imitate a teacher that needs 2 or more. "
-                "Connect the teacher as GUIDER and SAMPLER, enter prompts and run. You can cancel at any time and resume later."
+                "Connect the teacher as GUIDER and SAMPLER, enter prompts and run. You can cancel at any time and "
+                "resume later."
             ),
             search_aliases=["distill", "guidance distillation", "train student", "lora trainer", "teefusion training"],
             is_input_list=True,
@@ -238,7 +239,8 @@ class DistillTrainer(io.ComfyNode):
             data = graph_data(clip[0], prompts[0], negative_prompts[0], positive, null, latents)
             student, path = train_in_graph(
                 model[0], guider[0], sampler[0], data, settings, loop, name=name[0], pixels=(width[0], height[0]),
-                accept_changes=accept_changes[0], whole_model=whole_model[0], preview_every=preview_every[0],
+                accept_changes=f"{accept_changes[0]}, warmup_steps",  # which follows steps
+                whole_model=whole_model[0], preview_every=preview_every[0],
                 vae=vae[0],
             )  # fmt: skip
         return io.NodeOutput(student.update, {"loss": student.losses}, student.info.step, str(path))

@@ -72,7 +72,7 @@ class Study:
 
         if (name, w) not in self.trajectories:
             noise = self.bench.noise_NCHW[: self.few]
-            states, _ = self.teacher(name).trajectory(self.first, self.bench.null, noise, self.sigmas, cfg_scale_of(w))
+            states, _ = self.teacher(name).sample(self.first, self.bench.null, noise, self.sigmas, cfg_scale_of(w))
             where, moves = self.moves(states)
             self.trajectories[name, w] = (where, moves, *self.branches(where))
         return self.trajectories[name, w]

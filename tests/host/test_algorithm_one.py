@@ -51,7 +51,7 @@ def test_the_loss_of_a_batch(host, pack, golden_model, case):
     distil = parts.Distillation(model, teacher, prompts, nulls, settings, pictures=pictures)
     trajectory = distil.trajectory(0)
 
-    generator = generator_of(settings.seed, "walk", 0)
+    generator = generator_of(settings.run_seed, "walk", 0)
     w = W_MIN + (W_MAX - W_MIN) * torch.rand((), generator=generator)
     torch.rand((), generator=generator)  # where between its levels the schedule lies
     assert float(trajectory.w) == float(w)

@@ -115,7 +115,7 @@ def test_pictures_with_a_reflection_teacher(folder):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"training": {"lr": 0}}, "lr is 0; give a finite number above 0"),
+        ({"training": {"learning_rate": 0}}, "learning_rate is 0; give a finite number above 0"),
         ({"training": {"rank": 4}}, r"[training] has rank; legal are"),
         ({"training": {"parallel": "dpp"}}, "parallel is 'dpp'; choose one of ddp, fsdp"),
         ({"distillation": {"rank": 0}}, "rank is 0; give a whole number, 1 or more"),

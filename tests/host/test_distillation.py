@@ -313,7 +313,7 @@ class TestRefused:
             (dict(guidance_max=float("nan")), "guidance_max is nan"),
             (dict(rank=0), "rank is 0; give a whole number, 1 or more"),
             (dict(target="x0"), "target is 'x0'; give one of secant"),
-            (dict(timestep_sampling="cosine"), "timestep_sampling is 'cosine'; give one of grid"),
+            (dict(timestep_sampling="cosine"), "timestep_sampling is 'cosine'; give one of schedule"),
             (dict(trainable="bias"), "trainable is 'bias'; give one of lora"),
             (dict(cache_size=0), "cache_size is 0"),
             (dict(negative_share=1.5), "negative_share is 1.5; give a share"),

@@ -57,8 +57,10 @@ class TestTooLarge:
     def test_batch(self, pack, distil, monkeypatch):
         self.free(pack, monkeypatch, 40 * MIB)
         told = self.refused(pack, distil(), 64)
-        assert "0.04 GiB are free; change batch to " in told and "gradient_checkpointing, with batch to" in told
-        fitting = int(told.split("change batch to ")[1].split()[0])
+        assert (
+            "0.04 GiB are free; change batch_size to " in told and "gradient_checkpointing, with batch_size to" in told
+        )
+        fitting = int(told.split("change batch_size to ")[1].split()[0])
         distillation = distil()
         with distillation.in_training():
             assert pack.comfy_host.memory_check.check_memory(distillation, loop(fitting)).peak <= 40 * MIB
@@ -68,12 +70,12 @@ class TestTooLarge:
     def test_walk_rows(self, pack, distil, monkeypatch):
         self.free(pack, monkeypatch, 40 * MIB)
         told = self.refused(pack, distil(images_per_trajectory=64), 1)
-        assert "change images_per_trajectory to " in told and "batch" not in told
+        assert "change images_per_trajectory to " in told and "batch_size" not in told
 
     def test_nothing_fits(self, pack, distil, monkeypatch):
         self.free(pack, monkeypatch, 1 * MIB)
         told = self.refused(pack, distil(trainable="everything"), 1)
-        assert "images_per_trajectory (not even 1 fits)" in told and "batch (not even 1 fits)" in told
+        assert "images_per_trajectory (not even 1 fits)" in told and "batch_size (not even 1 fits)" in told
 
     def test_before_anything_is_written(self, pack, distil, tmp_path, monkeypatch):
         self.free(pack, monkeypatch, 1 * MIB)

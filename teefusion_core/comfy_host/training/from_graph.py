@@ -66,7 +66,7 @@ def train_in_graph(
         distillation = Distillation(model, Teacher(guider, sampler), positives, nulls, settings, **start)
         described = f"{type(guider).__name__} at scale 1 + w, {_sampler_name(sampler)}"
         output = Path(folder_paths.get_output_directory())
-        accepted = [name for part in accept_changes.split(",") if (name := part.strip())]
+        accepted = [part.strip() for part in accept_changes.split(",") if part.strip()]
         training = Training(
             distillation, loop, root=output / RUNS, name=name, teacher=described, accept_changes=accepted,
             whole_model=whole_model,

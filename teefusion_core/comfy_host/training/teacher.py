@@ -75,7 +75,7 @@ class Teacher:
     def check(self, positive, negative, noise_BCHW: Tensor, cfg: float) -> None:
         """Refuse a sampler whose step is more than a function of the state, by trying.
 
-        TrajectoryCache four steps, then the third alone from the same state with another seed.
+        Samples four steps, then the third alone, from the same state with another seed.
         Raises:
             InvalidConfig: the two land at different places.
         """
