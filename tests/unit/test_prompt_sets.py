@@ -42,11 +42,6 @@ class TestReaders:
         both = made(tmp_path, "both.json", json.dumps({"anime": ["a girl", "a fox"], "photo": ["a bus"]}))
         assert told(read_prompts("hpsv2", both)) == whole
 
-    def test_hpsv2_with_more_about_each(self, tmp_path):
-        entries = [{"prompt": "a girl", "metadata": {}}, {"prompt": "a fox", "gen_image_path": ""}]
-        found = read_prompts("hpsv2", made(tmp_path, "hpsv2.json", json.dumps(entries)))
-        assert [prompt.text for prompt in found] == ["a girl", "a fox"]
-
     def test_dpg(self, tmp_path):
         made(tmp_path, "partiprompts12.txt", "A long prompt\nof two lines.\n")
         made(tmp_path, "COCOval2014.txt", "Another.")
@@ -95,24 +90,10 @@ class TestMalformed:
         with pytest.raises(InvalidConfig, match=re.escape(said)):
             read_prompts(kind, made(tmp_path, "set.txt", text))
 
-    def test_an_empty_prompt_of_dpg(self, tmp_path):
-        made(tmp_path, "7.txt", "\n")
-        with pytest.raises(InvalidConfig, match=r"7.txt has no prompt"):
-            read_prompts("dpg", tmp_path)
-
     @pytest.mark.parametrize("kind", READERS)
     def test_nothing_there(self, tmp_path, kind):
         with pytest.raises(InvalidConfig, match="there is no"):
             read_prompts(kind, tmp_path / "gone")
-
-    def test_bytes_that_are_no_text(self, tmp_path):
-        (tmp_path / "set.txt").write_bytes(b"\xff\xfe\x00")
-        with pytest.raises(InvalidConfig, match="cannot be read as text"):
-            read_prompts("parti", tmp_path / "set.txt")
-
-    def test_another_set(self, tmp_path):
-        with pytest.raises(InvalidConfig, match="the set is 'coco'; choose one of hpsv2, dpg"):
-            read_prompts("coco", tmp_path)
 
 
 def flat(*values, size=(8, 8)):
