@@ -26,13 +26,8 @@ class Helper:
     def __init__(self):
         path = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("loop_parts.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        command, pipe = [sys.executable, Path(__file__).with_name("loop_parts.py")], subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
     def start(self, root, name, *, size=1, noise=0.1, stop_after=None, **settings):
         job = {"root": str(root), "name": name, "size": size, "noise": noise, "stop_after": stop_after}
