@@ -16,13 +16,8 @@ from teefusion_core.training.adapters import Lora, linear_layers
 
 from .reflection_parts import PROMPT, SEED, STEPS, relative
 
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 FINE, W = 20, 2.0
-
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="session")

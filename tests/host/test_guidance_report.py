@@ -7,13 +7,8 @@ import torch
 
 from .reflection_parts import SEED, counted, randn, relative, weights_of
 
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 STEPS = 4
-
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture

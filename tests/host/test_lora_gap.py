@@ -5,15 +5,10 @@ import torch
 
 from .reflection_parts import UNET_LORA, counted, randn, relative, unet, weights_of
 
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 LIMIT = 1e-5
 QKV = "diffusion_model.joint_blocks.0.x_block.attn.qkv"
 FC1 = "diffusion_model.joint_blocks.1.x_block.mlp.fc1"
-
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module")

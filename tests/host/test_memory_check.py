@@ -16,12 +16,6 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _outside_inference_mode():
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
 def loop(batch):
     return TrainSettings(steps=2, batch_size=batch, learning_rate=1e-4)
 

@@ -5,11 +5,7 @@ import torch
 
 from .reflection_parts import randn, relative, weights_of
 
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,8 @@ import torch
 
 from .reflection_parts import SEED, STEPS, counted, relative, weights_of
 
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 DEFAULTS = (5.5, 1.0, 5.5)
-
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
 
 
 class TestPasses:

@@ -5,13 +5,8 @@ import torch
 
 from .reflection_parts import KINDS, SEED, counted, randn, relative
 
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 PICTURE = 64
-
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -5,6 +5,7 @@ import torch
 
 from .reflection_parts import SEED, randn, relative
 
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 OPERATOR = [("reflect_steps", "INT"), ("rounds", "INT"), ("inversion", "COMBO")]
 START = [("latent_image", "LATENT"), ("seed", "INT"), ("steps", "INT")]
 SCHEDULE = [("scheduler", "COMBO"), ("denoise", "FLOAT")]
@@ -35,12 +36,6 @@ DEFAULTS = {
     "chats_alpha": 0.5,
 }  # fmt: skip
 OPTIONS = {"inversion": ["exact", "upper", "official"], "rule": ["CFG", "CHATS"]}
-
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.mark.parametrize("node_id", SOCKETS)

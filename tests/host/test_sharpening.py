@@ -7,18 +7,12 @@ import torch
 
 from teefusion_core.training.loop_settings import TrainSettings
 
-from .distillation_parts import LATENT, NEGATIVE, ROWS, TEXTS
+from .distillation_parts import LATENT, NEGATIVE, ROWS, TEXTS, example_of, shaken
 from .reflection_parts import PROMPT, randn, relative, weights_of
 
 LOOP = TrainSettings(steps=4, batch_size=12, learning_rate=3e-3, save_every=2, warmup_steps=1)
 DICE = dict(method="dice", guidance_min=2.0, guidance_max=2.0, reuse=0, cache_size=1)
-FILE = "mine.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def _outside_inference_mode():
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+FILE, SIZE = "mine.safetensors", 0.05
 
 
 @pytest.fixture
@@ -46,28 +40,6 @@ def sharpen(pack, tmp_path):
 
     yield run
     folder_paths.folder_names_and_paths["loras"][0].remove(str(tmp_path / "loras"))
-
-
-def shaken(distillation, seed=3):
-    """The same with a sharpener that says something."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in distillation.update.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return distillation
-
-
-def example_of(trajectory, rows=slice(None)):
-    from teefusion_core.training.targets import Example
-
-    picked = dict(x=trajectory.x_SBCHW, target=trajectory.target_SBCHW, guidance=trajectory.guidance_SBCHW)
-    prompts = trajectory.prompt_SB[1, rows]
-    return Example(
-        **{f"{name}_BCHW": value[1, rows] for name, value in picked.items()}, prompt_B=prompts,
-        null_B=trajectory.null_SB[1, rows], sigma_B=trajectory.sigma_S[1].expand(len(prompts)),
-        w_B=trajectory.w.expand(len(prompts)),
-        weight_B=torch.ones(len(prompts)),
-    )  # fmt: skip
 
 
 def test_a_few_steps_on_one_batch_lower_its_loss(distil, world):
@@ -98,7 +70,7 @@ def test_it_begins_as_its_base(distil):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_reach_the_sharpener_alone(distil, world, checkpointing):
-    distillation = shaken(distil(gradient_checkpointing=checkpointing, **DICE))
+    distillation = shaken(distil(gradient_checkpointing=checkpointing, **DICE), SIZE)
     example = example_of(distillation.trajectory(0))
     with distillation.in_training():
         distillation.loss(example).backward()
@@ -111,7 +83,7 @@ def test_the_node_paints_what_training_saw(pack, top, world, encoded, teach, sha
     from lab.demo_world.measure import predictions
 
     training = teach(loop=replace(LOOP, steps=2, warmup_steps=0, learning_rate=1e-12, ema_decay=0.0))
-    distillation = shaken(training.distillation)
+    distillation = shaken(training.distillation, SIZE)
     x, sigma = randn(8, 2, *LATENT), torch.tensor(0.7)
     with torch.no_grad(), distillation.in_training():
         mine = distillation.velocity([0, 0], [0, 0], torch.full((2,), 2.0))(x, sigma.expand(2))
@@ -174,7 +146,7 @@ def test_stopped_halfway_it_ends_with_the_same_bits(teach):
 
 
 def test_texts_of_other_lengths_get_batches_of_their_own(pack, distil, encoded):
-    distillation = shaken(distil(**DICE))
+    distillation = shaken(distil(**DICE), SIZE)
     context, extras = encoded[TEXTS[1]][0]
     null, null_extras = encoded[NEGATIVE][0]
     parts = pack.comfy_host.Prompts
@@ -231,7 +203,7 @@ class TestRefused:
 
 
 def test_negatives_are_what_it_is_pushed_away_from(distil):
-    distillation = shaken(distil(negative_share=1.0, **DICE))
+    distillation = shaken(distil(negative_share=1.0, **DICE), SIZE)
     trajectory = distillation.trajectory(0)
     assert set(trajectory.null_SB.flatten().tolist()) == {1} and trajectory.x_SBCHW.shape[1] == ROWS
     example = example_of(trajectory)

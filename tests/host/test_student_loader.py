@@ -12,13 +12,8 @@ from teefusion_core.training.loop_settings import TrainSettings
 
 from .reflection_parts import PROMPT, relative
 
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 NAME = "students/mine.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture

@@ -5,13 +5,8 @@ import torch
 
 from .reflection_parts import randn, relative, weights_of
 
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 STEPS, CFG, ROWS = 4, 3.0, 2
-
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module", params=["flow", "eps"])

@@ -8,14 +8,9 @@ from safetensors.torch import save_file
 
 from .reflection_parts import OTHER, PROMPT, bench, relative
 
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 NAME, WIDTH = "sharpeners/mine.safetensors", 128
 KEEP = {"area": (4, 4, 0, 0), "strength": 0.5, "start_percent": 0.2, "mask": torch.ones(1, 8, 8)}
-
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from teefusion_core.training.adapters import TRAINABLE
 
 from .reflection_parts import OTHER, PROMPT, randn, relative, weights_of
 
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 NODE = "DistillTrainer"
 OUTPUTS = ["LORA_MODEL", "LOSS_MAP", "INT", "STRING"]
 SMALL = dict(
@@ -31,12 +32,6 @@ SMALL = dict(
     save_every=2,
     preview_every=3,
 )
-
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture
