@@ -87,6 +87,24 @@ def pack(host):
     return SimpleNamespace(module=module, extension=extension, nodes=nodes, **inner)
 
 
+@pytest.fixture
+def add_folder(host):
+    """Return a function that adds a folder of models to the host; it goes with the test."""
+    import folder_paths
+
+    added = []
+
+    def add(kind, path):
+        path.mkdir(parents=True, exist_ok=True)
+        folder_paths.add_model_folder_path(kind, str(path))
+        added.append((kind, str(path)))
+        return path
+
+    yield add
+    for kind, path in added:
+        folder_paths.folder_names_and_paths[kind][0].remove(path)
+
+
 @pytest.fixture(scope="session")
 def golden_model(host):
     """Return a function that loads a golden case by its name through the host's own loader (kept)."""

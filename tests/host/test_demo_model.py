@@ -167,10 +167,8 @@ class TestPictures:
 
 class TestLora:
     @pytest.fixture
-    def lora(self, base, host, tmp_path):
+    def lora(self, base, add_folder, tmp_path):
         """A LoRA file in the host's folder with the update that it holds."""
-        import folder_paths
-
         network = base.model.model.diffusion_model
         update = Lora(network, 4, layers=[path for path in linear_layers(network) if "attn" in path])
         generator = torch.Generator().manual_seed(0)
@@ -178,9 +176,8 @@ class TestLora:
             for up in update.up.values():
                 up.copy_(0.1 * torch.randn(up.shape, generator=generator))
         save_file(update.state(), tmp_path / "tiny_lora.safetensors")
-        folder_paths.add_model_folder_path("loras", str(tmp_path))
-        yield SimpleNamespace(name="tiny_lora.safetensors", update=update)
-        folder_paths.folder_names_and_paths["loras"][0].remove(str(tmp_path))
+        add_folder("loras", tmp_path)
+        return SimpleNamespace(name="tiny_lora.safetensors", update=update)
 
     def test_the_stock_loader_reads_our_updates(self, base, sample, stock, lora):
         plain = sample(base.model, cfg=1.0)

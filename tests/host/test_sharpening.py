@@ -27,19 +27,15 @@ def teach(pack, distil, tmp_path):
 
 
 @pytest.fixture
-def sharpen(pack, tmp_path):
+def sharpen(pack, tmp_path, add_folder):
     """The node on a file in a LoRA folder of the host."""
-    import folder_paths
-
-    (tmp_path / "loras").mkdir()
-    folder_paths.add_model_folder_path("loras", str(tmp_path / "loras"))
+    add_folder("loras", tmp_path / "loras")
 
     @torch.inference_mode()  # as the host runs nodes
     def run(prompt, **given):
         return pack.nodes["DICESharpen"].execute(prompt, FILE, **given).args[0]
 
-    yield run
-    folder_paths.folder_names_and_paths["loras"][0].remove(str(tmp_path / "loras"))
+    return run
 
 
 def test_a_few_steps_on_one_batch_lower_its_loss(distil, world):
@@ -60,14 +56,6 @@ def test_a_few_steps_on_one_batch_lower_its_loss(distil, world):
     assert all(weight.grad is None for weight in world.model.model.diffusion_model.parameters())
 
 
-def test_it_begins_as_its_base(distil):
-    distillation = distil(**DICE)
-    x, sigma = randn(8, 2, *LATENT), torch.tensor([0.7, 0.4])
-    with torch.no_grad(), distillation.in_training():
-        student = distillation.velocity([0, 1], [0, 0], torch.full((2,), 2.0))(x, sigma)
-        assert torch.equal(student, distillation.velocity([0, 1])(x, sigma))
-
-
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_reach_the_sharpener_alone(distil, world, checkpointing):
     distillation = shaken(distil(gradient_checkpointing=checkpointing, **DICE), SIZE)
@@ -78,7 +66,7 @@ def test_gradients_reach_the_sharpener_alone(distil, world, checkpointing):
     assert all(weight.grad is None for weight in world.model.model.diffusion_model.parameters())
 
 
-def test_the_node_paints_what_training_saw(pack, top, world, encoded, teach, sharpen, tmp_path):
+def test_the_node_gives_what_training_saw(pack, top, world, encoded, teach, sharpen, tmp_path):
     """The file gives the very velocity that the loss was taken from, so another picture than the base."""
     from lab.demo_world.measure import predictions
 
@@ -101,17 +89,6 @@ def test_the_node_paints_what_training_saw(pack, top, world, encoded, teach, sha
     assert student.update == {}
 
 
-def test_the_sampler_makes_one_pass_per_step(top, world, encoded, teach, sharpen, tmp_path):
-    teach().run().write(tmp_path / "loras" / FILE)
-    rows = []
-    sharp = sharpen(encoded[PROMPT], alpha=1.0, beta=0.0, null=encoded[""])
-    hook = world.model.model.diffusion_model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
-    with torch.inference_mode():
-        top.euler(world, cfg=1.0, positive=sharp)
-    hook.remove()
-    assert rows and set(rows) == {1}
-
-
 def test_the_file_says_what_it_is(teach, sharpen, world, pack, encoded, tmp_path):
     student = teach().run()
     info = student.info
@@ -119,10 +96,10 @@ def test_the_file_says_what_it_is(teach, sharpen, world, pack, encoded, tmp_path
     assert info.teacher == "CFG at scale 1 + w, euler, w 2"
     assert info.base == pack.comfy_host.base_fingerprint(world.model)
     student.write(tmp_path / "loras" / FILE)
-    with pytest.raises(ValueError, match="alpha is 3, this sharpener takes 0 to 2"):
+    with pytest.raises(ValueError, match="alpha is 3.*0 to 2"):
         sharpen(encoded[PROMPT], alpha=3.0, beta=0.0, null=encoded[""])
     loader = pack.nodes["TeEFusionStudentLoader"]
-    with pytest.raises(pack.errors.CheckpointMismatch, match="a sharpener belongs into DICE Sharpen"):
+    with pytest.raises(pack.errors.CheckpointMismatch, match="DICE Sharpen"):
         loader.execute(FILE, world.model)
 
 
@@ -131,7 +108,7 @@ def test_another_base_is_refused_where_the_model_is_connected(pack, world, encod
     given = dict(alpha=1.0, beta=0.0, null=encoded[""])
     sharp = sharpen(encoded[PROMPT], model=world.model, **given)
     assert torch.equal(sharp[0][0], sharpen(encoded[PROMPT], **given)[0][0])
-    with pytest.raises(pack.errors.CheckpointMismatch, match="DICE Sharpen: mine.safetensors was trained from"):
+    with pytest.raises(pack.errors.CheckpointMismatch, match="^DICE Sharpen: mine.safetensors"):
         sharpen(encoded[PROMPT], model=world.weak, **given)
 
 
@@ -145,7 +122,7 @@ def test_stopped_halfway_it_ends_with_the_same_bits(teach):
     assert all(torch.equal(rest.tensors[name], tensor) for name, tensor in whole.tensors.items())
 
 
-def test_texts_of_other_lengths_get_batches_of_their_own(pack, distil, encoded):
+def test_texts_of_other_lengths_are_batched_apart(pack, distil, encoded):
     distillation = shaken(distil(**DICE), SIZE)
     context, extras = encoded[TEXTS[1]][0]
     null, null_extras = encoded[NEGATIVE][0]
@@ -184,22 +161,17 @@ def test_models_without_a_place_for_the_term_are_fine(host, pack, top, kind, tmp
     assert student.info.width == 32 and sum(student.losses[-2:]) < sum(student.losses[:2])
     after = weights_of(world.model)
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
-    with pytest.raises(pack.errors.UnsupportedArchitecture, match="is of another family"):
+    with pytest.raises(pack.errors.UnsupportedArchitecture):
         distillation(method="teefusion", guidance_max=3.0)
 
 
-class TestRefused:
-    def test_a_range_of_guidance(self, distil):
-        with pytest.raises(ValueError, match="guidance_min is 1.0, guidance_max 2.0; a sharpener learns one guidance"):
-            distil(**DICE | dict(guidance_min=1.0))
-
-    def test_one_guidance_for_the_others(self, distil):
-        with pytest.raises(ValueError, match="give a larger guidance_max"):
-            distil(guidance_min=2.0, guidance_max=2.0)
-
-    def test_the_whole_model(self, pack, teach):
-        with pytest.raises(pack.errors.InvalidConfig, match="a sharpener changes no weight of the model"):
-            teach(whole=True)
+def test_a_range_of_guidance_and_the_whole_model_are_refused(pack, distil, teach):
+    with pytest.raises(pack.errors.InvalidConfig, match="sharpener"):
+        teach(whole=True)
+    with pytest.raises(ValueError, match="1.0.*2.0"):
+        distil(**DICE | dict(guidance_min=1.0))
+    with pytest.raises(ValueError, match="guidance_max"):
+        distil(guidance_min=2.0, guidance_max=2.0)  # one guidance for the other methods
 
 
 def test_negatives_are_what_it_is_pushed_away_from(distil):
