@@ -111,16 +111,8 @@ class Bench:
 
         prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(words)) for words in (PROMPT, "", OTHER)]
         parts = dict(zip(("positive", "negative", "other"), prompts, strict=True))
-        return SimpleNamespace(
-            kind="flow",
-            model=model,
-            weak=self.load("weak")[0],
-            channels=16,
-            layers=SD3_LORA,
-            vae=vae,
-            build=build,
-            **parts,
-        )
+        sides = {"model": model, "weak": self.load("weak")[0], "vae": vae, "build": build}
+        return SimpleNamespace(kind="flow", channels=16, layers=SD3_LORA, **sides, **parts)
 
     def _unet(self, kind):
 
@@ -141,10 +133,9 @@ class Bench:
         state, weights = {}, model.model.state_dict()
         for i, layer in enumerate(layers):
             shape = weights[f"diffusion_model.{layer}.weight"].shape
-            state[f"diffusion_model.{layer}.lora_up.weight"] = 0.3 * randn(
-                seed + i, shape[0], 2, *([1] * len(shape[2:]))
-            )
-            state[f"diffusion_model.{layer}.lora_down.weight"] = 0.3 * randn(seed + 50 + i, 2, *shape[1:])
+            up, down = randn(seed + i, shape[0], 2, *([1] * len(shape[2:]))), randn(seed + 50 + i, 2, *shape[1:])
+            state[f"diffusion_model.{layer}.lora_up.weight"] = 0.3 * up
+            state[f"diffusion_model.{layer}.lora_down.weight"] = 0.3 * down
         patched = self.comfy.sd.load_lora_for_models(model, None, state, strength, 0)[0]
         assert {f"diffusion_model.{layer}.weight" for layer in layers} <= patched.patches.keys()
         return patched

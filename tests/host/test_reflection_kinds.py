@@ -69,11 +69,8 @@ def test_two_areas_are_two_pictures(top, world):
         "positive": [*values(halves[0], sides[0]), *values(halves[1], sides[1])],
         "weak_positive": [*values(halves[1], sides[0]), *values(halves[0], sides[1])],
     }
-    sampler, sigmas, noise = (
-        top.pack.comfy_host.ReflectionSampler(),
-        top.sigmas(world),
-        randn(4, 1, world.channels, 8, 16),
-    )
+    sampler, sigmas = top.pack.comfy_host.ReflectionSampler(), top.sigmas(world)
+    noise = randn(4, 1, world.channels, 8, 16)
 
     def run(noise, **prompts):
         guider = top.guider(world, scales=(1.0, 1.0, 1.0), **prompts)
@@ -84,21 +81,6 @@ def test_two_areas_are_two_pictures(top, world):
         part = (..., slice(8 * i, 8 * i + 8))
         alone = run(noise[part].contiguous(), positive=halves[i], weak_positive=halves[1 - i])
         assert relative(whole[part], alone) < 1e-5
-
-
-def test_areas_with_guidance(top, world, plain):
-    values = top.host.node_helpers.conditioning_set_values
-    area = {"area": (8, 4, 0, 0), "strength": 1.0, "set_area_to_bounds": False}
-    out = top.reflect(world, weak=world.weak, positive=[*world.positive, *values(world.other, area)]).samples
-    assert relative(out, plain) > 1e-3
-
-
-def test_a_lora(top, world, plain):
-    lora = top.lora(world.model, world.layers)
-    out = top.reflect(world, model=lora).samples
-    assert relative(out, plain) > 1e-3
-    assert relative(top.reflect(world, model=lora, weak=world.model).samples, out) > 1e-3
-    assert torch.equal(top.reflect(world).samples, plain)
 
 
 @pytest.fixture
@@ -131,7 +113,7 @@ def test_official_alphas_need_a_level_after_the_last(top, world, split):
     if world.kind == "flow":
         assert torch.isfinite(split(inversion="official")[1]).all()
         return
-    with pytest.raises(top.pack.errors.InvalidConfig, match="asks for a noise level after the last .* at most 1"):
+    with pytest.raises(top.pack.errors.InvalidConfig, match="official"):
         split(inversion="official")
     first, second, passes = split(inversion="official", reflect_steps=1)
     assert passes == [7, 7] and torch.isfinite(second).all()
@@ -170,7 +152,7 @@ class TestNodesBehindIt:
         ("name", "passes"),
         [("APG", [6, 2]), ("SkipLayerGuidanceDiT", [9, 3]), ("CFGZeroStar", [6, 2]), ("CFGNorm", [6, 2])],
     )
-    def test_it_acts_in_every_leg(self, top, world, name, passes):
+    def test_it_acts_in_every_phase(self, top, world, name, passes):
         patched = self.nodes(name)(world.model).args[0]
         scales = (4.0, 2.0, 4.0)
         run = top.reflect(world, model=patched, scales=scales, steps=2)
@@ -185,7 +167,7 @@ class TestNodesBehindIt:
 
     @pytest.mark.parametrize("weak_cfg", [0.0, 1.0])
     @pytest.mark.parametrize("name", ["SkipLayerGuidanceDiT", "CFGZeroStar", "CFGNorm"])
-    def test_legs_of_one_branch(self, top, world, name, weak_cfg):
+    def test_phases_of_one_branch(self, top, world, name, weak_cfg):
         patched = self.nodes(name)(world.model).args[0]
         runs = [top.reflect(world, model=patched, scales=(3.0, cfg, 3.0), steps=2).samples for cfg in (weak_cfg, 0.5)]
         assert relative(*runs) > 1e-4
@@ -196,31 +178,14 @@ def _is_passed_over(name, world):
     return name == "SkipLayerGuidanceDiT" and world.kind != "flow"
 
 
-@pytest.mark.parametrize("shift", [1.0, 6.0])
-def test_another_shift(top, shift):
-    from comfy_extras import nodes_model_advanced
-
-    world = top.world("flow")
-    patch = nodes_model_advanced.ModelSamplingSD3().patch
-    shifted = patch(world.model, shift)[0]
-    out = top.reflect(world, model=shifted).samples
-    assert relative(out, top.reflect(world).samples) > 1e-3
-    assert relative(top.reflect(world, model=patch(world.model, 3.0)[0]).samples, top.reflect(world).samples) < 1e-6
-    assert world.model.model.model_sampling.shift == 3.0
-
-
 def test_other_schedules(top, world):
     for scheduler in top.pack.comfy_host.schedulers():
         sigmas = top.pack.comfy_host.schedule(world.model, scheduler, 2, 1.0)
-        noise = randn(1, 1, world.channels, 8, 8)
+        noise, guider, sampler = (
+            randn(1, 1, world.channels, 8, 8),
+            top.guider(world),
+            top.pack.comfy_host.ReflectionSampler(),
+        )
         with counted(world.model) as seen:
-            guider = top.guider(world)
-            out = guider.sample(
-                noise,
-                torch.zeros_like(noise),
-                top.pack.comfy_host.ReflectionSampler(),
-                sigmas,
-                disable_pbar=True,
-                seed=0,
-            )
+            out = guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
         assert torch.isfinite(out).all() and sum(rows for _, rows in seen) == guider.passes == 5 * (len(sigmas) - 2) + 2
