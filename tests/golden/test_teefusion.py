@@ -17,13 +17,10 @@ def relative(a, b):
 
 def core_term(weights, pooled_BP, null_BP, w):
     return guidance_term(
-        pooled_BP,
-        null_BP,
-        guidance_timestep(guidance_rows(w), precision=EXACT),
+        pooled_BP, null_BP, guidance_timestep(guidance_rows(w), precision=EXACT),
         time_embed=lambda t_B: _mlp(weights, "time_text_embed.timestep_embedder", sinusoid(t_B)),
-        pooled_embed=lambda p_BP: _mlp(weights, "time_text_embed.text_embedder", p_BP),
-        gain=GAIN,
-    )
+        pooled_embed=lambda p_BP: _mlp(weights, "time_text_embed.text_embedder", p_BP), gain=GAIN,
+    )  # fmt: skip
 
 
 def _mlp(weights, name, x):

@@ -76,13 +76,10 @@ def distillation(host, pack, backbone, model, **options):
         teacher_steps=STEPS, images_per_trajectory=2, cache_size=1, rank=2, initial_gain_ratio=0.3, guidance_max=6.0
     )
     return parts.Distillation(
-        model,
-        parts.Teacher(cfg, host.comfy.samplers.sampler_object("euler")),
+        model, parts.Teacher(cfg, host.comfy.samplers.sampler_object("euler")),
         parts.Prompts([prompt(backbone, 1), prompt(backbone, 3)], "prompt"),
-        parts.Prompts([prompt(backbone, 2)], "null"),
-        DistillSettings(**settings | options),
-        latent_CHW=backbone.latent,
-    )
+        parts.Prompts([prompt(backbone, 2)], "null"), DistillSettings(**settings | options), latent_CHW=backbone.latent,
+    )  # fmt: skip
 
 
 @each

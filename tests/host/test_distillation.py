@@ -80,25 +80,6 @@ class TestTrajectory:
 
 
 class TestStudent:
-    def test_it_predicts_in_training_what_it_predicts_when_sampled(self, pack, host, distil, world, encoded, tmp_path):
-        """Through the file, the student loader, the fusion node's code, the host's own sampling stack."""
-        from lab.demo_world.measure import predictions
-
-        distillation = shaken(distil())
-        x, sigma, w = randn(8, 2, *LATENT), torch.tensor(0.7), 3.5
-        with torch.no_grad(), distillation.in_training():
-            mine = distillation.velocity([0, 0], [0, 0], torch.full((2,), w))(x, sigma.expand(2))
-        training = pack.comfy_host.Training(distillation, LOOP, root=tmp_path, name="run", teacher="CFG")
-        path = tmp_path / "student.safetensors"
-        write_student(path, distillation.update.state(), training.info(7))
-        student = pack.comfy_host.load_student(world.model, path)
-        fused = pack.comfy_host.apply_fusion(student, encoded[TEXTS[0]], encoded[""], w)
-        with torch.inference_mode():
-            seen = predictions(*fused, encoded[""], [(x, sigma), (x, sigma)], torch.zeros_like(x))[0]
-        assert relative((x - seen) / sigma, mine) < 3e-3
-        plain = predicted(world, encoded, TEXTS[0], x, sigma)
-        assert relative(mine, plain) > 0.03
-
     def test_prompts_of_other_lengths_get_batches_of_their_own(self, pack, distil, world, encoded):
         distillation = distil()
         context, extras = encoded[OTHER][0]
@@ -221,16 +202,6 @@ class TestTraining:
         write_student(path, training.distillation.update.state(), replace(info, method="distillcfg"))
         with pytest.raises(pack.errors.CheckpointMismatch, match="distillcfg"):
             pack.comfy_host.load_student(world.model, path)
-
-    @pytest.mark.parametrize("kind", TRAINABLE)
-    def test_every_kind_of_update_survives_its_file(self, pack, distil, world, kind, tmp_path):
-        distillation = shaken(distil(trainable=kind))
-        training = pack.comfy_host.Training(distillation, LOOP, root=tmp_path, name="run", teacher="CFG")
-        path = tmp_path / "student.safetensors"
-        write_student(path, distillation.update.state(), training.info(1))
-        student = pack.comfy_host.load_student(world.model, path)
-        assert student.get_attachment(pack.comfy_host.STUDENT_KEY)["mode"] == distillation.update.mode
-        assert len(student.patches) >= len(distillation.update.state()) // 3
 
 
 class TestRefused:

@@ -46,21 +46,12 @@ class TestTheMeasure:
             assert found.shape == (STEPS, 2)
             assert float((found - scale).abs().max()) < 2e-3
 
-    def test_a_reflection_is_more_than_its_final_scale(self, judge, top, world):
-        _, report = judge(top.guider(world), sampler=top.pack.comfy_host.ReflectionSampler(), steps=20)
-        assert float(report.moved_SB[:-1].mean()) > 3.5
-        assert float((report.predicted_SB - 3).abs()[-1].max()) < 2e-3, "the last step does not reflect"
-
     def test_a_fused_student_beside_its_teacher(self, judge, host, pack, top, world):
         student = top.load("student")[0]
         model, fused = pack.comfy_host.apply_fusion(student, world.positive, world.negative, 2.0)
         guider = host.custom_sampler.BasicGuider.execute(model, fused).args[0]
         _, report = judge(guider, steps=10)
         assert report.name == "BasicGuider" and report.passes == 10 and 1.8 < float(report.moved_SB.mean()) < 4
-
-    def test_heun_steps_are_nearly_those_of_its_scale(self, judge, cfg):
-        _, report = judge(cfg(3.0), sampler="heun", steps=10)
-        assert report.passes == 2 * 19 and 1.5 < float(report.moved_SB.nanmean()) < 4.5
 
     def test_outside_of_a_mask_nothing_counts(self, judge, cfg, top, world):
         mask = torch.ones(1, 64, 64)
@@ -72,7 +63,7 @@ class TestTheMeasure:
 
     def test_the_same_prompt_twice_is_undefined(self, judge, cfg, world):
         _, report = judge(cfg(3.0), negative=world.positive)
-        assert bool(report.moved_SB.isnan().all())
+        assert bool(report.moved_SB.isnan().all()) and "cfg nan" not in report.text()
         assert report.plot().size == (768, 512)
 
 

@@ -27,11 +27,6 @@ def test_the_english_texts_are_those_of_the_schemas(pack, locales):
     assert stored == locales.written(texts)
 
 
-def test_the_category_is_a_name_that_needs_no_translation(pack):
-    """Another word in it would need `nodeCategories` in locales/<language>/main.json."""
-    assert {node.GET_SCHEMA().category for node in pack.nodes.values()} == {"TeEFusion"}
-
-
 def test_the_host_finds_both_languages(host, pack, tmp_path, monkeypatch):
     import folder_paths
     from app.custom_node_manager import CustomNodeManager

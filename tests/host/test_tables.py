@@ -69,26 +69,9 @@ def test_cfg_amounts_to_its_scale(painted, teachers, plain):
     assert plain.row["effective"] == pytest.approx(1, abs=0.01) and plain.row["passes"] == 1
 
 
-def test_matched_cfg_is_cfg(bench, painted, teachers):
-    arm = bench[0].matched(3.0)
-    assert np.array_equal(painted(arm, arm.grid[0]).images_BHW3, painted(teachers["CFG"], 2.0).images_BHW3)
-
-
 def test_a_student_takes_one_pass_for_more_guidance(student, plain):
     assert student.row["passes"] == 1 and student.row["effective"] > 1.5
     assert not np.array_equal(student.images_BHW3, plain.images_BHW3)
-
-
-def test_the_same_pictures_each_time(bench, painted, student):
-    again = painted(bench[0].shipped(), 2.0)
-    assert np.array_equal(again.images_BHW3, student.images_BHW3)
-    assert again.row["right"] == student.row["right"] and again.row["effective"] == student.row["effective"]
-
-
-def test_the_untrained_term_fades_with_its_share(bench, painted, plain):
-    arm = bench[0].untrained(STUDENT)
-    little, much = (painted(arm, share).images_BHW3.astype(float) for share in (1e-6, 0.5))
-    assert abs(little - plain.images_BHW3).max() <= 1 < abs(much - plain.images_BHW3).max()
 
 
 def test_a_sharpener_is_sampled_at_its_alpha(bench, study, painted, plain, tmp_path):

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,14 +23,13 @@ SETTINGS = TrainSettings(
 
 
 class Waves:
-    """Points on a wave; of `size` processes each gets every size-th row of what one process would get."""
+    """Points on a wave."""
 
-    def __init__(self, *, rank=0, size=1, broken_at=None):
-        self.generator, self.position = torch.Generator().manual_seed(1), 0
-        self.rank, self.size, self.broken_at = rank, size, broken_at
+    def __init__(self, broken_at=None):
+        self.generator, self.position, self.broken_at = torch.Generator().manual_seed(1), 0, broken_at
 
     def next(self, rows):
-        x = torch.randn(rows * self.size, 3, generator=self.generator)[self.rank :: self.size]
+        x = torch.randn(rows, 3, generator=self.generator)
         self.position += 1
         if self.position == self.broken_at:
             x[0, 0] = math.nan
@@ -107,29 +105,14 @@ class Stop:
         return self.calls > self.after
 
 
-def perform(job, rank):
-    """Train the toy in this process."""
-    size, root = job["size"], Path(job["root"])
-    torch.set_num_threads(1)
-    if size > 1:
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{root}/{job['name']}.{job['stop_after']}", rank=rank, world_size=size
-        )
-    toy = Toy(noise=job["noise"])
-    # one process says stop, all do
-    stop = Stop(job["stop_after"]) if job["stop_after"] and rank == size - 1 else None
-    settings = replace(SETTINGS, **job["settings"])
-    run(opened(root, job["name"]), settings, data=Waves(rank=rank, size=size), toy=toy, should_stop=stop)
-    if size > 1:
-        torch.distributed.destroy_process_group()
-
-
-def fork(job, rank):
+def fork(root, name):
+    """Train the toy in a process of its own; return its id."""
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            perform(job, rank)
+            torch.set_num_threads(1)
+            run(opened(Path(root), name))
             code = 0
         except BaseException:
             sys.excepthook(*sys.exc_info())
@@ -142,10 +125,9 @@ def main():
     # imports what torch leaves to the first optimizer, seconds that each run would pay else
     torch.optim.AdamW(Toy().module.parameters()).step()
     for line in sys.stdin:
-        job = json.loads(line)
-        pids = [fork(job, rank) for rank in range(job["size"])]
-        print(json.dumps(pids), flush=True)
-        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
+        pid = fork(*json.loads(line))
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def test_nothing_is_left_even_after_an_error(network, term_BD):
     assert network.parts["text"] is text
 
 
-def test_a_network_compiled_before_hears_it(network, x_BD):
+def test_a_network_compiled_before_gets_the_term(network, x_BD):
     """A forward hook is passed over here; every further term costs no compilation."""
     graphs = []
 

@@ -13,11 +13,6 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_every_draw_has_as_many_as_there_are():
-    drawn = resamples(7, draws=50)
-    assert drawn.shape == (50, 7) and (drawn.sum(1) == 7).all() and (drawn != 1).any()
-
-
 def test_means_draw_by_draw():
     values, prompts, students = normal(3, 6), resamples(6, draws=20), resamples(3, draws=20, seed=1)
     literal = []

@@ -58,8 +58,3 @@ def test_the_text_has_every_number():
         "measured with 4 passes of the model besides, 0.25 s",
     ]
     assert lines[-1] == "| 2 | 0.5 | 1.000 (1.000 to 1.000) | 4.500 (4.000 to 5.000) |"
-
-
-def test_what_is_undefined_is_said_once():
-    text = report([[math.nan]]).text()
-    assert "undefined: the model predicts the same for positive and negative" in text and "cfg nan" not in text

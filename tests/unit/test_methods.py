@@ -23,14 +23,10 @@ TIME, TEXT = torch.randn(WIDTH, SINUSOID), torch.randn(WIDTH, POOLED)
 def ingredients(rows=3, gain=0.5, embedder=None):
     generator = torch.Generator().manual_seed(1)
     return Ingredients(
-        pooled_BP=torch.randn(rows, POOLED, generator=generator),
-        null_BP=torch.randn(1, POOLED, generator=generator),
-        timestep_B=1000.0 * (1 + torch.arange(rows)),
-        time_embed=lambda t_B: sinusoid(t_B, SINUSOID) @ TIME.T,
-        pooled_embed=lambda p_BP: p_BP @ TEXT.T,
-        gain=gain,
-        embedder=embedder,
-    )
+        pooled_BP=torch.randn(rows, POOLED, generator=generator), null_BP=torch.randn(1, POOLED, generator=generator),
+        timestep_B=1000.0 * (1 + torch.arange(rows)), time_embed=lambda t_B: sinusoid(t_B, SINUSOID) @ TIME.T,
+        pooled_embed=lambda p_BP: p_BP @ TEXT.T, gain=gain, embedder=embedder,
+    )  # fmt: skip
 
 
 @pytest.fixture

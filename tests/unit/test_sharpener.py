@@ -32,15 +32,6 @@ def test_impossible_sizes(sizes):
         Sharpener(*sizes)
 
 
-@pytest.mark.parametrize(("rows", "others"), [(1, 1), (3, 1), (1, 3), (3, 3)])
-@pytest.mark.parametrize(("length", "other"), [(5, 5), (7, 2), (1, 4)])
-def test_shapes(network, rows, others, length, other):
-    context, against = tokens(rows, length), tokens(others, other)
-    most = max(rows, others)
-    assert network(context, against).shape == (most, length, WIDTH)
-    assert sharpened(network, context, against).shape == (most, length, WIDTH)
-
-
 def test_every_token_but_the_first_changes(network):
     context = tokens(2, 6)
     changed = (sharpened(network, context, tokens(1, 6)) != context).any(dim=-1)
@@ -72,11 +63,6 @@ def test_another_width(network, place, wrong):
     texts[place] = torch.randn(wrong)
     with pytest.raises(ShapeMismatch, match=str(WIDTH)):
         network(*texts)
-
-
-def test_rows_that_do_not_fit(network):
-    with pytest.raises(ShapeMismatch, match="2.*3"):
-        network(tokens(2, 4), tokens(3, 4))
 
 
 class TestBeta:
