@@ -70,18 +70,11 @@ class TestPictures:
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"),
-    [
-        ({"prompts": "one\ntwo\nthree"}, "images_a.*2.*3"),
-        ({"methods": "one"}, "methods.*1.*2"),
-        ({"costs": "1\n2\n3"}, "costs.*3"),
-    ],
+    ("name", "text", "value"),
+    [("prompts", "one\ntwo\nthree", "2.*3"), ("methods", "one", "1.*2"), ("costs", "1\n2\n3", "3")],
 )
-def test_numbers_that_do_not_fit(texts, said):
-    with pytest.raises(InvalidConfig, match=said):
-        draw([flat(*COLOURS[:2]), flat(*COLOURS[2:4])], **texts)
-
-
-def test_an_empty_batch():
+def test_numbers_that_do_not_fit(name, text, value):
+    with pytest.raises(InvalidConfig, match=value):
+        draw([flat(*COLOURS[:2]), flat(*COLOURS[2:4])], **{name: text})
     with pytest.raises(InvalidConfig, match="images_b"):
         draw([flat(COLOURS[0]), []])

@@ -6,19 +6,13 @@ import pytest
 import torch
 
 from teefusion_core.errors import InvalidConfig, ShapeMismatch
-from teefusion_core.guidance.fusion import (
-    EXACT,
-    OFFICIAL_BF16,
-    guidance_rows,
-    guidance_term,
-    guidance_timestep,
-    sinusoid,
-)
+from teefusion_core.guidance.fusion import EXACT, OFFICIAL_BF16, guidance_rows, guidance_timestep, sinusoid
+from teefusion_core.guidance.fusion import guidance_term as core_term
 
 
 def term(pooled, null, timestep, **options):
     embedders = dict(time_embed=lambda t: t[:, None].expand(-1, 3), pooled_embed=lambda p: p + 1)
-    return guidance_term(pooled, null, timestep, **(embedders | dict(gain=0.5) | options))
+    return core_term(pooled, null, timestep, **(embedders | dict(gain=0.5) | options))
 
 
 @pytest.mark.parametrize(
@@ -60,11 +54,8 @@ def test_inactive_rows_are_exactly_zero_whatever_they_hold():
     assert out.tolist() == [[0.0] * 3, [2.0, 3.0, 4.0]]
 
 
-def test_widths_that_differ_are_refused():
+def test_widths_or_rows_that_differ_are_refused():
     with pytest.raises(ShapeMismatch, match="3.*4"):
         term(torch.ones(1, 3), torch.ones(1, 4), torch.ones(1))
-
-
-def test_rows_that_differ_are_refused():
     with pytest.raises(ShapeMismatch, match="3.*2"):
         term(torch.ones(3, 3), torch.ones(1, 3), torch.ones(2))

@@ -37,25 +37,14 @@ def embedder():
     return made
 
 
-def test_teefusion_multiplies_guidance_with_text():
-    i = ingredients()
-    rows = zip(i.timestep_B, i.pooled_BP, strict=True)
-    expected = [0.5 * (TIME @ sinusoid(t[None], SINUSOID)[0]) * (TEXT @ (p - i.null_BP[0])) for t, p in rows]
-    torch.testing.assert_close(METHODS[TEEFUSION].term(i), torch.stack(expected))
-
-
-def test_split_embeds_each_text_whole():
+def test_terms_with_the_layers_of_the_base():
+    """TeEFusion embeds the difference of the texts, split each text; guidance only leaves the text out."""
     i = replace(ingredients(), pooled_embed=lambda p_BP: (p_BP @ TEXT.T).sin())
-    rows, null = zip(i.timestep_B, i.pooled_BP, strict=True), (TEXT @ i.null_BP[0]).sin()
-    expected = [0.5 * (TIME @ sinusoid(t[None], SINUSOID)[0]) * ((TEXT @ p).sin() - null) for t, p in rows]
-    torch.testing.assert_close(METHODS[SPLIT].term(i), torch.stack(expected))
-    assert not torch.allclose(METHODS[SPLIT].term(i), METHODS[TEEFUSION].term(i))
-
-
-def test_w_alone_leaves_the_text_out():
-    i = ingredients()
-    expected = torch.stack([0.5 * (TIME @ sinusoid(t[None], SINUSOID)[0]) for t in i.timestep_B])
-    torch.testing.assert_close(METHODS[GUIDANCE_ONLY].term(i), expected)
+    G = torch.stack([0.5 * (TIME @ sinusoid(t[None], SINUSOID)[0]) for t in i.timestep_B])
+    difference = torch.stack([(TEXT @ (p - i.null_BP[0])).sin() for p in i.pooled_BP])
+    apart = torch.stack([(TEXT @ p).sin() - (TEXT @ i.null_BP[0]).sin() for p in i.pooled_BP])
+    for method, expected in ((TEEFUSION, G * difference), (SPLIT, G * apart), (GUIDANCE_ONLY, G)):
+        torch.testing.assert_close(METHODS[method].term(i), expected)
 
 
 def test_distillcfg_has_layers_of_its_own(embedder):

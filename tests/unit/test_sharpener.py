@@ -56,33 +56,22 @@ def test_the_negative_term(network):
     torch.testing.assert_close((without - with_term)[:, 1:], 0.5 * (negative - null)[:, 1:].expand(2, -1, -1))
 
 
-@pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("wrong", [(1, 4, WIDTH + 1), (4, WIDTH)])
-def test_another_width(network, place, wrong):
-    texts = [tokens(1, 4), tokens(1, 4)]
-    texts[place] = torch.randn(wrong)
-    with pytest.raises(ShapeMismatch, match=str(WIDTH)):
-        network(*texts)
+def test_another_width(network, wrong):
+    for texts in ([tokens(1, 4), torch.randn(wrong)], [torch.randn(wrong), tokens(1, 4)]):
+        with pytest.raises(ShapeMismatch, match=str(WIDTH)):
+            network(*texts)
 
 
-class TestBeta:
-    """The negative term pairs tokens, so it is stricter than the network."""
-
-    def test_without_null(self, network):
-        with pytest.raises(InvalidConfig, match="beta.*null"):
-            sharpened(network, tokens(1, 4), tokens(1, 4), beta=0.5)
-
-    @pytest.mark.parametrize("lengths", [(5, 4, 4), (4, 5, 4), (4, 4, 5)])
-    def test_other_lengths(self, network, lengths):
-        context, negative, null = (tokens(1, length) for length in lengths)
-        with pytest.raises(ShapeMismatch, match="beta"):
-            sharpened(network, context, negative, beta=0.5, null_BLW=null)
-        assert sharpened(network, context, negative, null_BLW=null).shape == context.shape
-
-    def test_null_of_another_width(self, network):
-        with pytest.raises(ShapeMismatch, match="9.*16"):
-            sharpened(network, tokens(1, 4), tokens(1, 4), beta=0.5, null_BLW=tokens(1, 4, 9))
-
-    def test_rows_of_null_that_do_not_fit(self, network):
-        with pytest.raises(ShapeMismatch, match="3"):
-            sharpened(network, tokens(2, 4), tokens(2, 4), beta=0.5, null_BLW=tokens(3, 4))
+@pytest.mark.parametrize(
+    ("context", "negative", "null"),
+    [
+        ((1, 5), (1, 4), (1, 4)), ((1, 4), (1, 5), (1, 4)), ((1, 4), (1, 4), (1, 5)), ((1, 4), (1, 4), (1, 4, 9)),
+        ((2, 4), (2, 4), (3, 4)), ((1, 4), (1, 4), None),
+    ],
+)  # fmt: skip
+def test_beta_pairs_tokens_so_it_is_stricter_than_the_network(network, context, negative, null):
+    context, negative, null = (shape and tokens(*shape) for shape in (context, negative, null))
+    with pytest.raises(ShapeMismatch if null is not None else InvalidConfig):
+        sharpened(network, context, negative, beta=0.5, null_BLW=null)
+    assert sharpened(network, context, negative, null_BLW=null).shape == context.shape
