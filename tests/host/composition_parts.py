@@ -163,7 +163,7 @@ def _shift(top, model):
     return ModelSamplingSD3().patch(model, 6.0)[0]
 
 
-def _guidance(name):
+def guidance_node(name):
     def patched(top, model):
         from comfy_extras import nodes_apg, nodes_cfg, nodes_easycache, nodes_pag, nodes_slg
 
@@ -267,13 +267,13 @@ ROWS = [
     Row("ConditioningSetTimestepRange", _times),
     Row("ModelMergeSimple", on_model(_merge), on_model=True),
     Row("ModelSamplingSD3", on_model(_shift), on_model=True),
-    Row("SkipLayerGuidanceDiT", on_model(_guidance("SLG")), on_model=True),
-    Row("APG", on_model(_guidance("APG")), settings={"cfg": CFG}, on_model=True),
-    Row("CFGZeroStar", on_model(_guidance("CFGZeroStar")), settings={"cfg": CFG}, on_model=True),
-    Row("PerturbedAttentionGuidance", on_model(_guidance("PAG")), NOTHING, on_model=True),
+    Row("SkipLayerGuidanceDiT", on_model(guidance_node("SLG")), on_model=True),
+    Row("APG", on_model(guidance_node("APG")), settings={"cfg": CFG}, on_model=True),
+    Row("CFGZeroStar", on_model(guidance_node("CFGZeroStar")), settings={"cfg": CFG}, on_model=True),
+    Row("PerturbedAttentionGuidance", on_model(guidance_node("PAG")), NOTHING, on_model=True),
     Row("TorchCompileModel", on_model(_compiled), SAME, on_model=True),
-    Row("EasyCache", on_model(_guidance("EasyCache")), NOTHING, BOTH, {"steps": 4}, on_model=True),
-    Row("LazyCache", on_model(_guidance("LazyCache")), CHANGES, BOTH, {"steps": 6}, on_model=True),
+    Row("EasyCache", on_model(guidance_node("EasyCache")), NOTHING, BOTH, {"steps": 4}, on_model=True),
+    Row("LazyCache", on_model(guidance_node("LazyCache")), CHANGES, BOTH, {"steps": 6}, on_model=True),
     Row("fp8 weights", own={"dtype": torch.float8_e4m3fn}),
     Row("--lowvram", _memory(0.5), SAME),
     Row("--novram", _memory(0.0), SAME),

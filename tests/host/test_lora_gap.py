@@ -126,15 +126,6 @@ def test_stock_runs_before_with_after(form, top, world, patches):
     assert torch.equal(top.euler(world), before)
 
 
-def test_cold_as_warm(form, top, world, patches):
-    strong, weak = patches["lora 0.8"](world.model), patches["lora -1.5"](world.model)
-    top.unload()
-    cold = top.reflect(world, model=strong, weak=weak).samples
-    assert torch.equal(top.reflect(world, model=strong, weak=weak).samples, cold)
-    top.euler(world)
-    assert torch.equal(top.reflect(world, model=strong, weak=weak).samples, cold)
-
-
 def test_a_shift_of_its_own(top, world, patches):
     from comfy_extras import nodes_model_advanced
 

@@ -8,7 +8,7 @@ import torch
 from teefusion_core.training.loop_settings import TrainSettings
 
 from .distillation_parts import LATENT, ROWS, TEXTS, example_of, shaken
-from .reflection_parts import PROMPT, randn, relative, weights_of
+from .reflection_parts import PROMPT, counted, randn, relative, weights_of
 
 LOOP = TrainSettings(steps=4, batch_size=12, learning_rate=3e-3, save_every=2, warmup_steps=1)
 DICE = dict(method="dice", guidance_min=2.0, guidance_max=2.0, reuse=0, cache_size=1)
@@ -65,7 +65,9 @@ def test_the_node_gives_what_training_saw(pack, top, world, encoded, teach, shar
         seen = predictions(world.model, sharp, null, [(x, sigma), (x, sigma)], torch.zeros_like(x))[0]
         assert relative((x - seen) / sigma, mine) < 1e-4
         plain = top.euler(world, cfg=1.0, positive=prompt)
-        assert relative(top.euler(world, cfg=1.0, positive=sharp), plain) > 0.02
+        with counted(world.model) as passes:
+            assert relative(top.euler(world, cfg=1.0, positive=sharp), plain) > 0.02
+        assert passes == [(0, 1)] * 3, "one pass per step"
         assert torch.equal(top.euler(world, cfg=1.0, positive=sharpen(prompt, alpha=0.0, beta=0.0, null=null)), plain)
     assert torch.equal(sharp[0][1]["pooled_output"], prompt[0][1]["pooled_output"])
     assert student.update == {}

@@ -6,7 +6,7 @@ from torch import nn
 
 from teefusion_core.errors import CheckpointMismatch, InvalidConfig
 from teefusion_core.guidance.architectures import Architecture
-from teefusion_core.training.adapters import TRAINABLE, Lora, Whole, exchanged, linear_layers
+from teefusion_core.training.adapters import TRAINABLE, Lora, exchanged, linear_layers
 
 PREFIX = "diffusion_model."
 ROW = Architecture(
@@ -200,15 +200,6 @@ class TestLora:
                 loaded.get_submodule(path).weight += state[f"{PREFIX}{path}.alpha"] / len(down) * (up @ down)
         torch.testing.assert_close(output(loaded), output(network, update), rtol=5e-3, atol=5e-3)
 
-    def test_factors_stay_in_full_precision_on_a_half_base(self):
-        network = Network().bfloat16().requires_grad_(False)
-        update = Lora(network, 2, layers=["text"])
-        assert {p.dtype for p in update.parameters()} == {torch.float32}
-        with update.applied():
-            out = network(X.bfloat16())
-            out.float().square().mean().backward()
-        assert out.dtype == torch.bfloat16 and update.up["text"].grad.dtype == torch.float32
-
     @pytest.mark.parametrize("rank", [0, -3])
     def test_a_rank_below_one_is_refused(self, network, rank):
         with pytest.raises(InvalidConfig, match=f"rank is {rank}"):
@@ -219,20 +210,6 @@ class TestLora:
             Lora(nn.LayerNorm(3), 4)
 
 
-class TestWhole:
-    def test_a_half_base_is_trained_in_full_precision(self):
-        """An update too small for bfloat16 is kept until it has grown."""
-        network = Network().bfloat16().requires_grad_(False)
-        update = Whole(network, ["text.weight"])
-        plain = output_of_half(network, update)
-        with torch.no_grad():
-            for _ in range(64):
-                update.copies["text/weight"] += 2**-12
-        assert update.copies["text/weight"].dtype == torch.float32
-        assert not torch.equal(output_of_half(network, update), plain)
-        assert network.text.weight.dtype == torch.bfloat16
-
-
 @EVERY_KIND
 def test_other_values_last_as_long_as_the_block(network, kind):
     update = trained(update_of(kind, network))
@@ -241,8 +218,3 @@ def test_other_values_last_as_long_as_the_block(network, kind):
         assert not torch.equal(output(network, update), applied)
         raise RuntimeError
     assert torch.equal(output(network, update), applied)
-
-
-def output_of_half(network, update):
-    with update.applied():
-        return network(X.bfloat16())

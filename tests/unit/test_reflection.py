@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from teefusion_core.errors import InvalidConfig
 from teefusion_core.guidance.flow import denoised_of, euler, sample, secant
 from teefusion_core.reflection.operator import core, exact, reflected, upper, window
 
@@ -55,15 +54,3 @@ def test_a_final_of_its_own(x):
     step = reflected(euler(constant(0.7)), exact(constant(0.2)), euler(constant(2.0)))
     velocity = secant(x, step(x, SIGMAS[0], SIGMAS[1]), SIGMAS[0], SIGMAS[1])
     assert torch.allclose(velocity, torch.full_like(x, 2.0 + 0.5), atol=1e-12)
-
-
-@pytest.mark.parametrize("rounds", [0, -1])
-def test_rounds_below_one(rounds):
-    with pytest.raises(InvalidConfig, match=f"rounds is {rounds}"):
-        reflected(euler(constant(0.0)), exact(constant(0.0)), rounds=rounds)
-
-
-@pytest.mark.parametrize("reflect_steps", [-1, 5])
-def test_a_window_outside_the_schedule(reflect_steps):
-    with pytest.raises(InvalidConfig, match=f"reflect_steps is {reflect_steps}.*4"):
-        window(SIGMAS, reflect_steps)
