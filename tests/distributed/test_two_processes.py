@@ -32,12 +32,10 @@ def config(name, *, batch_size=1, parallel=None, **train):
     }  # fmt: skip
     distil |= {"trainable": "lora on modulation", "rank": 3}
     return {
-        "model": {"demo_model": "base"},
-        "data": {"prompts": "prompts.txt", "width": 64, "height": 64},
-        "distillation": distil,
-        "training": train,
+        "model": {"demo_model": "base"}, "data": {"prompts": "prompts.txt", "width": 64, "height": 64},
+        "distillation": distil, "training": train,
         "output": {"name": name, "accept_changes": ["parallel"] if parallel else []},
-    }
+    }  # fmt: skip
 
 
 def started(command, *arguments):

@@ -3,16 +3,12 @@
 import literal
 import pytest
 import torch
-from golden_weights import CASES, EULER8_SIGMAS, inputs, state_dict, stored
+from golden_weights import CASES, EULER8_SIGMAS, inputs, relative, state_dict, stored
 
 from teefusion_core.guidance.flow import denoised_of, euler, sample
 from teefusion_core.guidance.fusion import EXACT, guidance_rows, guidance_term, guidance_timestep, sinusoid
 
 GAIN = 1 / 256
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 def core_term(weights, pooled_BP, null_BP, w):

@@ -123,10 +123,8 @@ class TestManager:
     def test_the_entry_of_the_node_list_says_what_the_project_says(self):
         entry = json.loads((REPO / "docs" / "manager_entry.json").read_text(encoding="utf-8"))
         project, comfy, repository = (
-            PROJECT["project"],
-            PROJECT["tool"]["comfy"],
-            PROJECT["project"]["urls"]["Repository"],
-        )
+            PROJECT["project"], PROJECT["tool"]["comfy"], PROJECT["project"]["urls"]["Repository"],
+        )  # fmt: skip
         assert entry == {
             "author": comfy["PublisherId"], "title": comfy["DisplayName"], "id": project["name"],
             "reference": repository, "files": [repository], "install_type": "git-clone",

@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import torch
+from golden_weights import relative  # noqa: F401  for those who import it from here
 
 CPU = torch.device("cpu")
 KINDS = ("flow", "eps", "v")
@@ -20,10 +21,6 @@ UNET = {
 }  # fmt: skip
 UNET_LORA = ["middle_block.1.transformer_blocks.0.attn1.to_q", "middle_block.0.in_layers.2", "input_blocks.2.0.op"]
 SD3_LORA = ["joint_blocks.1.x_block.attn.qkv", "joint_blocks.2.x_block.mlp.fc1", "x_embedder.proj"]
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 def randn(seed, *shape):

@@ -90,12 +90,10 @@ def test_pictures_with_a_reflection_teacher(folder):
         Image.new("RGB", (64, 80), (80 * number, 0, 0)).save(pictures / f"{number}.png")
         (pictures / f"{number}.txt").write_text("a red circle on white")
     path = written(
-        folder,
-        data={"images": "pictures"},
-        teacher={"kind": "w2sd", "weak_model": "weak"},
+        folder, data={"images": "pictures"}, teacher={"kind": "w2sd", "weak_model": "weak"},
         distillation={"gradient_checkpointing": True, "trainable": "embedders", "negative_share": 0.5},
         training={"steps": 2},
-    )
+    )  # fmt: skip
     config = json.loads(path.read_text())
     del config["data"]["prompts"]
     path.write_text(json.dumps(config))

@@ -11,11 +11,9 @@ from ..unit.allocator import allocated
 
 MIB = 2**20
 CASES = {
-    "lora": (dict(), 16),
-    "checkpointing": (dict(gradient_checkpointing=True, rank=32), 32),
-    "everything": (dict(trainable="everything"), 4),
-    "teacher": (dict(images_per_trajectory=64), 2),
-}
+    "lora": (dict(), 16), "checkpointing": (dict(gradient_checkpointing=True, rank=32), 32),
+    "everything": (dict(trainable="everything"), 4), "teacher": (dict(images_per_trajectory=64), 2),
+}  # fmt: skip
 
 
 def loop(batch):

@@ -144,10 +144,8 @@ def test_other_schedules(top, world):
     for scheduler in top.pack.comfy_host.schedulers():
         sigmas = top.pack.comfy_host.schedule(world.model, scheduler, 2, 1.0)
         noise, guider, sampler = (
-            randn(1, 1, world.channels, 8, 8),
-            top.guider(world),
-            top.pack.comfy_host.ReflectionSampler(),
-        )
+            randn(1, 1, world.channels, 8, 8), top.guider(world), top.pack.comfy_host.ReflectionSampler(),
+        )  # fmt: skip
         with counted(world.model) as seen:
             out = guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
         assert torch.isfinite(out).all() and sum(rows for _, rows in seen) == guider.passes == 5 * (len(sigmas) - 2) + 2

@@ -50,11 +50,9 @@ def train(pack, host, top, world, output, shown):
     def run(**given):
         node = pack.nodes[NODE]
         wired = dict(
-            model=world.model,
-            guider=host.comfy.samplers.CFGGuider(world.model),
-            sampler=host.comfy.samplers.sampler_object("euler"),
-            clip=top.load("base")[1],
-        )
+            model=world.model, guider=host.comfy.samplers.CFGGuider(world.model),
+            sampler=host.comfy.samplers.sampler_object("euler"), clip=top.load("base")[1],
+        )  # fmt: skip
         defaults = {item.id: item.default for item in node.GET_SCHEMA().inputs if hasattr(item, "default")}
         values = {**defaults, **wired, **SMALL, **given}
         lists = ("positive", "null", "latents")

@@ -121,11 +121,9 @@ def test_z_sampling_is_the_literal_loop(kind, inversion, data, seed, high, low, 
     sigmas, reflections = draw_window(data, kind, inversion)
     toy, x = kind(sigmas), randn(seed, 2, 3) * max(1.0, sigmas[0])
     step = reflected(
-        euler(toy.denoiser("cond", "null", high)),
-        toy.inversions[inversion](toy.denoiser("cond", "null", low)),
-        until=window(levels(sigmas), reflections),
-        rounds=rounds,
-    )
+        euler(toy.denoiser("cond", "null", high)), toy.inversions[inversion](toy.denoiser("cond", "null", low)),
+        until=window(levels(sigmas), reflections), rounds=rounds,
+    )  # fmt: skip
     networks = toy.network("cond"), toy.network("null")
     arguments = (toy.there(x, sigmas[0]), sigmas, high, low, reflections, rounds, inversion)
     close(trajectory(step, x, sigmas), toy.back(literal.z_sampling(toy.down, toy.up, *networks, *arguments)))
@@ -140,10 +138,8 @@ def test_w2sd_is_the_literal_loop(kind, inversion, data, seed, cfgs, rounds):
     step = reflected(
         euler(toy.denoiser("cond", "null", cfgs[0])),
         toy.inversions[inversion](toy.denoiser("weak cond", "weak null", cfgs[1])),
-        euler(toy.denoiser("cond", "null", cfgs[2])),
-        until=window(levels(sigmas), reflections),
-        rounds=rounds,
-    )
+        euler(toy.denoiser("cond", "null", cfgs[2])), until=window(levels(sigmas), reflections), rounds=rounds,
+    )  # fmt: skip
     strong, weak = ((toy.network(f"{side}cond"), toy.network(f"{side}null")) for side in ("", "weak "))
     arguments = (toy.there(x, sigmas[0]), sigmas, cfgs, reflections, rounds, inversion)
     close(trajectory(step, x, sigmas), toy.back(literal.w2sd(toy.down, toy.up, strong, weak, *arguments)))

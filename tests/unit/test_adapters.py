@@ -201,11 +201,9 @@ class TestLora:
         torch.testing.assert_close(output(loaded), output(network, update), rtol=5e-3, atol=5e-3)
 
     @pytest.mark.parametrize("rank", [0, -3])
-    def test_a_rank_below_one_is_refused(self, network, rank):
+    def test_a_rank_below_one_and_a_network_without_linear_layers_are_refused(self, network, rank):
         with pytest.raises(InvalidConfig, match=f"rank is {rank}"):
             Lora(network, rank)
-
-    def test_a_network_without_linear_layers_is_refused(self):
         with pytest.raises(InvalidConfig, match="0 layers"):
             Lora(nn.LayerNorm(3), 4)
 

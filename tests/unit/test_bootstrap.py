@@ -37,13 +37,6 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_law():
     assert high == pytest.approx(float(values.mean()) + half, abs=0.1 * half)
 
 
-def test_pairing_takes_away_what_prompts_share():
-    hard, prompts = 5 * normal(1, 100), resamples(100)
-    better = hard + 0.1 + 0.01 * normal(1, 100, seed=1)
-    low, high = interval(resampled_means(better, prompts) - resampled_means(hard, prompts))
-    assert 0.09 < low < high < 0.11
-
-
 @pytest.mark.parametrize(
     ("low", "high", "threshold", "said"),
     [(0.1, 0.2, 0, HOLDS), (-0.2, -0.1, 0, FAILS), (-0.1, 0.1, 0, UNDECIDED), (0.1, 0.2, 0.15, UNDECIDED)],

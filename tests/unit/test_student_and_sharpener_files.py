@@ -174,10 +174,8 @@ class TestRefusals:
 
 class TestSharpeners:
     @pytest.mark.parametrize(
-        "changed",
-        [{"alpha": 3.0}, {"width": -1}, {"heads": 3}, {"hidden": 0}, {"width": 17}, {"hidden": 10}],
-        ids=str,
-    )
+        "changed", [{"alpha": 3.0}, {"width": -1}, {"heads": 3}, {"hidden": 0}, {"width": 17}, {"hidden": 10}], ids=str,
+    )  # fmt: skip
     def test_numbers_that_do_not_fit_the_weights(self, path, changed):
         save_file(NETWORK.state_dict(), path, metadata=replace(SHARPENER, **changed).metadata())
         refuse(KINDS["sharpener"], path)
