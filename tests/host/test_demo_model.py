@@ -48,7 +48,7 @@ def stock(host):
     return SimpleNamespace(
         encode=nodes.CLIPTextEncode().encode,
         empty=lambda **size: nodes_sd3.EmptySD3LatentImage.execute(**size).args[0], ksampler=nodes.KSampler().sample,
-        decode=nodes.VAEDecode().decode, encode_picture=nodes.VAEEncode().encode, lora_loader=nodes.LoraLoader,
+        decode=nodes.VAEDecode().decode, encode_picture=nodes.VAEEncode().encode,
     )  # fmt: skip
 
 
@@ -62,11 +62,11 @@ def prompts(base, stock):
 def sample(stock, prompts):
     """Run the stock KSampler node; count the rows of every forward of the network."""
 
-    def run(model, *, cfg, positive=None, batch=1, size=64, seed=SEED, steps=STEPS):
+    def run(model, *, cfg, positive=None, batch=1, seed=SEED, steps=STEPS):
         rows = run.rows = []
         seen = model.model.diffusion_model.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
         try:
-            latent = stock.empty(width=size, height=size, batch_size=batch)
+            latent = stock.empty(width=64, height=64, batch_size=batch)
             arguments = (seed, steps, cfg, "euler", "normal", positive or prompts[0], prompts[1], latent)
             return stock.ksampler(model, *arguments)[0]["samples"]
         finally:

@@ -8,10 +8,6 @@ from teefusion_core.guidance.flow import denoised_of, euler, per_row, sample, se
 SIGMAS = torch.linspace(1.0, 0.0, 9, dtype=torch.float64)
 
 
-def constant_field(velocity):
-    return lambda x, sigma: denoised_of(velocity.expand_as(x), x, sigma)
-
-
 def linear_field(x, sigma):
     """Denoiser of dx/dsigma = x, whose flow is x * exp(sigma_to - sigma_from)."""
     return denoised_of(x, x, sigma)
