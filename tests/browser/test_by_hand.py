@@ -40,6 +40,6 @@ def test_a_student_samples_what_was_typed(ui, is_red_on_white):
     ui.shot("by_hand_wired")
     ended = ui.run()
     assert ended["kind"] == "execution_success", ended
-    ui.shot("by_hand_painted")
+    ui.shot("by_hand_sampled")
     (address,) = ui.pictures()["Preview Image"]
     assert is_red_on_white(address)
