@@ -14,7 +14,7 @@ SOCKETS = [(LOADER, "CLIP", "clip"), (LOADER, "VAE", "vae"), (EMPTY, "LATENT", "
 
 
 @pytest.mark.parametrize("name", BOXES)
-def test_a_box_paints_what_is_typed_into_it(ui, is_red_on_white, name):
+def test_a_subgraph_samples_what_is_typed_into_it(ui, is_red_on_white, name):
     ui.drop(LOADER, (110, 200))
     ui.drop(EMPTY, (110, 450))
     ui.drop(name, (480, 200))

@@ -13,31 +13,21 @@ NODES = {  # key -> name in the search, type, column, top
     "picture": ("Preview Image", "PreviewImage", 4, 420),
 }
 WIRES = [
-    ("model", "CLIP", "prompt", "clip"),
-    ("model", "CLIP", "null", "clip"),
-    ("model", "MODEL", "fusion", "model"),
-    ("prompt", "CONDITIONING", "fusion", "positive"),
-    ("null", "CONDITIONING", "fusion", "null"),
-    ("fusion", "MODEL", "sampler", "model"),
-    ("fusion", "CONDITIONING", "sampler", "positive"),
-    ("null", "CONDITIONING", "sampler", "negative"),
-    ("empty", "LATENT", "sampler", "latent_image"),
-    ("sampler", "LATENT", "decode", "samples"),
-    ("model", "VAE", "decode", "vae"),
+    ("model", "CLIP", "prompt", "clip"), ("model", "CLIP", "null", "clip"), ("model", "MODEL", "fusion", "model"),
+    ("prompt", "CONDITIONING", "fusion", "positive"), ("null", "CONDITIONING", "fusion", "null"),
+    ("fusion", "MODEL", "sampler", "model"), ("fusion", "CONDITIONING", "sampler", "positive"),
+    ("null", "CONDITIONING", "sampler", "negative"), ("empty", "LATENT", "sampler", "latent_image"),
+    ("sampler", "LATENT", "decode", "samples"), ("model", "VAE", "decode", "vae"),
     ("decode", "IMAGE", "picture", "images"),
-]
+]  # fmt: skip
 WIDGETS = [
-    ("Load Demo SD3", "variant", "student"),
-    ("EmptySD3LatentImage", "width", 64),
-    ("EmptySD3LatentImage", "height", 64),
-    ("TeEFusion Conditioning", "guidance", 3),
-    ("KSampler", "seed", 1),
-    ("KSampler", "steps", 8),
-    ("KSampler", "cfg", 1),
-]
+    ("Load Demo SD3", "variant", "student"), ("EmptySD3LatentImage", "width", 64),
+    ("EmptySD3LatentImage", "height", 64), ("TeEFusion Conditioning", "guidance", 3), ("KSampler", "seed", 1),
+    ("KSampler", "steps", 8), ("KSampler", "cfg", 1),
+]  # fmt: skip
 
 
-def test_a_student_paints_what_was_typed(ui, is_red_on_white):
+def test_a_student_samples_what_was_typed(ui, is_red_on_white):
     nodes = {}
     for key, (name, kind, column, top) in NODES.items():
         ui.drop(name, (COLUMNS[column], top))
@@ -50,6 +40,6 @@ def test_a_student_paints_what_was_typed(ui, is_red_on_white):
     ui.shot("by_hand_wired")
     ended = ui.run()
     assert ended["kind"] == "execution_success", ended
-    ui.shot("by_hand_painted")
+    ui.shot("by_hand_sampled")
     (address,) = ui.pictures()["Preview Image"]
     assert is_red_on_white(address)

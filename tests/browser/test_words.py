@@ -72,5 +72,5 @@ def test_a_run_that_fails_says_what_to_do(ui):
     assert ended["kind"] == "execution_error", ended
     said = ui.error()
     ui.shot("error_in_the_run")
-    assert "Distill Trainer" in said and "give prompts, one per line" in said, said
+    assert "Distill Trainer" in said and "prompts" in said, said
     assert "Traceback" not in said or "ERROR LOG" in said, said  # a newer frontend puts its log below

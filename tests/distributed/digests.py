@@ -1,4 +1,4 @@
-"""Sets of tensors told apart by a line of text."""
+"""Sets of tensors compared by a line of text."""
 
 import hashlib
 

@@ -42,13 +42,10 @@ def perform(job, folder, rank):
     except (TeEFusionError, TypeError) as error:
         return {"error": f"{type(error).__name__}: {error}"}
     return {
-        "losses": student.losses,
-        "student": digest_of(student.file.tensors),
-        "module": digest_of({name: weight.detach() for name, weight in update.named_parameters()}),
-        "held": max(held),
-        "all": sum(weight.numel() for weight in update.parameters()),
-        "steps": len(held),
-    }
+        "losses": student.losses, "student": digest_of(student.file.tensors),
+        "module": digest_of({name: weight.detach() for name, weight in update.named_parameters()}), "held": max(held),
+        "all": sum(weight.numel() for weight in update.parameters()), "steps": len(held),
+    }  # fmt: skip
 
 
 def branch(runs, begun, name, step):

@@ -20,6 +20,11 @@ def fill(name, shape, seed):
     return torch.from_numpy(state.standard_normal(shape).astype(np.float32))
 
 
+def relative(a, b):
+    """Return how far a is from b, by norms."""
+    return float((a - b).norm() / b.norm())
+
+
 def stored(case):
     """Return the stored outputs of a case as tensors by short name."""
     with np.load(DATA / "teefusion.npz") as archive:
@@ -30,11 +35,9 @@ def inputs(case):
     """Return x, context, pooled, pooled_null of a case."""
     c = CASES[case]
     shapes = {
-        "x": (c["batch"], CHANNELS, c["height"], c["width"]),
-        "context": (c["batch"], c["tokens"], CONTEXT_WIDTH),
-        "pooled": (c["batch"], POOLED_WIDTH),
-        "pooled_null": (1, POOLED_WIDTH),
-    }
+        "x": (c["batch"], CHANNELS, c["height"], c["width"]), "context": (c["batch"], c["tokens"], CONTEXT_WIDTH),
+        "pooled": (c["batch"], POOLED_WIDTH), "pooled_null": (1, POOLED_WIDTH),
+    }  # fmt: skip
     return {name: fill(name, shape, c["seed"]) for name, shape in shapes.items()}
 
 

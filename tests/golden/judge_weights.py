@@ -62,14 +62,11 @@ def _clip_block(name, width):
 def open_clip_weights():
     """A CLIP as open_clip names its weights."""
     shapes = {
-        "visual.class_embedding": (VISION,),
-        "visual.positional_embedding": ((SIDE // PATCH) ** 2 + 1, VISION),
-        "visual.proj": (VISION, PROJECTION),
-        "visual.conv1.weight": (VISION, 3, PATCH, PATCH),
-        "token_embedding.weight": (VOCABULARY, TEXT),
-        "positional_embedding": (TOKENS, TEXT),
+        "visual.class_embedding": (VISION,), "visual.positional_embedding": ((SIDE // PATCH) ** 2 + 1, VISION),
+        "visual.proj": (VISION, PROJECTION), "visual.conv1.weight": (VISION, 3, PATCH, PATCH),
+        "token_embedding.weight": (VOCABULARY, TEXT), "positional_embedding": (TOKENS, TEXT),
         "text_projection": (TEXT, PROJECTION),
-    }
+    }  # fmt: skip
     shapes |= _norm("visual.ln_pre", VISION) | _norm("visual.ln_post", VISION) | _norm("ln_final", TEXT)
     for number in range(LAYERS):
         shapes |= _clip_block(f"visual.transformer.resblocks.{number}", VISION)

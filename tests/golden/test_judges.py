@@ -7,7 +7,6 @@ import torch
 from golden_weights import DATA
 from judge_weights import (
     PROMPTS,
-    SIDE,
     WORDS,
     head_weights,
     image_reward_weights,
@@ -15,11 +14,17 @@ from judge_weights import (
     pictures,
 )
 
-from teefusion_core.evaluation.clip_scores import RULES, AestheticHead, aesthetic_scores, clip_scores
+from teefusion_core.evaluation.clip_scores import (
+    CLIP_SCORE,
+    HPS,
+    PICK_SCORE,
+    RULES,
+    AestheticHead,
+    aesthetic_scores,
+    clip_scores,
+)
 from teefusion_core.evaluation.clip_weights import clip_of, from_open_clip
 from teefusion_core.evaluation.image_reward import ImageReward
-from teefusion_core.evaluation.judges import CLIP, HPS, PICK
-from teefusion_core.evaluation.preprocessing import middle, whole
 
 REFERENCES = json.loads((DATA / "judges.json").read_text(encoding="ascii"))
 CONFIG = {
@@ -56,7 +61,7 @@ def tokens_BL():
 @torch.no_grad()
 def test_hps_is_that_of_open_clip(clip, tokens_BL):
     scores = clip_scores(clip, RULES[HPS], pictures(), tokens_BL)
-    assert torch.allclose(scores, torch.tensor(REFERENCES["HPSv2.1"]), rtol=0, atol=TOLERANCE)
+    assert torch.allclose(scores, torch.tensor(REFERENCES[HPS]), rtol=0, atol=TOLERANCE)
 
 
 @torch.no_grad()
@@ -78,7 +83,7 @@ def test_image_reward_is_that_of_its_package(path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("metric", [CLIP, PICK])
+@pytest.mark.parametrize("metric", [CLIP_SCORE, PICK_SCORE])
 def test_clip_and_pick_score_are_those_of_transformers(metric, path, clip, tokens_BL):
     """By its own model from its own layout, its own processor of pictures, its own logits."""
     from transformers import CLIPConfig, CLIPModel
@@ -92,29 +97,8 @@ def test_clip_and_pick_score_are_those_of_transformers(metric, path, clip, token
     theirs.load_state_dict(weights)
     seen = Processor()(images=pictures(), return_tensors="pt")["pixel_values"]
     logits = theirs(input_ids=tokens_BL, pixel_values=seen).logits_per_image.diagonal()
-    reference = logits if metric == PICK else (100 * logits / theirs.logit_scale.exp()).clamp(min=0)
+    reference = logits if metric == PICK_SCORE else (100 * logits / theirs.logit_scale.exp()).clamp(min=0)
     own = clip_of(weights, path)[0]
     assert torch.allclose(clip_scores(own, RULES[metric], pictures(), tokens_BL), reference, rtol=0, atol=TOLERANCE)
     same = clip_scores(clip, RULES[metric], pictures(), tokens_BL)
     assert torch.allclose(same, reference, rtol=0, atol=TOLERANCE), "the layout of the file makes no difference"
-
-
-@torch.no_grad()
-def test_the_tolerance_would_see_another_crop_or_order(clip, tokens_BL):
-    """The weights are random, the numbers near one another; still what matters moves them by more."""
-    expected = torch.tensor(REFERENCES["HPSv2.1"])
-    swapped = clip_scores(clip, RULES[HPS], pictures()[::-1], tokens_BL)
-    assert float((swapped - expected).abs().min()) > 10 * TOLERANCE
-    from dataclasses import replace
-
-    cropped = clip_scores(clip, replace(RULES[HPS], prepare=middle), pictures(), tokens_BL)
-    assert float((cropped - expected).abs().min()) > 10 * TOLERANCE
-
-
-def test_a_whole_picture_keeps_its_sides():
-    for picture in pictures():
-        square_3HW = whole(picture, SIDE)
-        assert square_3HW.shape == (3, SIDE, SIDE) and not square_3HW[:, 0, 0].any()
-        seen = square_3HW.amax(0) > 0.02
-        ratio = int(seen.any(0).sum()) / int(seen.any(1).sum())
-        assert ratio == pytest.approx(picture.width / picture.height, abs=0.02)

@@ -51,12 +51,8 @@ def worst(found, wanted):
 
 @pytest.mark.parametrize("convention", ["exact", "upper", "core"])
 @pytest.mark.parametrize(
-    ("name", "strong", "weak", "final"),
-    [
-        ("z_3.5_0.5", 3.5, 0.5, 3.5),
-        ("w2sd_3.5_1_final4", 3.5, 1.0, 4.0),
-    ],
-)
+    ("name", "strong", "weak", "final"), [("z_3.5_0.5", 3.5, 0.5, 3.5), ("w2sd_3.5_1_final4", 3.5, 1.0, 4.0)],
+)  # fmt: skip
 def test_flow(name, strong, weak, final, convention, record_property):
     stored = np.load(DATA / "reflection_flow.npz")
     sigmas, x = torch.from_numpy(stored["sigmas"]), torch.from_numpy(stored["x_init"])

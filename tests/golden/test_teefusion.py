@@ -3,7 +3,7 @@
 import literal
 import pytest
 import torch
-from golden_weights import CASES, EULER8_SIGMAS, inputs, state_dict, stored
+from golden_weights import CASES, EULER8_SIGMAS, inputs, relative, state_dict, stored
 
 from teefusion_core.guidance.flow import denoised_of, euler, sample
 from teefusion_core.guidance.fusion import EXACT, guidance_rows, guidance_term, guidance_timestep, sinusoid
@@ -11,19 +11,12 @@ from teefusion_core.guidance.fusion import EXACT, guidance_rows, guidance_term, 
 GAIN = 1 / 256
 
 
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
-
-
 def core_term(weights, pooled_BP, null_BP, w):
     return guidance_term(
-        pooled_BP,
-        null_BP,
-        guidance_timestep(guidance_rows(w), precision=EXACT),
+        pooled_BP, null_BP, guidance_timestep(guidance_rows(w), precision=EXACT),
         time_embed=lambda t_B: _mlp(weights, "time_text_embed.timestep_embedder", sinusoid(t_B)),
-        pooled_embed=lambda p_BP: _mlp(weights, "time_text_embed.text_embedder", p_BP),
-        gain=GAIN,
-    )
+        pooled_embed=lambda p_BP: _mlp(weights, "time_text_embed.text_embedder", p_BP), gain=GAIN,
+    )  # fmt: skip
 
 
 def _mlp(weights, name, x):

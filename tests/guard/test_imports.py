@@ -1,4 +1,4 @@
-"""House rules, read off the source."""
+"""House rules, read off the source: who may import whom, how long files and functions may be."""
 
 import ast
 import subprocess
@@ -10,7 +10,13 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent.parent
 SOURCES = sorted([REPO / "__init__.py", *(REPO / "nodes").rglob("*.py"), *(REPO / "teefusion_core").rglob("*.py")])
 HOST_MODULES = {"comfy", "comfy_extras", "comfy_execution", "folder_paths", "latent_preview", "node_helpers", "server"}
-LONGEST_FUNCTION = 60  # lines; a screen
+LONGEST_FUNCTION, LONGEST_FILE = 60, 300  # lines
+# files that are longer, with their limit: entries go, none comes
+LONG_FILES = {
+    "nodes/sampling.py": 350, "teefusion_core/comfy_host/training/distillation.py": 340,
+    "teefusion_core/training/adapters.py": 330, "teefusion_core/training/checkpoint.py": 340,
+    "teefusion_core/training/loop.py": 360,
+}  # fmt: skip
 each_file = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPO)))
 
 
@@ -44,18 +50,19 @@ def absolute_target(path, level, name):
 
 
 @each_file
-def test_only_the_seam_knows_the_host(path):
+def test_only_comfy_host_and_nodes_import_comfyui(path):
     roots = {name.split(".")[0] for level, name in imports_of(path) if level == 0}
-    if layer_of(path) != "comfy_host":
-        assert not roots & HOST_MODULES
-    if layer_of(path) != "nodes":
-        assert "comfy_api" not in roots or layer_of(path) == "comfy_host"
+    assert layer_of(path) == "comfy_host" or not roots & HOST_MODULES
+    assert layer_of(path) != "core" or "comfy_api" not in roots
 
 
 @each_file
-def test_imports_inside_the_pack_are_relative(path):
+def test_imports_inside_the_pack_are_relative_and_never_of_the_lab(path):
     roots = {name.split(".")[0] for level, name in imports_of(path) if level == 0}
-    assert not roots & {"nodes", "teefusion_core", REPO.name}
+    assert not roots & {"nodes", "teefusion_core", "lab", "scripts", "tests", REPO.name}
+    assert not [
+        name for level, name in imports_of(path) if level and "lab" in absolute_target(path, level, name).parts[-2:]
+    ]
 
 
 @each_file
@@ -71,14 +78,6 @@ def test_imports_point_down(path):
 
 
 @each_file
-def test_a_file_is_one_idea(path):
-    docstring = ast.get_docstring(tree_of(path))
-    assert docstring, "no docstring"
-    first = docstring.splitlines()[0]
-    assert " and " not in first and first.endswith((".", ":")), first
-
-
-@each_file
 def test_functions_fit_a_screen(path):
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name != "define_schema":
@@ -86,15 +85,9 @@ def test_functions_fit_a_screen(path):
 
 
 @each_file
-def test_public_functions_have_docstrings(path):
-    for node in tree_of(path).body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), node.name
-
-
-@each_file
-def test_source_is_ascii(path):
-    path.read_bytes().decode("ascii")
+def test_files_are_short(path):
+    name = path.relative_to(REPO).as_posix()
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONG_FILES.get(name, LONGEST_FILE)
 
 
 def test_the_entry_point_offers_nothing_but_itself():

@@ -22,7 +22,6 @@ LARGEST = 42_000_000  # bytes before compression, all but 1.5 million of them th
 COMFYUI_BRINGS = {"torch", "numpy", "PIL", "safetensors", "tokenizers", "tqdm", "transformers"}
 COMFYUI_IS = {"comfy", "comfy_api", "folder_paths", "latent_preview"}
 AROUND = COMFYUI_BRINGS | COMFYUI_IS | sys.stdlib_module_names | {"tomllib"}
-VERSION = re.compile(r"\d+\.\d+\.\d+")
 ENVIRONMENTS = {f"GPU :: {name}" for name in ("NVIDIA CUDA", "AMD ROCm", "Intel Arc", "Apple Metal")}
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 # what scanners of published packs look for, wherever it stands: code, notes, help pages
@@ -38,10 +37,6 @@ ALARMS = {
     "hides its text": re.compile(r"\bb(16|32|64|85)decode\b|\bfromhex\b|\bcodecs\.decode\b"),
     "deletes by force": re.compile(r"\brm -[rf]{2}"),
 }
-
-
-def workflow(name):
-    return yaml.safe_load((REPO / ".github" / "workflows" / name).read_text(encoding="utf-8"))
 
 
 class TestTheArchive:
@@ -83,31 +78,11 @@ def test_scanners_find_nothing():
     assert not found
 
 
-@pytest.mark.parametrize(
-    ("alarm", "text"),
-    [
-        ("evaluates text", "x = eval(text)"),
-        ("starts programs", "import subprocess"),
-        ("installs packages", "python -m pip install torch"),
-        ("talks to the network", "from urllib import request"),
-        ("looks like a socket", "fn.bind(this)"),
-        ("opens pickles", "torch.load(path)"),
-        ("hides its text", "base64.b64decode(x)"),
-        ("deletes by force", "rm -rf /tmp/x"),
-    ],
-)
-def test_scanners_would_find_it(alarm, text):
-    assert ALARMS[alarm].search(text)
-    assert not ALARMS[alarm].search("model.eval(); evaluate(x); os.replace(a, b); bind = connection")
-
-
 class TestWhatTheRegistryReads:
-    def test_the_name_is_one_that_it_takes(self):
+    def test_name_and_version_are_valid(self):
         name = PROJECT["project"]["name"]
         assert re.fullmatch(r"[a-z][a-z0-9_-]{0,98}", name) and "comfyui" not in name
-
-    def test_the_version_has_three_numbers(self):
-        assert VERSION.fullmatch(PROJECT["project"]["version"])
+        assert re.fullmatch(r"\d+\.\d+\.\d+", PROJECT["project"]["version"])
 
     def test_classifiers_are_of_the_kinds_that_it_knows(self):
         """A single `Environment` that it does not know voids them all."""
@@ -145,34 +120,23 @@ class TestManager:
         special = {"install.py", "uninstall.py", "enable.py", "disable.py", "node_list.json"}
         assert not special & set(packed())
 
-    def test_the_entry_says_what_the_project_says(self):
+    def test_the_entry_of_the_node_list_says_what_the_project_says(self):
         entry = json.loads((REPO / "docs" / "manager_entry.json").read_text(encoding="utf-8"))
-        project, repository = PROJECT["project"], PROJECT["project"]["urls"]["Repository"]
+        project, comfy, repository = (
+            PROJECT["project"], PROJECT["tool"]["comfy"], PROJECT["project"]["urls"]["Repository"],
+        )  # fmt: skip
         assert entry == {
-            "author": PROJECT["tool"]["comfy"]["PublisherId"],
-            "title": PROJECT["tool"]["comfy"]["DisplayName"],
-            "id": project["name"],
-            "reference": repository,
-            "files": [repository],
-            "install_type": "git-clone",
+            "author": comfy["PublisherId"], "title": comfy["DisplayName"], "id": project["name"],
+            "reference": repository, "files": [repository], "install_type": "git-clone",
             "description": project["description"],
-        }
+        }  # fmt: skip
 
 
-class TestWorkflowsOfTheForge:
-    def test_ci_is_what_a_person_runs(self):
-        steps = workflow("ci.yml")["jobs"]["test"]["steps"]
-        assert steps[-1] == {"run": ".ci/run"}
-        assert not [step["run"] for step in steps[:-1] if "run" in step]
-
-    def test_only_tested_new_versions_are_published(self):
-        jobs = workflow("publish.yml")["jobs"]
-        assert jobs["publish"]["needs"] == "test" and jobs["test"]["needs"] == "version"
-        assert jobs["test"]["uses"] == "./.github/workflows/ci.yml" and "== 'true'" in jobs["test"]["if"]
-        assert PROJECT["project"]["urls"]["Repository"].endswith(jobs["version"]["if"].split("'")[1])
-
-    def test_the_secret_goes_to_the_registrys_own_action_alone(self):
-        text = (REPO / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8")
-        action = workflow("publish.yml")["jobs"]["publish"]["steps"][-1]
-        assert text.count("secrets.") == 1 and action["uses"].startswith("Comfy-Org/publish-node-action@")
-        assert action["with"] == {"personal_access_token": "${{ secrets.REGISTRY_ACCESS_TOKEN }}"}
+def test_only_tested_versions_are_published_and_the_secret_goes_to_the_registrys_action():
+    path = REPO / ".github" / "workflows" / "publish.yml"
+    jobs = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
+    assert jobs["publish"]["needs"] == "test" and jobs["test"]["needs"] == "version"
+    assert jobs["test"]["uses"] == "./.github/workflows/ci.yml" and "== 'true'" in jobs["test"]["if"]
+    action = jobs["publish"]["steps"][-1]
+    assert path.read_text(encoding="utf-8").count("secrets.") == 1
+    assert action["uses"].startswith("Comfy-Org/publish-node-action@") and "personal_access_token" in action["with"]

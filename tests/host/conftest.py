@@ -53,6 +53,13 @@ def host():
     return SimpleNamespace(path=path, comfy=comfy, custom_sampler=nodes_custom_sampler, node_helpers=node_helpers)
 
 
+@pytest.fixture
+def as_the_host_runs_nodes():
+    """Run the test under inference mode."""
+    with torch.inference_mode():
+        yield
+
+
 def _public_names(prefix):
     """Return all that the modules of the host side define, under one roof."""
     modules = {name: module for name, module in sys.modules.items() if name.startswith(prefix)}
@@ -78,6 +85,24 @@ def pack(host):
     inner = {"errors": sys.modules[f"{core}.errors"], "fusion": sys.modules[f"{core}.guidance.fusion"]}
     inner["comfy_host"] = _public_names(f"{core}.comfy_host.")
     return SimpleNamespace(module=module, extension=extension, nodes=nodes, **inner)
+
+
+@pytest.fixture
+def add_folder(host):
+    """Return a function that adds a folder of models to the host; it goes with the test."""
+    import folder_paths
+
+    added = []
+
+    def add(kind, path):
+        path.mkdir(parents=True, exist_ok=True)
+        folder_paths.add_model_folder_path(kind, str(path))
+        added.append((kind, str(path)))
+        return path
+
+    yield add
+    for kind, path in added:
+        folder_paths.folder_names_and_paths[kind][0].remove(path)
 
 
 @pytest.fixture(scope="session")
@@ -124,15 +149,8 @@ def distil(host, pack, world, encoded):
         teacher = parts.Teacher(guider, sampler or host.comfy.samplers.sampler_object("euler"))
         positives = parts.Prompts([encoded[text] for text in texts], "prompt")
         start = {name: options.pop(name) for name in ("images",) if name in options} or {"latent_CHW": LATENT}
-        settings = dict(
-            teacher_steps=STEPS,
-            images_per_trajectory=ROWS,
-            cache_size=2,
-            rank=4,
-            initial_gain_ratio=0.25,
-            guidance_min=1.0,
-            guidance_max=6.0,
-        )
+        settings = dict(teacher_steps=STEPS, images_per_trajectory=ROWS, cache_size=2, rank=4)
+        settings |= dict(initial_gain_ratio=0.25, guidance_min=1.0, guidance_max=6.0)
         settings = DistillSettings(**settings | options)
         null = parts.Prompts([encoded[text] for text in nulls], "null")
         return parts.Distillation(model, teacher, positives, null, settings, **start)

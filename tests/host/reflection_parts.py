@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import torch
+from golden_weights import relative  # noqa: F401  for those who import it from here
 
 CPU = torch.device("cpu")
 KINDS = ("flow", "eps", "v")
@@ -20,10 +21,6 @@ UNET = {
 }  # fmt: skip
 UNET_LORA = ["middle_block.1.transformer_blocks.0.attn1.to_q", "middle_block.0.in_layers.2", "input_blocks.2.0.op"]
 SD3_LORA = ["joint_blocks.1.x_block.attn.qkv", "joint_blocks.2.x_block.mlp.fc1", "x_embedder.proj"]
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 def randn(seed, *shape):
@@ -111,16 +108,8 @@ class Bench:
 
         prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(words)) for words in (PROMPT, "", OTHER)]
         parts = dict(zip(("positive", "negative", "other"), prompts, strict=True))
-        return SimpleNamespace(
-            kind="flow",
-            model=model,
-            weak=self.load("weak")[0],
-            channels=16,
-            layers=SD3_LORA,
-            vae=vae,
-            build=build,
-            **parts,
-        )
+        sides = {"model": model, "weak": self.load("weak")[0], "vae": vae, "build": build}
+        return SimpleNamespace(kind="flow", channels=16, layers=SD3_LORA, **sides, **parts)
 
     def _unet(self, kind):
 
@@ -141,10 +130,9 @@ class Bench:
         state, weights = {}, model.model.state_dict()
         for i, layer in enumerate(layers):
             shape = weights[f"diffusion_model.{layer}.weight"].shape
-            state[f"diffusion_model.{layer}.lora_up.weight"] = 0.3 * randn(
-                seed + i, shape[0], 2, *([1] * len(shape[2:]))
-            )
-            state[f"diffusion_model.{layer}.lora_down.weight"] = 0.3 * randn(seed + 50 + i, 2, *shape[1:])
+            up, down = randn(seed + i, shape[0], 2, *([1] * len(shape[2:]))), randn(seed + 50 + i, 2, *shape[1:])
+            state[f"diffusion_model.{layer}.lora_up.weight"] = 0.3 * up
+            state[f"diffusion_model.{layer}.lora_down.weight"] = 0.3 * down
         patched = self.comfy.sd.load_lora_for_models(model, None, state, strength, 0)[0]
         assert {f"diffusion_model.{layer}.weight" for layer in layers} <= patched.patches.keys()
         return patched

@@ -6,16 +6,11 @@ import torch
 from golden_weights import CASES, inputs, state_dict
 
 from teefusion_core.training.settings import DistillSettings
-from teefusion_core.training.targets import Example
 from teefusion_core.training.trajectory_cache import generator_of
 
+from .distillation_parts import example_of
+
 GAIN, W_MIN, W_MAX, STEPS = 1 / 256, 2.0, 14.0, 3
-
-
-@pytest.fixture(params=CASES)
-def case(request):
-    with torch.inference_mode(False), torch.enable_grad():
-        yield request.param
 
 
 def guided(weights, x, sigma, prompt, null, w):
@@ -30,6 +25,7 @@ def fused(weights, x, sigma, prompt, null, w):
     return literal.velocity(weights, x, float(sigma), *prompt, extra)
 
 
+@pytest.mark.parametrize("case", CASES)
 def test_the_loss_of_a_batch(host, pack, golden_model, case):
     parts, data, weights = pack.comfy_host, inputs(case), state_dict(case)
     model = golden_model(case)
@@ -40,14 +36,9 @@ def test_the_loss_of_a_batch(host, pack, golden_model, case):
     teacher = parts.Teacher(host.comfy.samplers.CFGGuider(model), host.comfy.samplers.sampler_object("euler"))
     pictures = [0.5 * row[None] for row in data["x"]]
     settings = DistillSettings(
-        guidance_min=W_MIN,
-        guidance_max=W_MAX,
-        teacher_steps=STEPS,
-        target="re-evaluated",
-        guidance_error_weight=1.0,
-        images_per_trajectory=2,
-        rank=2,
-    )
+        guidance_min=W_MIN, guidance_max=W_MAX, teacher_steps=STEPS, target="re-evaluated", guidance_error_weight=1.0,
+        images_per_trajectory=2, rank=2,
+    )  # fmt: skip
     distil = parts.Distillation(model, teacher, prompts, nulls, settings, images=pictures)
     trajectory = distil.trajectory(0)
 
@@ -68,11 +59,5 @@ def test_the_loss_of_a_batch(host, pack, golden_model, case):
 
 
 def distil_loss(distil, trajectory, step):
-    rows = trajectory.x_SBCHW.shape[1]
-    example = Example(
-        x_BCHW=trajectory.x_SBCHW[step], sigma_B=trajectory.sigma_S[step].expand(rows), w_B=trajectory.w.expand(rows),
-        prompt_B=trajectory.prompt_SB[step], null_B=trajectory.null_SB[step], target_BCHW=trajectory.target_SBCHW[step],
-        guidance_BCHW=trajectory.guidance_SBCHW[step], weight_B=torch.ones(rows),
-    )  # fmt: skip
     with torch.no_grad(), distil.in_training():
-        return float(distil.loss(example))
+        return float(distil.loss(example_of(trajectory, step)))

@@ -54,7 +54,7 @@ def literal_twin(host, backbone, model, null, w, gain):
 
     network = model.model.diffusion_model
     noise = randn(0, 1, *backbone.latent)
-    sizes = {"width": 8 * noise.shape[-1], "height": 8 * noise.shape[-2]}  # of which SDXL is told
+    sizes = {"width": 8 * noise.shape[-1], "height": 8 * noise.shape[-2]}  # SDXL is conditioned on them
     null_1Y = model.model.encode_adm(pooled_output=null[0][1]["pooled_output"], noise=noise, device="cpu", **sizes)
     F, G = backbone.text(network), backbone.time(network)
     whole = F.forward
@@ -76,13 +76,10 @@ def distillation(host, pack, backbone, model, **options):
         teacher_steps=STEPS, images_per_trajectory=2, cache_size=1, rank=2, initial_gain_ratio=0.3, guidance_max=6.0
     )
     return parts.Distillation(
-        model,
-        parts.Teacher(cfg, host.comfy.samplers.sampler_object("euler")),
+        model, parts.Teacher(cfg, host.comfy.samplers.sampler_object("euler")),
         parts.Prompts([prompt(backbone, 1), prompt(backbone, 3)], "prompt"),
-        parts.Prompts([prompt(backbone, 2)], "null"),
-        DistillSettings(**settings | options),
-        latent_CHW=backbone.latent,
-    )
+        parts.Prompts([prompt(backbone, 2)], "null"), DistillSettings(**settings | options), latent_CHW=backbone.latent,
+    )  # fmt: skip
 
 
 @each
@@ -147,7 +144,7 @@ def test_two_steps_of_training_make_a_student_that_loads(backbone, host, pack, m
         assert relative(got, sampled(host, backbone, merged, positive, null)) < EQUAL
         fused = parts.apply_fusion(model, positive, null, W, gain=student.file.info.gain, guidance_precision="exact")
         assert relative(got, sampled(host, backbone, *fused, null)) > OTHER, "the update is heard"
-    with pytest.raises(pack.errors.CheckpointMismatch, match="was trained from the base"):
+    with pytest.raises(pack.errors.CheckpointMismatch):
         parts.load_student(built(host, backbone, seed=9), tmp_path / "student.safetensors")
     tell("trainer", f"2 steps, {len(student.file.tensors)} tensors")
     tell("loader", "its file on its base")
@@ -186,9 +183,7 @@ def test_gradients_are_right_with_activations_kept_or_made_again(backbone, host,
 @pytest.mark.parametrize("backbone", WITHOUT, ids=lambda backbone: backbone.name)
 def test_without_pooled_text_it_says_what_is_missing(backbone, host, pack, tell):
     model = built(host, backbone)
-    with pytest.raises(pack.errors.UnsupportedArchitecture, match=backbone.missing) as caught:
+    with pytest.raises(pack.errors.UnsupportedArchitecture, match="^TeEFusion Conditioning: .*DICE Sharpen"):
         pack.nodes["TeEFusionConditioning"].execute(model, prompt(backbone, 1), prompt(backbone, 2), W)
-    message = str(caught.value)
-    assert message.startswith("TeEFusion Conditioning: ") and "DICE Sharpen" in message
     tell("family", "refused")
     tell("conditioning", backbone.missing + "; DICE Sharpen is offered")

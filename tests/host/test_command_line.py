@@ -20,14 +20,8 @@ REPO = Path(__file__).resolve().parent.parent.parent
 CONFIG = {
     "model": {"demo_model": "base"},
     "data": {"prompts": "prompts.txt", "width": 64, "height": 64},
-    "distillation": {
-        "teacher_steps": 4,
-        "images_per_trajectory": 2,
-        "cache_size": 2,
-        "rank": 2,
-        "initial_gain_ratio": 0.25,
-        "guidance_max": 6.0,
-    },
+    "distillation": {"teacher_steps": 4, "images_per_trajectory": 2, "cache_size": 2, "rank": 2}
+    | {"initial_gain_ratio": 0.25, "guidance_max": 6.0},
     "training": {"steps": 12, "batch_size": 2, "learning_rate": 1e-3, "save_every": 2},
     "output": {"name": "mine"},
 }
@@ -68,10 +62,10 @@ def same(a, b):
     return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
 
 
-def test_killed_it_goes_on_to_the_same_student(folder):
+def test_killed_it_resumes_to_the_same_student(folder):
     code, out, err = ended(start(written(folder)))
     assert code == 0, err
-    assert "step 12/12  loss" in out and f"student of 12 steps written to {folder / 'mine.safetensors'}" in out
+    assert "step 12/12" in out and str(folder / "mine.safetensors") in out
     whole, metadata = tensors_of(folder / "mine.safetensors")
     assert metadata["teacher"] == "CFG at scale 1 + w, euler" and metadata["step"] == "12"
 
@@ -96,12 +90,10 @@ def test_pictures_with_a_reflection_teacher(folder):
         Image.new("RGB", (64, 80), (80 * number, 0, 0)).save(pictures / f"{number}.png")
         (pictures / f"{number}.txt").write_text("a red circle on white")
     path = written(
-        folder,
-        data={"images": "pictures"},
-        teacher={"kind": "w2sd", "weak_model": "weak"},
+        folder, data={"images": "pictures"}, teacher={"kind": "w2sd", "weak_model": "weak"},
         distillation={"gradient_checkpointing": True, "trainable": "embedders", "negative_share": 0.5},
         training={"steps": 2},
-    )
+    )  # fmt: skip
     config = json.loads(path.read_text())
     del config["data"]["prompts"]
     path.write_text(json.dumps(config))
@@ -113,47 +105,37 @@ def test_pictures_with_a_reflection_teacher(folder):
 
 
 @pytest.mark.parametrize(
-    ("sections", "message"),
+    ("section", "name", "value"),
     [
-        ({"training": {"learning_rate": 0}}, "learning_rate is 0; give a finite number above 0"),
-        ({"training": {"rank": 4}}, r"[training] has rank; legal are"),
-        ({"training": {"parallel": "dpp"}}, "parallel is 'dpp'; choose one of ddp, fsdp"),
-        ({"distillation": {"rank": 0}}, "rank is 0; give a whole number, 1 or more"),
-        ({"teacher": {"kind": "magic"}}, "kind is 'magic'; legal are cfg, w2sd, z-sampling"),
-        ({"teacher": {"sampler": "euler_ancestral"}}, "adds noise of its own"),
-        ({"data": {"prompts": "nowhere.txt"}}, "nowhere.txt is not there"),
-        ({"output": {"name": "../mine"}}, "no plain folder name"),
-        ({"extra": {}}, "[extra] is no section"),
+        ("training", "learning_rate", 0), ("training", "rank", 4), ("training", "parallel", "dpp"),
+        ("distillation", "rank", 0), ("teacher", "kind", "magic"), ("teacher", "sampler", "euler_ancestral"),
+        ("data", "prompts", "nowhere.txt"), ("output", "name", "../mine"), ("extra", "x", 1),
     ],
-    ids=str,
-)
-def test_what_is_wrong_is_one_sentence(folder, pack, sections, message):
-    """In this process, to be quick; the sentence is what the command ends with."""
-    config = json.loads(written(folder, **sections).read_text())
-    from_file = pack.comfy_host.from_file
-    with pytest.raises(pack.errors.TeEFusionError) as refused:
-        from_file.training_of(config, folder)
-    assert message in str(refused.value)
+)  # fmt: skip
+def test_what_is_wrong_is_named_before_anything_is_written(folder, pack, section, name, value):
+    """In this process, to be quick; the command ends with the same message."""
+    config = json.loads(written(folder, **{section: {name: value}}).read_text())
+    with pytest.raises(pack.errors.TeEFusionError, match=f"{section}|{name}|{value}"):
+        pack.comfy_host.from_file.training_of(config, folder)
     assert not (folder / "runs").exists()
 
 
-def test_the_command_ends_with_one_sentence(folder):
+def test_the_command_ends_with_one_line(folder):
     code, out, err = ended(start(folder / "nowhere.toml"))
     assert (code, out) == (1, "") and err.startswith("TeEFusion: ") and err.count("\n") == 1
     (folder / "broken.json").write_text("{")
     code, _, err = ended(start(folder / "broken.json", COMFYUI_PATH=str(folder)))
-    assert code == 1 and "is not valid json" in err
+    assert code == 1 and "broken.json" in err
     code, _, err = ended(start(written(folder), COMFYUI_PATH=str(folder)))
-    assert code == 1 and "there is no ComfyUI in" in err
+    assert code == 1 and str(folder) in err
     code, _, err = ended(start(written(folder), ACCELERATE_USE_CPU="True", MASTER_ADDR="127.0.0.1"))
-    assert code == 1 and "accelerate starts a single process when it is given --cpu" in err
+    assert code == 1 and "--cpu" in err
 
 
-def test_a_python_without_torch_ends_with_one_sentence():
+def test_a_python_without_torch_ends_with_one_line():
     code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('teefusion_core', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("TeEFusion: this Python has no torch")
-    assert done.stderr.count("\n") == 1
+    assert done.returncode == 1 and done.stderr.startswith("TeEFusion: ") and done.stderr.count("\n") == 1
 
 
 DOCS = (REPO / "docs" / "training.md").read_text(encoding="utf-8")
@@ -179,7 +161,7 @@ def test_the_example_in_the_docs_trains_by_the_comfyui_around_the_pack(folder, i
     (folder / "run.toml").write_text(toml.replace("steps = 200", "steps = 2\nsave_every = 1"))
     code, out, err = ended(start(folder / "run.toml", installed, COMFYUI_PATH=""))
     assert code == 0, err
-    assert f"written to {folder / 'my_student.safetensors'}" in out
+    assert str(folder / "my_student.safetensors") in out
 
 
 def test_the_docs_name_every_setting(pack):
@@ -189,13 +171,11 @@ def test_the_docs_name_every_setting(pack):
     assert from_file.TEACHERS.keys() <= set(re.findall(r'kind = "([^"]+)"', DOCS))
 
 
-def test_the_docs_tell_the_defaults():
-    told = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", DOCS, re.MULTILINE))
-    defaults = {name: str(default).lower().strip("`") for name, default in told.items()}
+def test_the_docs_give_the_defaults():
+    listed = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", DOCS, re.MULTILINE))
+    defaults = {name: str(default).lower().strip("`") for name, default in listed.items()}
     settings = vars(DistillSettings())
     assert len(defaults) >= 10
     for name, default in defaults.items():
-        assert default in (
-            str(settings[name]).lower(),
-            f"{settings[name]:g}" if not isinstance(settings[name], str) else "",
-        ), name
+        value = settings[name]
+        assert default in (str(value).lower(), f"{value:g}" if not isinstance(value, str) else ""), name

@@ -4,19 +4,13 @@
 """
 
 import pytest
-import torch
 
 from .composition_columns import COLUMNS
 from .composition_parts import CHANGES, NOTHING, ROWS, SAME
 from .reflection_parts import relative, weights_of
 
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 EQUAL, OTHER = 2e-4, 1e-3
-
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module")

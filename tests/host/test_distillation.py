@@ -10,14 +10,8 @@ from teefusion_core.guidance.methods import METHODS
 from teefusion_core.training.adapters import TRAINABLE
 from teefusion_core.training.loop_settings import TrainSettings
 
-from .distillation_parts import LATENT, NEGATIVE, ROWS, STEPS, TEXTS, info_of
+from .distillation_parts import LATENT, NEGATIVE, ROWS, STEPS, TEXTS, example_of, info_of, shaken
 from .reflection_parts import OTHER, PROMPT, randn, relative, weights_of
-
-
-@pytest.fixture(autouse=True)
-def _outside_inference_mode():
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def network_of(world):
@@ -32,16 +26,7 @@ def predicted(world, encoded, text, x_BCHW, sigma):
         return network_of(world)(x_BCHW, sigma * 1000 * torch.ones(len(x_BCHW)), context=context, y=pooled)
 
 
-def shaken(distillation, seed=3):
-    """The same with a student that differs from its base."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in distillation.student.update.parameters():
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
-    return distillation
-
-
-class TestWalk:
+class TestTrajectory:
     @pytest.mark.parametrize("negatives", [0.0, 1.0])
     def test_targets_are_guided_velocities_written_out(self, distil, world, encoded, negatives):
         trajectory = distil(negative_share=negatives).trajectory(0)
@@ -62,7 +47,7 @@ class TestWalk:
             move = (trajectory.sigma_S[step + 1] - trajectory.sigma_S[step]) * trajectory.target_SBCHW[step]
             assert relative(trajectory.x_SBCHW[step] + move, trajectory.x_SBCHW[step + 1]) < 1e-5
 
-    def test_numbers_make_walks(self, distil):
+    def test_the_number_decides_the_trajectory(self, distil):
         first, again, other = distil().trajectory(3), distil().trajectory(3), distil().trajectory(4)
         assert all(torch.equal(vars(first)[name], vars(again)[name]) for name in vars(first))
         assert float(first.w) != float(other.w) and not torch.equal(first.x_SBCHW, other.x_SBCHW)
@@ -86,48 +71,23 @@ class TestWalk:
             if target == "clean":
                 assert relative(trajectory.target_SBCHW[step], (trajectory.x_SBCHW[step] - clean) / sigma) < 1e-4
 
-    def test_any_guider_teaches(self, pack, distil, top, world):
-        guider = top.guider(world, weak=world.weak, scales=(5.5, 1.0, 5.5))
-        trajectory = distil(guider=guider, sampler=pack.comfy_host.ReflectionSampler()).trajectory(0)
-        plain = distil().trajectory(0)
-        assert torch.equal(trajectory.x_SBCHW[0], plain.x_SBCHW[0])
-        assert relative(trajectory.target_SBCHW[0], plain.target_SBCHW[0]) > 0.01
-
 
 class TestStudent:
-    def test_it_predicts_in_training_what_it_predicts_when_sampled(self, pack, host, distil, world, encoded, tmp_path):
-        """Through the file, the student loader, the fusion node's code, the host's own sampling stack."""
-        from lab.demo_world.measure import predictions
-
-        distillation = shaken(distil())
-        x, sigma, w = randn(8, 2, *LATENT), torch.tensor(0.7), 3.5
-        with torch.no_grad(), distillation.in_training():
-            mine = distillation.velocity([0, 0], [0, 0], torch.full((2,), w))(x, sigma.expand(2))
-        training = pack.comfy_host.Training(distillation, LOOP, root=tmp_path, name="run", teacher="CFG")
-        path = tmp_path / "student.safetensors"
-        write_student(path, distillation.student.update.state(), info_of(training, 7))
-        student = pack.comfy_host.load_student(world.model, path)
-        fused = pack.comfy_host.apply_fusion(student, encoded[TEXTS[0]], encoded[""], w)
-        with torch.inference_mode():
-            seen = predictions(*fused, encoded[""], [(x, sigma), (x, sigma)], torch.zeros_like(x))[0]
-        assert relative((x - seen) / sigma, mine) < 3e-3
-        plain = predicted(world, encoded, TEXTS[0], x, sigma)
-        assert relative(mine, plain) > 0.03
-
     def test_prompts_of_other_lengths_get_batches_of_their_own(self, pack, distil, world, encoded):
         distillation = distil()
         context, extras = encoded[OTHER][0]
         short = [[context[:, :12], extras]]
-        prompts = pack.comfy_host.Prompts([encoded[PROMPT], short, encoded[PROMPT]], "prompt")
-        distillation.student.positives = prompts
-        x, sigma, w = randn(8, 3, *LATENT), torch.tensor([0.7, 0.4, 0.2]), torch.tensor([1.0, 2.0, 3.0])
+        distillation.positives = pack.comfy_host.Prompts([encoded[PROMPT], short, encoded[PROMPT]], "prompt")
+        x, sigma = randn(8, 3, *LATENT), torch.tensor([0.7, 0.4, 0.2])
         with torch.no_grad():
-            together = distillation.velocity([0, 1, 2], [0, 0, 0], w)(x, sigma)
+            together = distillation.velocity([0, 1, 2])(x, sigma)
             for row in range(3):
                 one = slice(row, row + 1)
-                alone = distillation.velocity([row], [0], w[one])(x[one], sigma[one])
-                assert relative(alone, together[one]) < 1e-4
+                assert relative(distillation.velocity([row])(x[one], sigma[one]), together[one]) < 1e-4
+        assert distillation.positives.groups == [[0, 2], [1]]
 
+    @pytest.mark.parametrize("kind", TRAINABLE)
+    @pytest.mark.parametrize("checkpointing", [False, True])
     def test_gradients_reach_every_trained_weight(self, distil, world, kind, checkpointing):
         before = weights_of(world.model)
         distillation = distil(trainable=kind, gradient_checkpointing=checkpointing)
@@ -142,15 +102,8 @@ class TestStudent:
         assert all(torch.equal(world_weights[name], value) for name, value in before.items())
 
     def gradients(self, distillation, trajectory):
-        from teefusion_core.training.targets import Example
-
-        example = Example(
-            x_BCHW=trajectory.x_SBCHW[1], sigma_B=trajectory.sigma_S[1].expand(ROWS), w_B=trajectory.w.expand(ROWS),
-            prompt_B=trajectory.prompt_SB[1], null_B=trajectory.null_SB[1], target_BCHW=trajectory.target_SBCHW[1],
-            guidance_BCHW=trajectory.guidance_SBCHW[1], weight_B=torch.ones(ROWS),
-        )  # fmt: skip
         with distillation.in_training():
-            distillation.loss(example).backward()
+            distillation.loss(example_of(trajectory)).backward()
         return {name: parameter.grad for name, parameter in distillation.student.update.named_parameters()}
 
     @pytest.mark.parametrize("kind", ["lora", "everything"])
@@ -163,14 +116,6 @@ class TestStudent:
         grads = self.gradients(distillation, trajectory)
         assert {grad.dtype for grad in grads.values()} == {torch.float32}
         assert all(bool(grad.isfinite().all()) for grad in grads.values())
-
-    def test_checkpointing_changes_no_gradient(self, distil):
-        found = []
-        for checkpointing in (False, True):
-            distillation = shaken(distil(gradient_checkpointing=checkpointing))
-            found.append(self.gradients(distillation, distillation.trajectory(0)))
-        for name, plain in found[0].items():
-            torch.testing.assert_close(found[1][name], plain, rtol=1e-4, atol=1e-6)
 
 
 LOOP = TrainSettings(steps=30, batch_size=4, learning_rate=3e-3, save_every=10, warmup_steps=2)
@@ -195,7 +140,7 @@ class TestTraining:
         write_student(path, student.file.tensors, student.file.info)
         loaded = pack.comfy_host.load_student(world.model, path)
         assert loaded.get_attachment(pack.comfy_host.STUDENT_KEY)["step"] == LOOP.steps
-        with pytest.raises(pack.errors.InvalidConfig, match="trained for w from 1 to 6"):
+        with pytest.raises(pack.errors.InvalidConfig, match="1 to 6"):
             pack.comfy_host.apply_fusion(loaded, encoded[PROMPT], encoded[""], 9.0)
 
     def test_stopped_halfway_it_ends_with_the_same_bits(self, pack, distil, tmp_path):
@@ -210,11 +155,11 @@ class TestTraining:
     def test_other_settings_or_data_are_named(self, pack, distil, tmp_path):
         stop = {"should_stop": lambda: True}
         self.training(pack, distil, tmp_path).run(**stop)
-        with pytest.raises(pack.errors.InvalidConfig, match=r"guidance_max \(6.0 -> 5.0\)"):
+        with pytest.raises(pack.errors.InvalidConfig, match="guidance_max.*6.0.*5.0"):
             self.training(pack, distil, tmp_path, guidance_max=5.0).run(**stop)
         with pytest.raises(pack.errors.InvalidConfig, match="data"):
             self.training(pack, distil, tmp_path, texts=TEXTS[:2]).run(**stop)
-        with pytest.raises(pack.errors.InvalidConfig, match="run name"):
+        with pytest.raises(pack.errors.InvalidConfig, match="elsewhere"):
             self.training(pack, distil, tmp_path, "../elsewhere")
 
     @pytest.mark.parametrize("method", METHODS)
@@ -229,10 +174,8 @@ class TestTraining:
             other = distillation.velocity([0, 0], [0, 0], torch.full((2,), 7.0))(x, sigma.expand(2))
         assert relative(other, mine) > 1e-3, "guidance is heard"
         stop = replace(LOOP, steps=1, warmup_steps=0, learning_rate=1e-12, ema_decay=0.0)
-        training = pack.comfy_host.Training(
-            distillation, stop, root=tmp_path, name="run", teacher="", whole_model=whole
-        )
-        student = training.run()
+        where = dict(root=tmp_path, name="run", teacher="", whole_model=whole)
+        student = pack.comfy_host.Training(distillation, stop, **where).run()
         path = tmp_path / "student.safetensors"
         write_student(path, student.file.tensors, student.file.info)
         loaded = pack.comfy_host.load_student(None if whole else world.model, path)
@@ -242,83 +185,37 @@ class TestTraining:
             seen = predictions(*fused, encoded[""], [(x, sigma), (x, sigma)], torch.zeros_like(x))[0]
         assert relative((x - seen) / sigma, mine) < 3e-3
 
-    def test_a_method_from_the_future_is_refused(self, pack, distil, world, tmp_path):
+    def test_a_method_from_the_future_or_without_its_layers_is_refused(self, pack, distil, world, tmp_path):
         training = pack.comfy_host.Training(distil(), LOOP, root=tmp_path, name="run", teacher="")
         path = tmp_path / "student.safetensors"
         info = replace(info_of(training, 1), method="telepathy")
         write_student(path, training.distillation.student.update.state(), info)
-        with pytest.raises(
-            pack.errors.CheckpointMismatch, match="by 'telepathy', this pack knows teefusion, guidance only"
-        ):
+        with pytest.raises(pack.errors.CheckpointMismatch, match="telepathy"):
             pack.comfy_host.load_student(world.model, path)
-
-    def test_layers_that_are_missing_are_named(self, pack, distil, world, tmp_path):
-        training = pack.comfy_host.Training(distil(method="distillcfg"), LOOP, root=tmp_path, name="run", teacher="")
-        path = tmp_path / "student.safetensors"
-        write_student(path, training.distillation.student.update.state(), info_of(training, 1))
-        with pytest.raises(pack.errors.CheckpointMismatch, match="lacks the layers of a distillcfg student"):
+        write_student(path, training.distillation.student.update.state(), replace(info, method="distillcfg"))
+        with pytest.raises(pack.errors.CheckpointMismatch, match="distillcfg"):
             pack.comfy_host.load_student(world.model, path)
-
-    @pytest.mark.parametrize("kind", TRAINABLE)
-    def test_every_kind_of_update_survives_its_file(self, pack, distil, world, kind, tmp_path):
-        distillation = shaken(distil(trainable=kind))
-        training = pack.comfy_host.Training(distillation, LOOP, root=tmp_path, name="run", teacher="CFG")
-        path = tmp_path / "student.safetensors"
-        write_student(path, distillation.student.update.state(), info_of(training, 1))
-        student = pack.comfy_host.load_student(world.model, path)
-        assert student.get_attachment(pack.comfy_host.STUDENT_KEY)["mode"] == distillation.student.update.mode
-        merged = {name: patches for name, patches in student.patches.items()}
-        assert len(merged) >= len(distillation.student.update.state()) // 3
 
 
 class TestRefused:
-    def test_pictures_without_captions(self, pack, distil):
-        with pytest.raises(pack.errors.ShapeMismatch, match="there are 2 images and 4 captions"):
-            distil(images=[randn(n, 1, *LATENT) for n in range(2)])
-
-    def test_a_student_as_base(self, pack, distil):
-        student = pack.nodes["TinySD3Loader"].execute("student").args[0]
-        with pytest.raises(pack.errors.InvalidConfig, match="already a student.*connect the base"):
-            distil(model=student)
-
-    def test_a_fused_model_as_base(self, pack, distil, world):
-        fused, _ = pack.comfy_host.apply_fusion(world.model, world.positive, world.negative, 2.0)
-        with pytest.raises(pack.errors.InvalidConfig, match="comes out of TeEFusion Conditioning.*connect the base"):
-            distil(model=fused)
-
-    def test_pictures_of_several_sizes(self, pack, distil):
-        pictures = [randn(n, 1, 16, 8, 8 + 8 * (n == 2)) for n in range(4)]
-        with pytest.raises(pack.errors.ShapeMismatch, match="use images of one size"):
-            distil(images=pictures)
-
-    def test_pictures_of_another_latent_space(self, pack, distil):
-        with pytest.raises(pack.errors.ShapeMismatch, match="have 4 channels, the model works on 16; encode"):
-            distil(images=[randn(n, 1, 4, 8, 8) for n in range(4)])
-
-    def test_no_prompts(self, pack, distil):
-        with pytest.raises(pack.errors.InvalidConfig, match="there is no prompt"):
-            distil(texts=[])
-
-    def test_prompts_without_a_pooled_vector(self, pack, encoded):
-        context, _ = encoded[PROMPT][0]
-        with pytest.raises(pack.errors.InvalidConfig, match="prompt 1 has no pooled_output"):
-            pack.comfy_host.Prompts([[[context, {}]]], "prompt")
-
     @pytest.mark.parametrize(
-        ("bad", "message"),
-        [
-            (dict(guidance_min=-1.0), "guidance_min is -1.0; give a number, 0 or more"),
-            (dict(guidance_max=0.5), "give a larger guidance_max"),
-            (dict(guidance_max=float("nan")), "guidance_max is nan"),
-            (dict(rank=0), "rank is 0; give a whole number, 1 or more"),
-            (dict(target="x0"), "target is 'x0'; give one of secant"),
-            (dict(timestep_sampling="cosine"), "timestep_sampling is 'cosine'; give one of schedule"),
-            (dict(trainable="bias"), "trainable is 'bias'; give one of lora"),
-            (dict(cache_size=0), "cache_size is 0"),
-            (dict(negative_share=1.5), "negative_share is 1.5; give a share"),
-        ],
-        ids=str,
+        ("shapes", "value"),
+        [([(16, 8, 8)] * 2, "2.*4"), ([(16, 8, 8)] * 3 + [(16, 8, 16)], "one size"), ([(4, 8, 8)] * 4, "4.*16")],
+        ids=["captions", "sizes", "channels"],
     )
-    def test_settings_that_make_no_sense(self, pack, distil, bad, message):
-        with pytest.raises(ValueError, match=message):
-            distil(**bad)
+    def test_pictures_that_do_not_fit(self, pack, distil, shapes, value):
+        with pytest.raises(pack.errors.ShapeMismatch, match=value):
+            distil(images=[randn(n, 1, *shape) for n, shape in enumerate(shapes)])
+
+    def test_a_student_or_a_fused_model_as_base(self, pack, distil, world):
+        student = pack.nodes["TinySD3Loader"].execute("student").args[0]
+        fused, _ = pack.comfy_host.apply_fusion(world.model, world.positive, world.negative, 2.0)
+        for model in (student, fused):
+            with pytest.raises(pack.errors.InvalidConfig, match="base"):
+                distil(model=model)
+
+    def test_prompts_that_are_none(self, pack, distil, encoded):
+        with pytest.raises(pack.errors.InvalidConfig, match="prompt"):
+            distil(texts=[])
+        with pytest.raises(pack.errors.InvalidConfig, match="prompt 1.*pooled_output"):
+            pack.comfy_host.Prompts([[[encoded[PROMPT][0][0], {}]]], "prompt")

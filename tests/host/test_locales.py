@@ -1,35 +1,18 @@
 """Texts of the nodes as the host reads them."""
 
 import json
-import sys
 from pathlib import Path
-
-import pytest
 
 REPO = Path(__file__).resolve().parent.parent.parent
 
 
-@pytest.fixture(scope="module")
-def locales():
-    """Return the script that writes the English texts."""
-    sys.path.append(str(REPO / "scripts"))
-    try:
-        import locales
-    finally:
-        sys.path.remove(str(REPO / "scripts"))
-    return locales
+def test_the_english_texts_are_those_of_the_schemas(pack):
+    import locales
 
-
-def test_the_english_texts_are_those_of_the_schemas(pack, locales):
     texts = locales.node_defs([node.GET_SCHEMA() for node in pack.nodes.values()])
     stored = locales.ENGLISH.read_text(encoding="utf-8")
     assert json.loads(stored) == texts, "run scripts/locales.py"
     assert stored == locales.written(texts)
-
-
-def test_the_category_is_a_name_that_needs_no_translation(pack):
-    """Another word in it would need `nodeCategories` in locales/<language>/main.json."""
-    assert {node.GET_SCHEMA().category for node in pack.nodes.values()} == {"TeEFusion"}
 
 
 def test_the_host_finds_both_languages(host, pack, tmp_path, monkeypatch):

@@ -8,13 +8,11 @@ import pytest
 import torch
 from golden_weights import CASES, EULER8_SIGMAS, inputs, state_dict, stored
 
+from .reflection_parts import relative
+
 EXACT = "exact"
 CASE = "sd3_w5"
 SHORT = torch.tensor((1.0, 0.7, 0.3, 0.0))
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 def conditioning(context, pooled=None, **extras):
@@ -79,7 +77,8 @@ def one_step_velocity(run, model, positive, x, sigma, **options):
     return (x - run(model, positive, x, torch.tensor((sigma, 0.0)), **options)) / sigma
 
 
-def test_velocity_of_both_golden_cases(case, golden_model, pack, runner, host, record_property):
+def test_both_golden_cases(case, golden_model, pack, runner, host, record_property):
+    """The velocity at one level, then eight Euler steps."""
     config, data, expected, model = CASES[case], inputs(case), stored(case), golden_model(case)
     positive = conditioning(data["context"], data["pooled"])
     null = conditioning(data["context"][:1], data["pooled_null"])
@@ -87,22 +86,11 @@ def test_velocity_of_both_golden_cases(case, golden_model, pack, runner, host, r
     fused, prompt = pack.comfy_host.apply_fusion(model, positive, null, config["w"], guidance_precision=EXACT)
     got = one_step_velocity(runner, fused, prompt, data["x"], config["sigma"])
     record_property("relative_error", relative(got, expected["velocity"]))
-    assert relative(got, expected["velocity"]) < 1e-5
-    assert runner.rows == [config["batch"]]
+    assert relative(got, expected["velocity"]) < 1e-5 and runner.rows == [config["batch"]]
     assert relative(before, expected["velocity_unfused"]) < 1e-5
-    after = velocity(host, model, data["x"], data["context"], data["pooled"], config["sigma"])
-    assert torch.equal(before, after)
-
-
-def test_eight_euler_steps_of_both_golden_cases(case, golden_model, pack, runner, record_property):
-    config, data, expected, model = CASES[case], inputs(case), stored(case), golden_model(case)
-    positive = conditioning(data["context"], data["pooled"])
-    null = conditioning(data["context"][:1], data["pooled_null"])
-    fused, prompt = pack.comfy_host.apply_fusion(model, positive, null, config["w"], guidance_precision=EXACT)
+    assert torch.equal(before, velocity(host, model, data["x"], data["context"], data["pooled"], config["sigma"]))
     got = runner(fused, prompt, data["x"], torch.tensor(EULER8_SIGMAS))
-    record_property("relative_error", relative(got, expected["euler8"]))
-    assert relative(got, expected["euler8"]) < 1e-4
-    assert runner.rows == [config["batch"]] * 8
+    assert relative(got, expected["euler8"]) < 1e-4 and runner.rows == [config["batch"]] * 8
 
 
 def test_the_model_is_bit_identical_before_and_after(golden_model, pack, runner, prompts):
@@ -120,16 +108,6 @@ def test_the_model_is_bit_identical_before_and_after(golden_model, pack, runner,
     assert set(positive[0][1]) == {"pooled_output"}
 
 
-def test_two_clones_do_not_interact(golden_model, pack, runner, prompts):
-    model, x = golden_model(CASE), inputs(CASE)["x"][:1]
-    positive, null, _ = prompts
-    a = pack.comfy_host.apply_fusion(model, positive, null, 2.0)
-    b = pack.comfy_host.apply_fusion(model, positive, null, 9.0)
-    first = runner(*a, x)
-    assert not torch.equal(runner(*b, x), first)
-    assert torch.equal(runner(*a, x), first)
-
-
 def test_a_model_fused_twice_takes_each_prompt_once(golden_model, pack, runner, prompts):
     model, x = golden_model(CASE), inputs(CASE)["x"][:1]
     positive, null, _ = prompts
@@ -138,39 +116,26 @@ def test_a_model_fused_twice_takes_each_prompt_once(golden_model, pack, runner, 
     assert torch.equal(runner(twice, prompt, x), runner(once, prompt, x))
 
 
-def test_cfg_other_than_one_leaves_negative_rows_unfused(golden_model, pack, runner, prompts, caplog):
+def test_cfg_other_than_one_leaves_negative_rows_unfused(golden_model, pack, runner, prompts):
     model, x, sigma = golden_model(CASE), inputs(CASE)["x"][:1], 0.7
     positive, null, negative = prompts
     fused, prompt = pack.comfy_host.apply_fusion(model, positive, null, 5.0)
     cond = one_step_velocity(runner, fused, prompt, x, sigma)
     uncond = one_step_velocity(runner, model, negative, x, sigma)
-    with caplog.at_level(logging.WARNING):
-        got = one_step_velocity(runner, fused, prompt, x, sigma, negative=negative, cfg=3.0)
+    got = one_step_velocity(runner, fused, prompt, x, sigma, negative=negative, cfg=3.0)
     assert runner.rows == [2], "prompt with negative must share one forward"
     assert relative(got, uncond + 3.0 * (cond - uncond)) < 1e-5
-    assert [record for record in caplog.records if "set cfg to 1" in record.message]
 
 
-def test_the_note_on_cfg_comes_once_per_run(golden_model, pack, runner, prompts, caplog):
+def test_a_run_warns_once_of_cfg_or_of_prompts_without_guidance(golden_model, pack, runner, prompts, caplog):
     positive, null, negative = prompts
     fused, prompt = pack.comfy_host.apply_fusion(golden_model(CASE), positive, null, 5.0)
-    x = inputs(CASE)["x"][:1]
-    for cfg, notes in ((4.0, 1), (1.0, 0)):
+    for given, cfg, warnings in ((prompt, 4.0, 1), (positive, 1.0, 1), (prompt, 1.0, 0)):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            runner(fused, prompt, x, negative=negative, cfg=cfg)
-        assert sum("set cfg to 1" in record.message for record in caplog.records) == notes
+            runner(fused, given, inputs(CASE)["x"][:1], negative=negative, cfg=cfg)
+        assert len(caplog.records) == warnings, caplog.text
     assert runner.rows == [1, 1, 1], "at cfg 1 a step is one pass"
-
-
-def test_a_run_without_any_guidance_says_so(golden_model, pack, runner, prompts, caplog):
-    positive, null, _ = prompts
-    fused, prompt = pack.comfy_host.apply_fusion(golden_model(CASE), positive, null, 5.0)
-    for given, notes in ((positive, 1), (prompt, 0)):
-        caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            runner(fused, given, inputs(CASE)["x"][:1])
-        assert sum("no prompt of this run carries guidance" in record.message for record in caplog.records) == notes
 
 
 def test_a_dropped_model_goes_with_its_last_user(pack, host, runner, prompts):
@@ -189,25 +154,15 @@ def test_a_dropped_model_goes_with_its_last_user(pack, host, runner, prompts):
         gc.enable()
 
 
-@pytest.mark.parametrize(
-    ("null", "told"),
-    [
-        ("zeros", "null is all zeros"),
-        ("prompt", "null is the prompt itself"),
-        ("in double", "null is the prompt itself"),
-        ("null", ""),
-    ],
-)
-def test_a_null_that_is_none_is_said(golden_model, pack, prompts, caplog, null, told):
-    wired = {
-        "zeros": conditioning(prompts[1][0][0], torch.zeros_like(prompts[1][0][1]["pooled_output"])),
-        "prompt": prompts[0],
-        "in double": conditioning(prompts[0][0][0], prompts[0][0][1]["pooled_output"].double()),
-        "null": prompts[1],
-    }
-    with caplog.at_level(logging.WARNING):
-        pack.comfy_host.apply_fusion(golden_model(CASE), prompts[0], wired[null], 5.0)
-    assert [told in record.message for record in caplog.records] == ([True] if told else [])
+def test_zeros_or_the_prompt_itself_as_null_are_reported(golden_model, pack, prompts, caplog):
+    (context, extras), *_ = prompts[0]
+    zeros, double = torch.zeros_like(extras["pooled_output"]), extras["pooled_output"].double()
+    nulls = [(prompts[1], 0), (prompts[0], 1), (conditioning(context, zeros), 1), (conditioning(context, double), 1)]
+    for null, warnings in nulls:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            pack.comfy_host.apply_fusion(golden_model(CASE), prompts[0], null, 5.0)
+        assert len(caplog.records) == warnings
 
 
 def test_every_row_has_its_own_guidance(golden_model, pack, runner, prompts, host):
@@ -234,18 +189,6 @@ def test_two_prompts_of_different_guidance_share_a_forward(golden_model, pack, r
     assert relative(got, sum(parts) / 3) < 1e-5
 
 
-def test_areas_with_time_ranges(golden_model, pack, runner, prompts, host):
-    model, x = golden_model(CASE), inputs(CASE)["x"][:1]
-    positive, null, other = prompts
-    fused, a = pack.comfy_host.apply_fusion(model, positive, null, 3.0)
-    _, b = pack.comfy_host.apply_fusion(model, other, null, 7.0)
-    half = {"area": (8, 16, 0, 0), "strength": 1.0, "set_area_to_bounds": False}
-    late = {"start_percent": 0.5, "end_percent": 1.0}
-    values = host.node_helpers.conditioning_set_values
-    out = runner(fused, values(a, half) + values(b, late) + b, x)
-    assert torch.isfinite(out).all()
-
-
 def test_a_lora_on_the_embedders_is_in_the_term(golden_model, pack, runner, prompts):
     model, x = golden_model(CASE), inputs(CASE)["x"][:1]
     positive, null, _ = prompts
@@ -264,17 +207,6 @@ def test_a_lora_on_the_embedders_is_in_the_term(golden_model, pack, runner, prom
     assert torch.equal(before_the_node, after_the_node)
     assert relative(after_the_node, plain) > 1e-3
     assert torch.equal(runner(fused, prompt, x), plain), "nothing of the LoRA may stay"
-
-    # the same weights without LoRA machinery, as reference
-    state = model.model.diffusion_model.state_dict()
-    kept = {name: state[name].clone() for name in ("y_embedder.mlp.2.weight", "t_embedder.mlp.0.weight")}
-    try:
-        for name in kept:
-            state[name].add_(0.02)
-        assert relative(runner(fused, prompt, x), after_the_node) < 1e-5
-    finally:
-        for name, value in kept.items():
-            state[name].copy_(value)
 
 
 def test_rows_that_another_pack_appends_stay_unfused(golden_model, pack, runner, prompts):
@@ -307,18 +239,6 @@ def test_an_interrupted_run_leaves_nothing_behind(golden_model, pack, runner, pr
         runner(broken, prompt, x)
     assert not model.model.diffusion_model.y_embedder._forward_hooks
     assert torch.equal(runner(model, positive, x), before)
-
-
-def test_ksampler_node_takes_the_pair(golden_model, pack, prompts, host):
-    model, x = golden_model(CASE), inputs(CASE)["x"][:1]
-    positive, null, negative = prompts
-    node = pack.nodes["TeEFusionConditioning"]
-    fused, prompt = node.execute(model, positive, null, 5.0).args
-    sample = host.comfy.sample.sample
-    common = dict(denoise=1.0, seed=1, disable_pbar=True)
-    out = sample(fused, x, 3, 1.0, "euler", "normal", prompt, negative, torch.zeros_like(x), **common)
-    plain = sample(model, x, 3, 1.0, "euler", "normal", positive, negative, torch.zeros_like(x), **common)
-    assert torch.isfinite(out).all() and not torch.equal(out, plain)
 
 
 def test_compiled_models_see_a_new_guidance(golden_model, pack, runner, prompts, host):
@@ -354,15 +274,14 @@ def test_student_metadata_sets_gain_precision_range(golden_model, pack, runner, 
     x = inputs(CASE)["x"][:1]
     positive, null, _ = prompts
     student = golden_model(CASE).clone()
-    metadata = dict(
-        gain=0.25, guidance_min=1.0, guidance_max=8.0, guidance_precision=EXACT, guidance_embedding_scale=1000.0
-    )
+    metadata = dict(gain=0.25, guidance_min=1.0, guidance_max=8.0)
+    metadata |= dict(guidance_precision=EXACT, guidance_embedding_scale=1000.0)
     student.set_attachments(pack.comfy_host.STUDENT_KEY, metadata)
     by_file = pack.comfy_host.apply_fusion(student, positive, null, 5.0)
     by_hand = pack.comfy_host.apply_fusion(golden_model(CASE), positive, null, 5.0, guidance_precision=EXACT, gain=0.25)
     assert torch.equal(runner(*by_file, x), runner(*by_hand, x))
     for w in (0.5, 8.01, [5.0, 9.0]):
-        with pytest.raises(pack.errors.InvalidConfig, match="trained for w from 1 to 8"):
+        with pytest.raises(pack.errors.InvalidConfig, match="1 to 8"):
             pack.comfy_host.apply_fusion(student, positive, null, w)
 
 
@@ -375,7 +294,7 @@ def test_published_students_default_to_official_bf16(golden_model, pack, prompts
 
 
 class TestBadInput:
-    """Each is one clear message that names the node, before anything is sampled."""
+    """Each is one error that names the node and the value, before anything is sampled."""
 
     @pytest.fixture
     def refuse(self, golden_model, pack, prompts):
@@ -383,71 +302,35 @@ class TestBadInput:
 
         def check(error, match, **changed):
             arguments = dict(model=golden_model(CASE), positive=positive, null=null, guidance=5.0) | changed
-            with pytest.raises(getattr(pack.errors, error), match=match) as caught:
+            with pytest.raises(getattr(pack.errors, error), match=f"^TeEFusion Conditioning: .*{match}"):
                 pack.nodes["TeEFusionConditioning"].execute(**arguments)
-            assert str(caught.value).startswith("TeEFusion Conditioning: ")
 
         return check
 
     @pytest.mark.parametrize("w", [float("nan"), float("inf"), -1.0])
     def test_guidance_that_is_no_strength(self, refuse, w):
-        refuse("InvalidConfig", "finite number, 0 or more", guidance=w)
+        refuse("InvalidConfig", "guidance", guidance=w)
 
     def test_unknown_precision(self, refuse):
-        refuse("InvalidConfig", "choose one of", guidance_precision="fp4")
+        refuse("InvalidConfig", "fp4", guidance_precision="fp4")
 
     @pytest.mark.parametrize("name", ["positive", "null"])
-    def test_prompt_without_pooled_output(self, refuse, prompts, name):
-        refuse("InvalidConfig", f"{name} has no pooled_output", **{name: conditioning(prompts[0][0][0])})
-
-    @pytest.mark.parametrize("name", ["positive", "null"])
-    def test_prompt_of_another_width(self, refuse, prompts, name):
-        other = conditioning(prompts[0][0][0], torch.zeros(1, 768))
-        refuse("ShapeMismatch", rf"{name} has shape \[1, 768\], the model takes \[rows, 2048\]", **{name: other})
-
-    @pytest.mark.parametrize("name", ["positive", "null"])
-    def test_no_prompt_at_all(self, refuse, name):
-        refuse("InvalidConfig", "connect", **{name: []})
+    def test_prompts_that_the_model_cannot_take(self, refuse, prompts, name):
+        context = prompts[0][0][0]
+        refuse("InvalidConfig", name, **{name: []})
+        refuse("InvalidConfig", f"{name}.*pooled_output", **{name: conditioning(context)})
+        refuse("ShapeMismatch", f"{name}.*768.*2048", **{name: conditioning(context, torch.zeros(1, 768))})
 
     def test_several_nulls(self, refuse, prompts):
-        refuse("InvalidConfig", "null holds 2 prompts", null=prompts[1] * 2)
+        refuse("InvalidConfig", "null.*2", null=prompts[1] * 2)
 
     def test_rows_that_do_not_fit(self, refuse, prompts):
-        three = conditioning(prompts[0][0][0], torch.zeros(3, 2048))
-        two = conditioning(prompts[0][0][0], torch.zeros(2, 2048))
-        refuse("ShapeMismatch", "positive has 3, null has 2", positive=three, null=two)
-        refuse("ShapeMismatch", "guidance has 2", positive=three, guidance=[1.0, 2.0])
-
-    def test_model_without_pooled_text(self, refuse, golden_model, host):
-        refuse("UnsupportedArchitecture", "takes no pooled text", model=_tiny(host, adm_in_channels=None))
-
-    def test_model_of_another_family(self, refuse, host):
-        refuse("UnsupportedArchitecture", "another family: .* SD3.5, .* DICE Sharpen", model=_other_family(host))
+        three, two = (conditioning(prompts[0][0][0], torch.zeros(rows, 2048)) for rows in (3, 2))
+        refuse("ShapeMismatch", "positive.*3.*null.*2", positive=three, null=two)
+        refuse("ShapeMismatch", "guidance.*2", positive=three, guidance=[1.0, 2.0])
 
     def test_a_latent_batch_that_does_not_fit(self, golden_model, pack, runner, prompts):
         positive, null, _ = prompts
         fused, prompt = pack.comfy_host.apply_fusion(golden_model(CASE), positive, null, [2.0, 3.0])
-        with pytest.raises(pack.errors.ShapeMismatch, match="TeEFusion: .* 2 rows, the latent batch 3"):
+        with pytest.raises(pack.errors.ShapeMismatch, match="2.*3"):
             runner(fused, prompt, torch.zeros(3, 16, 16, 16))
-
-
-def _patcher(host, model):
-    return host.comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
-
-
-def _tiny(host, **changed):
-    config = dict(
-        in_channels=16, patch_size=2, depth=1, input_size=None, pos_embed_max_size=8,
-        num_patches=64, adm_in_channels=32, num_blocks=1, context_embedder_config=None,
-    )  # fmt: skip
-    config = host.comfy.supported_models.SD3(config | changed)
-    config.set_inference_dtype(torch.float32, None)
-    return _patcher(host, config.get_model({}, "", device="cpu"))
-
-
-def _other_family(host):
-    flux = torch.nn.Module()
-    flux.time_in, flux.vector_in = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
-    model = torch.nn.Module()
-    model.diffusion_model = flux
-    return _patcher(host, model)

@@ -5,11 +5,7 @@ import torch
 
 from .reflection_parts import SEED, conditioning, unet, weights_of
 
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
 
 @pytest.fixture(scope="module")
@@ -92,136 +88,98 @@ class TestModelsThatDoNotFit:
     def unets(self, host):
         return {kind: unet(host, kind, 1) for kind in ("EPS", "FLOW", "EDM")}
 
-    def test_another_latent_space(self, top, host, unets):
-        with pytest.raises(top.pack.errors.CheckpointMismatch, match="latent space SDXL, the strong one in SD15"):
+    def test_another_latent_space(self, top, host, world, unets):
+        with pytest.raises(top.pack.errors.CheckpointMismatch, match="SDXL.*SD15"):
             top.guider(top.world("eps"), weak=unet(host, "EPS", 2, latent_format="SDXL"))
-
-    def test_demo_with_unet(self, top, world, unets):
-        with pytest.raises(top.pack.errors.CheckpointMismatch, match="latent space SD15, the strong one in SD3"):
+        with pytest.raises(top.pack.errors.CheckpointMismatch, match="SD15.*SD3"):
             top.guider(world, weak=unets["EPS"])
 
     @pytest.mark.parametrize(("strong", "weak"), [("FLOW", "EPS"), ("EPS", "FLOW")])
     def test_flow_with_noise(self, top, unets, strong, weak):
-        with pytest.raises(top.pack.errors.CheckpointMismatch, match="one of the two models is a flow model"):
+        with pytest.raises(top.pack.errors.CheckpointMismatch, match="flow"):
             top.guider(top.world("eps"), model=unets[strong], weak=unets[weak])
 
     @pytest.mark.parametrize("inversion", ["upper", "official"])
     def test_an_inversion_that_a_model_lacks(self, top, unets, inversion):
         world, options = top.world("eps"), {"model": unets["EDM"], "steps": 2}
         before = top.euler(world, model=unets["EDM"])
-        with pytest.raises(
-            top.pack.errors.InvalidConfig, match=f"inversion '{inversion}' is not defined for this kind"
-        ):
+        with pytest.raises(top.pack.errors.InvalidConfig, match=inversion):
             top.reflect(world, operator={"inversion": inversion}, **options)
         top.reflect(world, **options)
         assert torch.equal(top.euler(world, model=unets["EDM"]), before)
 
 
-@pytest.mark.usefixtures("survived")
 class TestPrompts:
-    @pytest.mark.parametrize("role", ["positive", "negative", "weak_positive", "weak_negative"])
+    @pytest.mark.parametrize(
+        ("role", "rule"),
+        [("positive", "CFG"), ("negative", "CFG"), ("weak_positive", "CFG"), ("weak_negative", "CFG"),
+         ("positive", "CHATS"), ("negative", "CHATS")],
+    )  # fmt: skip
     @pytest.mark.parametrize("networks", [1, 2])
-    def test_without_pooled_output(self, top, world, role, networks):
+    def test_without_pooled_output(self, top, world, survived, role, rule, networks):
         bare = {role: [[world.positive[0][0], {}]]}
-        with pytest.raises(
-            top.pack.errors.InvalidConfig, match="a prompt has no pooled_output, which this model needs"
-        ):
-            top.reflect(world, weak=world.weak if networks == 2 else None, **bare)
-
-    @pytest.mark.parametrize("role", ["positive", "negative"])
-    def test_chats_without_pooled_output(self, top, world, role):
-        bare = {role: [[world.positive[0][0], {}]]}
-        with pytest.raises(
-            top.pack.errors.InvalidConfig, match="a prompt has no pooled_output, which this model needs"
-        ):
-            top.reflect(world, weak=world.weak, rule="CHATS", **bare)
+        with pytest.raises(top.pack.errors.InvalidConfig, match="pooled_output"):
+            top.reflect(world, weak=world.weak if networks == 2 else None, rule=rule, **bare)
 
     def test_chats_with_prompts_that_do_not_pair(self, top, world):
-        errors = top.pack.errors
-        with pytest.raises(errors.ShapeMismatch, match="negative holds 2 prompts, positive 1"):
-            top.guider(world, rule="CHATS", negative=world.negative * 2)
         short = [[world.negative[0][0][:, :9], world.negative[0][1]]]
-        with pytest.raises(errors.ShapeMismatch, match="the prompt has 24 tokens, the negative prompt 9"):
-            top.guider(world, rule="CHATS", negative=short)
+        for negative, value in ((world.negative * 2, "2.*1"), (short, "24.*9")):
+            with pytest.raises(top.pack.errors.ShapeMismatch, match=value):
+                top.guider(world, rule="CHATS", negative=negative)
 
 
 class TestSettings:
-    @pytest.mark.parametrize("rounds", [0, -1])
-    def test_rounds(self, top, rounds):
-        with pytest.raises(top.pack.errors.InvalidConfig, match=f"rounds is {rounds}; reflect once or more per step"):
-            top.pack.comfy_host.ReflectionSampler(rounds=rounds)
-
-    def test_fewer_steps_than_none(self, top):
-        with pytest.raises(
-            top.pack.errors.InvalidConfig, match="reflect_steps is -2; choose 0 or more, or -1 for every"
-        ):
-            top.pack.comfy_host.ReflectionSampler(reflect_steps=-2)
+    @pytest.mark.parametrize("given", [{"rounds": 0}, {"rounds": -1}, {"reflect_steps": -2}, {"inversion": "heun"}])
+    def test_of_the_sampler(self, top, given):
+        ((name, value),) = given.items()
+        with pytest.raises(top.pack.errors.InvalidConfig, match=f"{name}.*{value}"):
+            top.pack.comfy_host.ReflectionSampler(**given)
 
     def test_more_steps_than_there_are(self, top, world, survived):
-        with pytest.raises(top.pack.errors.InvalidConfig, match="reflect_steps is 4, the schedule has 3 steps"):
+        with pytest.raises(top.pack.errors.InvalidConfig, match="reflect_steps is 4.*3"):
             top.reflect(world, weak=world.weak, operator={"reflect_steps": 4})
 
-    def test_an_unknown_inversion(self, top):
-        with pytest.raises(
-            top.pack.errors.InvalidConfig, match="inversion is 'heun'; choose one of exact, upper, offi"
-        ):
-            top.pack.comfy_host.ReflectionSampler(inversion="heun")
-
-    def test_an_unknown_rule(self, top, world):
-        with pytest.raises(top.pack.errors.InvalidConfig, match="the rule is 'APG'; choose CFG or CHATS"):
+    def test_of_guider_and_schedule(self, top, world):
+        with pytest.raises(top.pack.errors.InvalidConfig, match="APG"):
             top.guider(world, rule="APG")
-
-    def test_an_unknown_schedule(self, top, world):
-        schedule, error = top.pack.comfy_host.schedule, top.pack.errors.InvalidConfig
-        with pytest.raises(error, match="scheduler is 'linear'; choose one of "):
-            schedule(world.model, "linear", 3, 1.0)
-        with pytest.raises(error, match="steps is 0; choose 1 or more"):
-            schedule(world.model, "normal", 0, 1.0)
+        for scheduler, steps, value in (("linear", 3, "linear"), ("normal", 0, "steps is 0")):
+            with pytest.raises(top.pack.errors.InvalidConfig, match=value):
+                top.pack.comfy_host.schedule(world.model, scheduler, steps, 1.0)
 
 
 class TestHalfOfThePair:
     @pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "euler_ancestral"])
     def test_the_guider_with_a_stock_sampler(self, top, world, survived, name):
-        noise = torch.zeros(1, 16, 8, 8)
-        sampler = top.comfy.samplers.sampler_object(name)
-        with pytest.raises(top.pack.errors.InvalidConfig, match="given a sampler that does not reflect; connect Refl"):
+        noise, sampler = torch.zeros(1, 16, 8, 8), top.comfy.samplers.sampler_object(name)
+        with pytest.raises(top.pack.errors.InvalidConfig, match="Reflection Sampler"):
             top.guider(world).sample(noise, noise, sampler, top.sigmas(world), seed=SEED)
 
     def test_the_sampler_with_a_stock_guider(self, top, world, survived):
         guider, noise = top.comfy.samplers.CFGGuider(world.model), torch.zeros(1, 16, 8, 8)
         guider.set_conds(world.positive, world.negative)
-        sampler = top.pack.comfy_host.ReflectionSampler()
-        with pytest.raises(
-            top.pack.errors.InvalidConfig, match="needs strong and weak .* connect Reflection Guider as"
-        ):
-            guider.sample(noise, noise, sampler, top.sigmas(world), seed=SEED)
+        with pytest.raises(top.pack.errors.InvalidConfig, match="Reflection Guider"):
+            guider.sample(noise, noise, top.pack.comfy_host.ReflectionSampler(), top.sigmas(world), seed=SEED)
 
 
 class TestThroughTheNodes:
     """The message begins with the name of the node."""
 
-    @pytest.fixture
-    def arguments(self, top, world):
-        return {
+    @pytest.mark.parametrize("changed", [{"rounds": 0}, {"reflect_steps": 3}, {"inversion": "x"}, {"scheduler": "x"}])
+    def test_samplers(self, top, world, changed):
+        arguments = {
             "positive": world.positive, "negative": world.negative, "latent_image": top.empty(world), "seed": SEED,
             "steps": 2, "scheduler": "normal", "denoise": 1.0, "reflect_steps": -1, "rounds": 1, "inversion": "exact",
-        }  # fmt: skip
-
-    @pytest.mark.parametrize("changed", [{"rounds": 0}, {"reflect_steps": 3}, {"inversion": "x"}, {"scheduler": "x"}])
-    def test_samplers(self, top, world, arguments, changed):
+        } | changed  # fmt: skip
         nodes, error = top.pack.nodes, top.pack.errors.InvalidConfig
         with pytest.raises(error, match=r"^Z-Sampling \(zigzag\): "):
-            nodes["ZSampling"].execute(world.model, cfg=3.0, inversion_cfg=0.0, **arguments | changed)
-        scales = {"strong_cfg": 3.0, "weak_cfg": 1.0, "final_cfg": 3.0}
+            nodes["ZSampling"].execute(world.model, cfg=3.0, inversion_cfg=0.0, **arguments)
         with pytest.raises(error, match=r"^W2SD Teacher Sampler: "):
-            nodes["W2SDTeacherSampler"].execute(world.model, **scales, **arguments | changed)
+            nodes["W2SDTeacherSampler"].execute(world.model, strong_cfg=3.0, weak_cfg=1.0, final_cfg=3.0, **arguments)
 
     def test_parts(self, top, world):
         nodes, error = top.pack.nodes, top.pack.errors
-        with pytest.raises(error.InvalidConfig, match=r"^Reflection Sampler: rounds is 0"):
+        with pytest.raises(error.InvalidConfig, match="^Reflection Sampler: rounds is 0"):
             nodes["ReflectionSampler"].execute(-1, 0, "exact")
-        prompts = conditioning(1), conditioning(2)
-        with pytest.raises(error.CheckpointMismatch, match=r"^Reflection Guider: the weak model works in"):
-            nodes["ReflectionGuider"].execute(
-                world.model, *prompts, 3.0, 1.0, 3.0, "CFG", 0.5, weak_model=top.world("eps").model
-            )
+        sides, weak = (conditioning(1), conditioning(2), 3.0, 1.0, 3.0, "CFG", 0.5), top.world("eps").model
+        with pytest.raises(error.CheckpointMismatch, match="^Reflection Guider: "):
+            nodes["ReflectionGuider"].execute(world.model, *sides, weak_model=weak)

@@ -105,11 +105,3 @@ def test_noise_prediction(name, inversion, pack, toy, ddim, record_property):
     gap = worst(found.double() * levels.sqrt().reshape(-1, 1, 1, 1, 1), torch.from_numpy(stored[f"{name}/{inversion}"]))
     record_property("gap", gap)
     assert gap < LIMIT
-
-
-def test_the_same_without_reflection(pack, toy, ddim, record_property):
-    stored, levels, sigmas, noise = ddim
-    found = trajectory(pack, toy("EPS"), noise, sigmas, NOISE_RUNS["z_5.5_0"], reflect_steps=0)
-    gap = worst(found.double() * levels.sqrt().reshape(-1, 1, 1, 1, 1), torch.from_numpy(stored["ddim_cfg5.5"]))
-    record_property("gap", gap)
-    assert gap < LIMIT

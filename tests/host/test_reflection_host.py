@@ -5,15 +5,10 @@ import logging
 import pytest
 import torch
 
-from .reflection_parts import SEED, STEPS, counted, relative, weights_of
+from .reflection_parts import SEED, STEPS, counted, relative
 
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 DEFAULTS = (5.5, 1.0, 5.5)
-
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
 
 
 class TestPasses:
@@ -39,7 +34,7 @@ class TestPasses:
             run = top.reflect(world, scales=scales, operator=operator)
         assert sum(rows for _, rows in seen) == sum(passes)
         assert run.guider.passes == sum(passes)
-        assert f"{STEPS} steps, {sum(passes)} forward passes ({sum(passes) / STEPS:.3g} per step)" in run.cost
+        assert f"{STEPS} steps, {sum(passes)} forward passes" in run.cost
 
     def test_a_batch_is_one_pass(self, top, world):
         with counted(world.model) as seen:
@@ -67,14 +62,6 @@ class TestAgainstStock:
         run = top.reflect(world, scales=(7.0, 2.0, cfg), operator={"reflect_steps": 0})
         assert torch.equal(run.samples, top.euler(world, cfg=cfg))
 
-    def test_a_stock_run_is_the_same_before_as_after(self, top, world):
-        before, weights = top.euler(world), weights_of(world.model)
-        assert relative(top.reflect(world).samples, before) > 1e-3
-        assert torch.equal(top.euler(world), before)
-        assert relative(top.reflect(world, weak=world.weak).samples, before) > 1e-3
-        assert torch.equal(top.euler(world), before)
-        top.assert_clean(world.model, weights)
-
     def test_previews_show_the_strong_prediction(self, top, world):
         shown = []
         noise = torch.randn(1, 16, 8, 8)
@@ -100,15 +87,9 @@ class TestSameSeed:
         assert torch.equal(run(), cold)
         assert not torch.equal(run(SEED + 1), cold)
 
-    def test_one_guider_runs_twice(self, top, world):
-        guider = top.guider(world, weak=world.weak)
-        first = top.reflect(world, guider=guider)
-        passes, again = guider.passes, top.reflect(world, guider=guider)
-        assert torch.equal(first.samples, again.samples) and guider.passes == passes
-
 
 class TestNothingDiffers:
-    """Strong as good as weak: a reflection that does nothing is said, not silently paid for."""
+    """Strong as good as weak: a reflection that does nothing is reported."""
 
     @pytest.fixture
     def noted(self, top, world, caplog):
@@ -121,16 +102,11 @@ class TestNothingDiffers:
         return check
 
     def test_one_model_at_one_scale(self, noted):
-        (note,) = noted((2.0, 2.0, 4.0))
-        assert "same weights, prompts and CFG scale 2" in note and "costs its passes" in note
+        assert len(noted((2.0, 2.0, 4.0))) == 1
 
-    def test_two_files_that_are_equal(self, top, world, noted):
-        twin = top.twins(world)[0]
-        assert twin.model is not world.model.model
-        assert len(noted((2.0, 2.0, 2.0), weak=twin)) == 1
-
-    def test_a_clone(self, world, noted):
-        assert len(noted((2.0, 2.0, 2.0), weak=world.model.clone())) == 1
+    def test_a_clone_or_an_equal_file(self, top, world, noted):
+        for weak in (world.model.clone(), top.twins(world)[0]):
+            assert len(noted((2.0, 2.0, 2.0), weak=weak)) == 1
 
     @pytest.mark.parametrize("gap", ["scale", "model", "lora", "strength", "prompt", "negative", "options", "shift"])
     def test_any_gap_is_enough(self, top, world, noted, gap):
@@ -167,29 +143,11 @@ class TestTwoNetworks:
         top.reflect(world, weak=world.weak)
         assert loads == [{world.model.model, world.weak.model}]
 
-    def test_each_leg_runs_on_its_own(self, top, world):
+    def test_each_phase_runs_on_its_own_network(self, top, world):
         with counted(world.model, world.weak) as seen:
             run = top.reflect(world, weak=world.weak)
         assert seen == [(0, 2), (1, 1), (0, 2)] * (STEPS - 1) + [(0, 2)]
         assert run.guider.passes == 5 * (STEPS - 1) + 2
-
-    def test_nothing_is_left_of_the_run(self, top, world):
-        kept = [weights_of(model) for model in (world.model, world.weak)]
-        top.reflect(world, weak=world.weak)
-        for model, weights in zip((world.model, world.weak), kept, strict=True):
-            assert model.model.current_patcher is None
-            assert not model.model_options["transformer_options"] and not model.additional_models
-            top.assert_clean(model, weights)
-
-    def test_a_copy_of_the_strong_one_is_the_strong_one(self, top, world):
-        twin = top.twins(world)[0]
-        assert relative(top.reflect(world, weak=twin).samples, top.reflect(world).samples) < 1e-5
-
-    def test_the_weak_network_with_the_prompt_matters(self, top, world):
-        plain = top.reflect(world).samples
-        other_model = top.reflect(world, weak=world.weak).samples
-        other_prompt = top.reflect(world, weak_positive=world.other).samples
-        assert relative(other_model, plain) > 1e-3 and relative(other_prompt, plain) > 1e-3
 
 
 class TestWhatNodesDidToOneSide:
@@ -258,18 +216,7 @@ class TestChats:
         assert seen == [(0, 1), (1, 1)] * STEPS and guider.passes == 2 * STEPS
         assert relative(world.model.model.process_latent_in(out), self.literal(world, noise, sigmas)) < 1e-5
 
-    def test_with_reflection_the_weak_leg_is_plain(self, top, world):
+    def test_with_reflection_the_weak_phase_is_plain(self, top, world):
         with counted(world.model, world.weak) as seen:
             top.reflect(world, weak=world.weak, rule="CHATS")
         assert seen == [(0, 1), (1, 1), (1, 1), (0, 1), (1, 1)] * (STEPS - 1) + [(0, 1), (1, 1)]
-
-    def test_one_shared_network(self, top, world):
-        strong = top.lora(world.model, world.layers)
-        run = top.reflect(world, model=strong, weak=world.model, rule="CHATS", operator={"reflect_steps": 0})
-        assert run.guider.passes == 2 * STEPS
-        apart = top.reflect(world, model=strong, weak=top.twins(world)[0], rule="CHATS", operator={"reflect_steps": 0})
-        assert relative(run.samples, apart.samples) < 1e-5
-
-    def test_alpha_matters(self, top, world):
-        runs = [top.reflect(world, weak=world.weak, rule="CHATS", alpha=alpha).samples for alpha in (0.0, 0.5)]
-        assert relative(*runs) > 1e-3

@@ -5,61 +5,7 @@ import torch
 
 from .reflection_parts import SEED, randn, relative
 
-OPERATOR = [("reflect_steps", "INT"), ("rounds", "INT"), ("inversion", "COMBO")]
-START = [("latent_image", "LATENT"), ("seed", "INT"), ("steps", "INT")]
-SCHEDULE = [("scheduler", "COMBO"), ("denoise", "FLOAT")]
-PROMPTS = [("positive", "CONDITIONING"), ("negative", "CONDITIONING")]
-SIDES = [("strong_cfg", "FLOAT"), ("weak_cfg", "FLOAT"), ("final_cfg", "FLOAT")]
-WEAK = [("weak_model", "MODEL"), ("weak_positive", "CONDITIONING"), ("weak_negative", "CONDITIONING")]
-SOCKETS = {
-    "W2SDTeacherSampler": [
-        ("strong_model", "MODEL"), *PROMPTS, *START, *SIDES, *SCHEDULE, *OPERATOR, *WEAK
-    ],
-    "ZSampling": [
-        ("model", "MODEL"), *PROMPTS, *START, ("cfg", "FLOAT"), ("inversion_cfg", "FLOAT"), *SCHEDULE, *OPERATOR
-    ],
-    "ReflectionGuider": [
-        ("strong_model", "MODEL"), *PROMPTS, *SIDES, ("rule", "COMBO"), ("chats_alpha", "FLOAT"), *WEAK
-    ],
-    "ReflectionSampler": OPERATOR,
-}  # fmt: skip
-OUTPUTS = {
-    "W2SDTeacherSampler": [("latent", "LATENT")],
-    "ZSampling": [("latent", "LATENT")],
-    "ReflectionGuider": [("guider", "GUIDER")],
-    "ReflectionSampler": [("sampler", "SAMPLER")],
-}
-DEFAULTS = {
-    "strong_cfg": 5.5, "weak_cfg": 1.0, "final_cfg": 5.5, "cfg": 5.5, "inversion_cfg": 0.0, "seed": 0, "steps": 20,
-    "scheduler": "normal", "denoise": 1.0, "reflect_steps": -1, "rounds": 1, "inversion": "exact", "rule": "CFG",
-    "chats_alpha": 0.5,
-}  # fmt: skip
-OPTIONS = {"inversion": ["exact", "upper", "official"], "rule": ["CFG", "CHATS"]}
-
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
-
-
-@pytest.mark.parametrize("node_id", SOCKETS)
-def test_sockets_are_frozen(pack, node_id):
-    schema = pack.nodes[node_id].GET_SCHEMA()
-    assert [(item.id, item.get_io_type()) for item in schema.inputs] == SOCKETS[node_id]
-    assert [(item.id, item.get_io_type()) for item in schema.outputs] == OUTPUTS[node_id]
-    for item in schema.inputs:
-        assert bool(item.optional) == ((item.id, item.get_io_type()) in WEAK), item.id
-        if item.id in DEFAULTS:
-            assert item.default == DEFAULTS[item.id], item.id
-        if item.id in OPTIONS:
-            assert item.options == OPTIONS[item.id], item.id
-
-
-def test_schedulers_are_the_hosts(pack, host):
-    for node_id in ("W2SDTeacherSampler", "ZSampling"):
-        (scheduler,) = [item for item in pack.nodes[node_id].GET_SCHEMA().inputs if item.id == "scheduler"]
-        assert scheduler.options == list(host.comfy.samplers.KSampler.SCHEDULERS)
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
 
 @pytest.fixture
@@ -152,20 +98,8 @@ class TestTheParts:
         parts = by_parts(top, world, latent, scales=(4.0, 0.0, 4.0), weak=None, denoise=1.0, operator=(-1, 1, "exact"))
         assert_same(z_sampling(latent), parts)
 
-    def test_weak_prompts(self, top, world, w2sd):
-        out = w2sd(top.empty(world), weak_positive=world.other)["samples"]
-        assert relative(out, w2sd(top.empty(world))["samples"]) > 1e-3
 
-    def test_the_denoised_output_of_the_custom_sampler(self, top, world):
-        parts = top.host.custom_sampler
-        noise, sampler = parts.RandomNoise.execute(SEED).args[0], top.pack.comfy_host.ReflectionSampler()
-        arguments = noise, top.guider(world), sampler, top.sigmas(world), top.empty(world)
-        out, denoised = parts.SamplerCustomAdvanced.execute(*arguments).args
-        assert relative(denoised["samples"], out["samples"]) < 1e-4, "the last prediction is the final one"
-
-
-def test_the_cost_is_told(z_sampling, top, world, caplog):
+def test_the_cost_is_reported(z_sampling, top, world, caplog):
     with caplog.at_level("INFO"):
         z_sampling(top.empty(world))
-    (told,) = [record.message for record in caplog.records if "forward passes" in record.message]
-    assert told.startswith("TeEFusion: 3 steps, 12 forward passes (4 per step), ")
+    assert [record for record in caplog.records if "12 forward passes" in record.message]

@@ -78,9 +78,7 @@ def test_all_judges_at_once_are_those_of_their_libraries(score):
         assert scores[name] == pytest.approx(REFERENCES[name], abs=TOLERANCE), name
     cosines = [value / 100 for value in scores["CLIPScore (clip)"]]
     assert scores["PickScore"] == pytest.approx([math.exp(4.5) * one for one in cosines], rel=1e-4)
-    table = outputs[0][0].splitlines()
-    assert table[0].startswith("| image | prompt | CLIPScore (clip) |") and table[-1].startswith("| mean |")
-    assert re.search(rf"\| {scores['HPSv2.1'][0]:.4f} \|", table[2])
+    assert f"| {scores['HPSv2.1'][0]:.4f} |" in outputs[0][0]
 
 
 def test_tokens_are_those_of_open_clip(host, pack):
@@ -97,58 +95,43 @@ def test_prompts_share_the_pictures(score):
 
 
 class TestErrors:
-    def test_no_judge_names_files_and_folder(self, score, pack):
-        with pytest.raises(pack.errors.InvalidConfig, match="Score Images: no judge.* clip_vision .*PickScore_v1"):
-            score({})
-
-    def test_a_missing_file_names_file_and_folder(self, score, pack, folder):
-        said = f"gone.safetensors.*PickScore_v1"
-        with pytest.raises(pack.errors.CheckpointMismatch, match=said):
-            score({"pickscore": "gone.safetensors"})
-
-    def test_a_name_that_leads_outside(self, score, pack):
-        with pytest.raises(pack.errors.CheckpointMismatch, match="is in none of the clip_vision folders"):
-            score({"pickscore": "../clip.safetensors"})
+    @pytest.mark.parametrize(
+        ("judges", "error", "value"),
+        [
+            ({}, "InvalidConfig", "clip_vision"),
+            ({"pickscore": "gone.safetensors"}, "CheckpointMismatch", "gone.safetensors.*clip_vision"),
+            ({"pickscore": "../clip.safetensors"}, "CheckpointMismatch", "clip_vision"),
+            ({"clip": "head.safetensors"}, "CheckpointMismatch", "head.safetensors"),
+            ({"image_reward": "clip.safetensors"}, "CheckpointMismatch", "clip.safetensors"),
+            ({"hps": "reward.safetensors"}, "CheckpointMismatch", "reward.safetensors"),
+            ({"aesthetic": "head.safetensors"}, "InvalidConfig", "clip"),
+            ({"clip": "clip.safetensors", "aesthetic": "clip.safetensors"}, "CheckpointMismatch", "clip.safetensors"),
+        ],
+        ids=str,
+    )
+    def test_files_that_are_missing_or_wrong(self, score, pack, judges, error, value):
+        with pytest.raises(getattr(pack.errors, error), match=f"^Score Images: .*{value}"):
+            score(judges)
 
     def test_a_pickle_is_refused_unread(self, score, pack, folder, tmp_path):
         (folder / "judge.pt").write_bytes(trap(tmp_path / "sprung"))
         try:
-            with pytest.raises(pack.errors.CheckpointMismatch, match="judge.pt .*teefusion_core convert"):
+            with pytest.raises(pack.errors.CheckpointMismatch, match="judge.pt.*convert"):
                 score({"hps": "judge.pt"})
         finally:
             (folder / "judge.pt").unlink()
         assert not (tmp_path / "sprung").exists()
 
-    @pytest.mark.parametrize(
-        ("judge", "name", "said"),
-        [
-            ("clip", "head", "head.safetensors holds no CLIP vision tower"),
-            ("image_reward", "clip", "clip.safetensors is not ImageReward"),
-            ("hps", "reward", "reward.safetensors holds no CLIP vision tower"),
-        ],
-    )
-    def test_a_wrong_file(self, score, pack, judge, name, said):
-        with pytest.raises(pack.errors.CheckpointMismatch, match=said):
-            score({judge: f"{name}.safetensors"})
-
-    def test_a_head_needs_its_clip(self, score, pack):
-        with pytest.raises(pack.errors.InvalidConfig, match="choose ViT-L/14 of OpenAI as clip too"):
-            score({"aesthetic": "head.safetensors"})
-
-    def test_a_clip_as_a_head(self, score, pack):
-        with pytest.raises(pack.errors.CheckpointMismatch, match="clip.safetensors is no LAION aesthetic head"):
-            score({"clip": "clip.safetensors", "aesthetic": "clip.safetensors"})
-
     def test_words_that_are_missing(self, score, pack, folder):
         (folder / "reward.txt").rename(folder / "away.txt")
         try:
-            with pytest.raises(pack.errors.CheckpointMismatch, match="bert-base-uncased beside it as reward.txt"):
+            with pytest.raises(pack.errors.CheckpointMismatch, match="reward.txt"):
                 score({"image_reward": "reward.safetensors"})
         finally:
             (folder / "away.txt").rename(folder / "reward.txt")
 
     def test_no_prompt(self, score, pack):
-        with pytest.raises(pack.errors.InvalidConfig, match="prompts is empty"):
+        with pytest.raises(pack.errors.InvalidConfig, match="prompts"):
             score({"hps": "clip.safetensors"}, ["", ""])
 
     def test_cancel(self, score, host, monkeypatch):
@@ -183,9 +166,9 @@ class TestTheCommand:
         assert json.loads(out.read_text())["scores"]["HPSv2.1"] == pytest.approx(REFERENCES["HPSv2.1"], abs=TOLERANCE)
         assert "| 0.png | a red circle, left of a small blue square! |" in done.stdout
 
-    def test_what_is_wrong_is_one_sentence(self, command, tmp_path):
+    def test_what_is_wrong_is_one_line(self, command, tmp_path):
         done = command("score", tmp_path, "--hps", "gone.safetensors")
-        assert done.returncode == 1 and re.fullmatch(r"TeEFusion: .* has no pictures .*\n", done.stderr)
+        assert done.returncode == 1 and re.fullmatch(r"TeEFusion: .*\n", done.stderr)
 
 
 class TestConversion:
@@ -195,11 +178,11 @@ class TestConversion:
         assert pack.comfy_host.convert(tmp_path / "head.pth", target) == len(weights)
         written = load_file(target)
         assert written.keys() == weights.keys() and all(torch.equal(written[name], weights[name]) for name in weights)
-        with pytest.raises(pack.errors.CheckpointMismatch, match="is to be a new .safetensors file"):
+        with pytest.raises(pack.errors.CheckpointMismatch, match="head.safetensors"):
             pack.comfy_host.convert(tmp_path / "head.pth", target)
 
     def test_a_pickle_of_something_else_is_not_run(self, pack, tmp_path):
         (tmp_path / "judge.pt").write_bytes(trap(tmp_path / "sprung"))
-        with pytest.raises(pack.errors.CheckpointMismatch, match="cannot be read without running what is in it"):
+        with pytest.raises(pack.errors.CheckpointMismatch, match="judge.pt"):
             pack.comfy_host.convert(tmp_path / "judge.pt", tmp_path / "judge.safetensors")
         assert not (tmp_path / "sprung").exists() and not (tmp_path / "judge.safetensors").exists()

@@ -7,18 +7,12 @@ import torch
 
 from teefusion_core.training.loop_settings import TrainSettings
 
-from .distillation_parts import LATENT, NEGATIVE, ROWS, TEXTS
-from .reflection_parts import PROMPT, randn, relative, weights_of
+from .distillation_parts import LATENT, ROWS, TEXTS, example_of, shaken
+from .reflection_parts import PROMPT, counted, randn, relative, weights_of
 
 LOOP = TrainSettings(steps=4, batch_size=12, learning_rate=3e-3, save_every=2, warmup_steps=1)
 DICE = dict(method="dice", guidance_min=2.0, guidance_max=2.0, reuse=0, cache_size=1)
-FILE = "mine.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def _outside_inference_mode():
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+FILE, SIZE = "mine.safetensors", 0.05
 
 
 @pytest.fixture
@@ -33,72 +27,20 @@ def teach(pack, distil, tmp_path):
 
 
 @pytest.fixture
-def sharpen(pack, tmp_path):
+def sharpen(pack, tmp_path, add_folder):
     """The node on a file in a LoRA folder of the host."""
-    import folder_paths
-
-    (tmp_path / "loras").mkdir()
-    folder_paths.add_model_folder_path("loras", str(tmp_path / "loras"))
+    add_folder("loras", tmp_path / "loras")
 
     @torch.inference_mode()  # as the host runs nodes
     def run(prompt, **given):
         return pack.nodes["DICESharpen"].execute(prompt, FILE, **given).args[0]
 
-    yield run
-    folder_paths.folder_names_and_paths["loras"][0].remove(str(tmp_path / "loras"))
-
-
-def shaken(distillation, seed=3):
-    """The same with a sharpener that says something."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in distillation.student.update.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return distillation
-
-
-def example_of(trajectory, rows=slice(None)):
-    from teefusion_core.training.targets import Example
-
-    picked = dict(x=trajectory.x_SBCHW, target=trajectory.target_SBCHW, guidance=trajectory.guidance_SBCHW)
-    prompts = trajectory.prompt_SB[1, rows]
-    return Example(
-        **{f"{name}_BCHW": value[1, rows] for name, value in picked.items()}, prompt_B=prompts,
-        null_B=trajectory.null_SB[1, rows], sigma_B=trajectory.sigma_S[1].expand(len(prompts)),
-        w_B=trajectory.w.expand(len(prompts)),
-        weight_B=torch.ones(len(prompts)),
-    )  # fmt: skip
-
-
-def test_a_few_steps_on_one_batch_lower_its_loss(distil, world):
-    before = weights_of(world.model)
-    distillation = distil(**DICE)
-    example = example_of(distillation.trajectory(0))
-    optimizer, losses = torch.optim.AdamW(distillation.student.update.parameters(), lr=3e-4), []
-    with distillation.in_training():
-        for _ in range(4):
-            loss = distillation.loss(example)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(float(loss.detach()))
-    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.95 * losses[0]
-    after = weights_of(world.model)
-    assert all(torch.equal(after[name], weight) for name, weight in before.items()), "the base is untouched"
-    assert all(weight.grad is None for weight in world.model.model.diffusion_model.parameters())
-
-
-def test_it_begins_as_its_base(distil):
-    distillation = distil(**DICE)
-    x, sigma = randn(8, 2, *LATENT), torch.tensor([0.7, 0.4])
-    with torch.no_grad(), distillation.in_training():
-        student = distillation.velocity([0, 1], [0, 0], torch.full((2,), 2.0))(x, sigma)
-        assert torch.equal(student, distillation.network.velocity(x, sigma, distillation.positives.batch([0, 1])))
+    return run
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_reach_the_sharpener_alone(distil, world, checkpointing):
-    distillation = shaken(distil(gradient_checkpointing=checkpointing, **DICE))
+    distillation = shaken(distil(gradient_checkpointing=checkpointing, **DICE), SIZE)
     example = example_of(distillation.trajectory(0))
     with distillation.in_training():
         distillation.loss(example).backward()
@@ -106,12 +48,12 @@ def test_gradients_reach_the_sharpener_alone(distil, world, checkpointing):
     assert all(weight.grad is None for weight in world.model.model.diffusion_model.parameters())
 
 
-def test_the_node_paints_what_training_saw(pack, top, world, encoded, teach, sharpen, tmp_path):
+def test_the_node_gives_what_training_saw(pack, top, world, encoded, teach, sharpen, tmp_path):
     """The file gives the very velocity that the loss was taken from, so another picture than the base."""
     from lab.demo_world.measure import predictions
 
     training = teach(loop=replace(LOOP, steps=2, warmup_steps=0, learning_rate=1e-12, ema_decay=0.0))
-    distillation = shaken(training.distillation)
+    distillation = shaken(training.distillation, SIZE)
     x, sigma = randn(8, 2, *LATENT), torch.tensor(0.7)
     with torch.no_grad(), distillation.in_training():
         mine = distillation.velocity([0, 0], [0, 0], torch.full((2,), 2.0))(x, sigma.expand(2))
@@ -123,21 +65,12 @@ def test_the_node_paints_what_training_saw(pack, top, world, encoded, teach, sha
         seen = predictions(world.model, sharp, null, [(x, sigma), (x, sigma)], torch.zeros_like(x))[0]
         assert relative((x - seen) / sigma, mine) < 1e-4
         plain = top.euler(world, cfg=1.0, positive=prompt)
-        assert relative(top.euler(world, cfg=1.0, positive=sharp), plain) > 0.02
+        with counted(world.model) as passes:
+            assert relative(top.euler(world, cfg=1.0, positive=sharp), plain) > 0.02
+        assert passes == [(0, 1)] * 3, "one pass per step"
         assert torch.equal(top.euler(world, cfg=1.0, positive=sharpen(prompt, alpha=0.0, beta=0.0, null=null)), plain)
     assert torch.equal(sharp[0][1]["pooled_output"], prompt[0][1]["pooled_output"])
     assert student.file.lora == {}
-
-
-def test_the_sampler_makes_one_pass_per_step(top, world, encoded, teach, sharpen, tmp_path):
-    teach().run().file.write(tmp_path / "loras" / FILE)
-    rows = []
-    sharp = sharpen(encoded[PROMPT], alpha=1.0, beta=0.0, null=encoded[""])
-    hook = world.model.model.diffusion_model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
-    with torch.inference_mode():
-        top.euler(world, cfg=1.0, positive=sharp)
-    hook.remove()
-    assert rows and set(rows) == {1}
 
 
 def test_the_file_says_what_it_is(teach, sharpen, world, pack, encoded, tmp_path):
@@ -147,10 +80,10 @@ def test_the_file_says_what_it_is(teach, sharpen, world, pack, encoded, tmp_path
     assert info.teacher == "CFG at scale 1 + w, euler, w 2"
     assert info.base == pack.comfy_host.base_fingerprint(world.model)
     student.file.write(tmp_path / "loras" / FILE)
-    with pytest.raises(ValueError, match="alpha is 3, this sharpener takes 0 to 2"):
+    with pytest.raises(ValueError, match="alpha is 3.*0 to 2"):
         sharpen(encoded[PROMPT], alpha=3.0, beta=0.0, null=encoded[""])
     loader = pack.nodes["TeEFusionStudentLoader"]
-    with pytest.raises(pack.errors.CheckpointMismatch, match="a sharpener belongs into DICE Sharpen"):
+    with pytest.raises(pack.errors.CheckpointMismatch, match="DICE Sharpen"):
         loader.execute(FILE, world.model)
 
 
@@ -159,7 +92,7 @@ def test_another_base_is_refused_where_the_model_is_connected(pack, world, encod
     given = dict(alpha=1.0, beta=0.0, null=encoded[""])
     sharp = sharpen(encoded[PROMPT], model=world.model, **given)
     assert torch.equal(sharp[0][0], sharpen(encoded[PROMPT], **given)[0][0])
-    with pytest.raises(pack.errors.CheckpointMismatch, match="DICE Sharpen: mine.safetensors was trained from"):
+    with pytest.raises(pack.errors.CheckpointMismatch, match="^DICE Sharpen: mine.safetensors"):
         sharpen(encoded[PROMPT], model=world.weak, **given)
 
 
@@ -171,23 +104,6 @@ def test_stopped_halfway_it_ends_with_the_same_bits(teach):
     rest = teach("parts", reuse=1.0).run()
     assert rest.losses == whole.losses
     assert all(torch.equal(rest.file.tensors[name], tensor) for name, tensor in whole.file.tensors.items())
-
-
-def test_texts_of_other_lengths_get_batches_of_their_own(pack, distil, encoded):
-    distillation = shaken(distil(**DICE))
-    context, extras = encoded[TEXTS[1]][0]
-    null, null_extras = encoded[NEGATIVE][0]
-    parts = pack.comfy_host.Prompts
-    distillation.positives = parts([encoded[PROMPT], [[context[:, :12], extras]]], "prompt")
-    distillation.nulls = parts([encoded[""], [[null[:, :9], null_extras]]], "null")
-    prompts, nulls, w = [0, 1, 0, 1], [0, 0, 1, 1], torch.full((4,), 2.0)
-    x, sigma = randn(8, 4, *LATENT), torch.tensor([0.7, 0.4, 0.2, 0.5])
-    with torch.no_grad():
-        together = distillation.velocity(prompts, nulls, w)(x, sigma)
-        for row in range(4):
-            one = slice(row, row + 1)
-            alone = distillation.velocity(prompts[one], nulls[one], w[one])(x[one], sigma[one])
-            assert relative(alone, together[one]) < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["eps", "v"])
@@ -212,26 +128,21 @@ def test_models_without_a_place_for_the_term_are_fine(host, pack, top, kind, tmp
     assert student.file.info.width == 32 and sum(student.losses[-2:]) < sum(student.losses[:2])
     after = weights_of(world.model)
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
-    with pytest.raises(pack.errors.UnsupportedArchitecture, match="is of another family"):
+    with pytest.raises(pack.errors.UnsupportedArchitecture):
         distillation(method="teefusion", guidance_max=3.0)
 
 
-class TestRefused:
-    def test_a_range_of_guidance(self, distil):
-        with pytest.raises(ValueError, match="guidance_min is 1.0, guidance_max 2.0; a sharpener learns one guidance"):
-            distil(**DICE | dict(guidance_min=1.0))
-
-    def test_one_guidance_for_the_others(self, distil):
-        with pytest.raises(ValueError, match="give a larger guidance_max"):
-            distil(guidance_min=2.0, guidance_max=2.0)
-
-    def test_the_whole_model(self, pack, teach):
-        with pytest.raises(pack.errors.InvalidConfig, match="whole_model"):
-            teach(whole=True)
+def test_a_range_of_guidance_and_the_whole_model_are_refused(pack, distil, teach):
+    with pytest.raises(pack.errors.InvalidConfig, match="sharpener"):
+        teach(whole=True)
+    with pytest.raises(ValueError, match="1.0.*2.0"):
+        distil(**DICE | dict(guidance_min=1.0))
+    with pytest.raises(ValueError, match="guidance_max"):
+        distil(guidance_min=2.0, guidance_max=2.0)  # one guidance for the other methods
 
 
 def test_negatives_are_what_it_is_pushed_away_from(distil):
-    distillation = shaken(distil(negative_share=1.0, **DICE))
+    distillation = shaken(distil(negative_share=1.0, **DICE), SIZE)
     trajectory = distillation.trajectory(0)
     assert set(trajectory.null_SB.flatten().tolist()) == {1} and trajectory.x_SBCHW.shape[1] == ROWS
     example = example_of(trajectory)

@@ -10,59 +10,38 @@ from safetensors.torch import load_file, save_file
 from teefusion_core.files.student_file import write_student
 from teefusion_core.training.loop_settings import TrainSettings
 
-from .distillation_parts import info_of
-from .reflection_parts import PROMPT, relative
+from .distillation_parts import info_of, shaken
+from .reflection_parts import relative
 
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 NAME = "students/mine.safetensors"
 
 
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
-
-
 @pytest.fixture
-def loras(pack, tmp_path):
+def loras(pack, tmp_path, add_folder):
     """A LoRA folder with the demo student in it; its path."""
-    import folder_paths
-
     (tmp_path / "loras" / "students").mkdir(parents=True)
     models = pack.comfy_host.load_demo.__globals__["MODELS"]
     shutil.copy(models / "demo_sd3_student.safetensors", tmp_path / "loras" / NAME)
     (tmp_path / "secret.safetensors").write_bytes((tmp_path / "loras" / NAME).read_bytes())
-    folder_paths.add_model_folder_path("loras", str(tmp_path / "loras"))
-    yield tmp_path / "loras"
-    folder_paths.folder_names_and_paths["loras"][0].remove(str(tmp_path / "loras"))
+    return add_folder("loras", tmp_path / "loras")
 
 
 @pytest.fixture
-def whole(pack, distil, tmp_path):
+def whole(pack, distil, tmp_path, add_folder):
     """A student with all weights in a diffusion_models folder; its update in a LoRA folder."""
-    import folder_paths
-
     folders = {"diffusion_models": tmp_path / "models", "loras": tmp_path / "updates"}
     with torch.inference_mode(False), torch.no_grad():
-        distillation = distil(guidance_max=8.0)
-        for weight in distillation.student.update.parameters():
-            weight += 0.02 * torch.randn(weight.shape)
+        distillation = shaken(distil(guidance_max=8.0))
         for kind, folder in folders.items():
-            folder.mkdir()
-            folder_paths.add_model_folder_path(kind, str(folder))
+            add_folder(kind, folder)
             whole = kind == "diffusion_models"
-            training = pack.comfy_host.Training(
-                distillation,
-                TrainSettings(steps=1, batch_size=1, learning_rate=1e-9),
-                root=tmp_path,
-                name="r",
-                teacher="",
-                whole_model=whole,
-            )
+            loop = TrainSettings(steps=1, batch_size=1, learning_rate=1e-9)
+            where = dict(root=tmp_path, name="r", teacher="", whole_model=whole)
+            training = pack.comfy_host.Training(distillation, loop, **where)
             tensors = distillation.student.update.merged() if whole else distillation.student.update.state()
             write_student(folder / "a.safetensors", tensors, info_of(training, 1))
-    yield folders["diffusion_models"] / "a.safetensors"
-    for kind, folder in folders.items():
-        folder_paths.folder_names_and_paths[kind][0].remove(str(folder))
+    return folders["diffusion_models"] / "a.safetensors"
 
 
 def load(pack, model, name=NAME):
@@ -70,23 +49,16 @@ def load(pack, model, name=NAME):
 
 
 def fused_picture(pack, top, model):
-    clip = top.load("base")[1]
-    prompt, null = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (PROMPT, ""))
-    fused, positive = pack.nodes["TeEFusionConditioning"].execute(model, prompt, null, 3.0).args
-    return top.euler(top.world("flow"), model=fused, cfg=1.0, positive=positive)
+    world = top.world()
+    fused, positive = pack.nodes["TeEFusionConditioning"].execute(model, world.positive, world.negative, 3.0).args
+    return top.euler(world, model=fused, cfg=1.0, positive=positive)
 
 
 def test_the_student_is_the_one_that_the_demo_loader_gives(pack, top, loras):
-    base = top.world("flow").model
+    base = top.world().model
     plain = fused_picture(pack, top, top.load("student")[0])
     assert relative(fused_picture(pack, top, load(pack, base)), plain) < 1e-5
     assert not base.patches and base.get_attachment(pack.comfy_host.STUDENT_KEY) is None
-
-
-def test_sockets_are_frozen(pack):
-    schema = pack.nodes["TeEFusionStudentLoader"].GET_SCHEMA()
-    assert [(item.id, item.get_io_type()) for item in schema.inputs] == [("model", "MODEL"), ("student", "COMBO")]
-    assert [item.get_io_type() for item in schema.outputs] == ["MODEL"]
 
 
 def test_files_of_the_folder_are_offered(pack, loras):
@@ -95,32 +67,22 @@ def test_files_of_the_folder_are_offered(pack, loras):
 
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "students/../../secret.safetensors", "gone"])
 def test_nothing_outside_the_folders_is_opened(pack, top, loras, name):
-    with pytest.raises(pack.errors.CheckpointMismatch, match="Load TeEFusion Student: .* none of the loras folders"):
-        load(pack, top.world("flow").model, name)
+    with pytest.raises(pack.errors.CheckpointMismatch, match="^Load TeEFusion Student: .*loras"):
+        load(pack, top.world().model, name)
 
 
-def test_another_base_is_refused(pack, top, loras):
-    with pytest.raises(pack.errors.CheckpointMismatch, match="was trained from the base"):
-        load(pack, top.world("flow").weak)
-
-
-def test_a_student_is_no_base(pack, top, loras):
-    student = top.load("student")[0]
-    with pytest.raises(pack.errors.CheckpointMismatch, match="Load TeEFusion Student: .* is already a student"):
-        load(pack, student)
-
-
-def test_a_fused_model_is_no_base(pack, top, loras):
-    world = top.world("flow")
+def test_another_base_a_student_and_a_fused_model_are_refused(pack, top, loras):
+    world = top.world()
     fused, _ = pack.comfy_host.apply_fusion(world.model, world.positive, world.negative, 2.0)
-    with pytest.raises(pack.errors.CheckpointMismatch, match="comes out of TeEFusion Conditioning.*connect the base"):
-        load(pack, fused)
+    for model in (world.weak, top.load("student")[0], fused):
+        with pytest.raises(pack.errors.CheckpointMismatch, match="^Load TeEFusion Student: .*base"):
+            load(pack, model)
 
 
 def test_an_ordinary_lora_is_refused(pack, top, loras):
     save_file(load_file(loras / NAME), loras / NAME)
-    with pytest.raises(pack.errors.CheckpointMismatch, match="plain LoRA files belong in a LoRA loader"):
-        load(pack, top.world("flow").model)
+    with pytest.raises(pack.errors.CheckpointMismatch, match="mine.safetensors"):
+        load(pack, top.world().model)
 
 
 class TestWholeStudents:
@@ -140,20 +102,17 @@ class TestWholeStudents:
         own, other = (model.model.diffusion_model.state_dict() for model in (stock, ours))
         assert all(torch.equal(own[name], weight) for name, weight in other.items())
 
-    def test_it_is_offered_by_its_folder(self, pack, whole):
-        assert self.NAME in pack.nodes["TeEFusionStudentLoader"].GET_SCHEMA().inputs[1].options
-
     def test_another_base_is_refused(self, pack, top, whole):
-        with pytest.raises(pack.errors.CheckpointMismatch, match="was trained from the base"):
+        with pytest.raises(pack.errors.CheckpointMismatch):
             load(pack, top.world().weak, self.NAME)
 
     def test_an_update_needs_its_base(self, pack, whole):
-        with pytest.raises(pack.errors.InvalidConfig, match="a.safetensors changes the base .* connect the model"):
+        with pytest.raises(pack.errors.InvalidConfig, match="a.safetensors"):
             load(pack, None, "a.safetensors")
 
     @pytest.mark.parametrize("name", ["diffusion_models/../secret.safetensors", "diffusion_models/gone"])
     def test_nothing_outside_is_opened(self, pack, whole, name):
-        with pytest.raises(pack.errors.CheckpointMismatch, match="none of the diffusion_models folders"):
+        with pytest.raises(pack.errors.CheckpointMismatch, match="diffusion_models"):
             load(pack, None, name)
 
 

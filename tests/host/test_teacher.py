@@ -5,13 +5,8 @@ import torch
 
 from .reflection_parts import randn, relative, weights_of
 
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 STEPS, CFG, ROWS = 4, 3.0, 2
-
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module", params=["flow", "eps"])
@@ -31,16 +26,12 @@ def cfg_guider(host, world):
     return guider
 
 
-def teacher_of(pack, guider, sampler):
-    return pack.comfy_host.Teacher(guider, sampler)
-
-
 def sampler(host, name):
     return host.comfy.samplers.sampler_object(name)
 
 
-def test_the_walk_is_that_of_the_stock_sampler(host, pack, top, world, noise):
-    teacher = teacher_of(pack, cfg_guider(host, world), sampler(host, "euler"))
+def test_the_trajectory_is_that_of_the_stock_sampler(host, pack, top, world, noise):
+    teacher = pack.comfy_host.Teacher(cfg_guider(host, world), sampler(host, "euler"))
     sigmas = top.sigmas(world, STEPS)
     states, predicted = teacher.sample(world.positive, world.negative, noise, sigmas, CFG)
     assert (len(states), len(predicted)) == (STEPS + 1, STEPS)
@@ -55,7 +46,7 @@ def test_the_walk_is_that_of_the_stock_sampler(host, pack, top, world, noise):
 
 
 @pytest.mark.parametrize(("strong", "follows"), [(5.5, True), (1.0, False)])
-def test_a_strong_leg_follows_the_final_one_if_they_began_alike(pack, world, strong, follows):
+def test_a_strong_phase_follows_the_final_one_if_they_began_alike(pack, world, strong, follows):
     parts = pack.comfy_host
     guider = parts.ReflectionGuider(world.model, scales=parts.Scales(strong, 0.5, 5.5))
     for scale in (1.0, 3.0):  # the first is what the strong phase has by itself
@@ -64,7 +55,7 @@ def test_a_strong_leg_follows_the_final_one_if_they_began_alike(pack, world, str
 
 
 def test_a_picture_is_noised_as_the_model_wants_it(host, pack, top, world, noise):
-    teacher = teacher_of(pack, cfg_guider(host, world), sampler(host, "euler"))
+    teacher = pack.comfy_host.Teacher(cfg_guider(host, world), sampler(host, "euler"))
     sigmas = top.sigmas(world, STEPS)[1:3]
     latent = randn(4, *noise.shape)
     states, _ = teacher.sample(world.positive, world.negative, noise, sigmas, CFG, latent_BCHW=latent)
@@ -76,27 +67,24 @@ def test_a_picture_is_noised_as_the_model_wants_it(host, pack, top, world, noise
 
 @pytest.mark.parametrize("name", ["euler", "heun", "dpm_2"])
 def test_samplers_without_memory_teach(host, pack, world, noise, name):
-    teacher_of(pack, cfg_guider(host, world), sampler(host, name)).check(world.positive, world.negative, noise, CFG)
+    pack.comfy_host.Teacher(cfg_guider(host, world), sampler(host, name)).check(
+        world.positive, world.negative, noise, CFG
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [
-        ("dpmpp_2m", "remembers earlier steps"),
-        ("lms", "remembers earlier steps"),
-        ("euler_ancestral", "adds noise of its own"),
-        ("dpmpp_sde", "adds noise of its own"),
-    ],
+    [("dpmpp_2m", "earlier"), ("lms", "earlier"), ("euler_ancestral", "noise"), ("dpmpp_sde", "noise")],
 )
 def test_other_samplers_are_refused_with_the_reason(host, pack, world, noise, name, reason):
-    teacher = teacher_of(pack, cfg_guider(host, world), sampler(host, name))
+    teacher = pack.comfy_host.Teacher(cfg_guider(host, world), sampler(host, name))
     with pytest.raises(pack.errors.InvalidConfig, match=reason):
         teacher.check(world.positive, world.negative, noise, CFG)
 
 
 def test_reflection_teaches(pack, top, world, noise):
     host = pack.comfy_host
-    teacher = teacher_of(pack, top.guider(world, scales=(5.5, 1.0, 5.5)), host.ReflectionSampler())
+    teacher = pack.comfy_host.Teacher(top.guider(world, scales=(5.5, 1.0, 5.5)), host.ReflectionSampler())
     teacher.check(world.positive, world.negative, noise, CFG)
     sigmas = top.sigmas(world, STEPS)
     states, predicted = teacher.sample(world.positive, world.negative, noise, sigmas, CFG)
@@ -112,7 +100,7 @@ def test_reflection_teaches(pack, top, world, noise):
 def test_the_wired_guider_stays_as_it_was(host, pack, top, world, noise):
     guider, before = cfg_guider(host, world), weights_of(world.model)
     prompts = dict(guider.original_conds)
-    teacher = teacher_of(pack, guider, sampler(host, "euler"))
+    teacher = pack.comfy_host.Teacher(guider, sampler(host, "euler"))
     teacher.sample(world.negative, world.positive, noise, top.sigmas(world, STEPS), 1.5)
     assert guider.cfg == 7.0 and guider.original_conds.keys() == prompts.keys()
     assert all(guider.original_conds[name] is given for name, given in prompts.items())
@@ -120,16 +108,10 @@ def test_the_wired_guider_stays_as_it_was(host, pack, top, world, noise):
     top.assert_clean(world.model, before)
 
 
-def test_guiders_without_one_scale_are_refused(host, pack, world):
-    for guider in (
-        host.custom_sampler.Guider_Basic(world.model),
-        host.custom_sampler.Guider_DualCFG(world.model),
-        object(),
-    ):
-        with pytest.raises(pack.errors.InvalidConfig, match="guider is .*connect CFGGuider"):
-            teacher_of(pack, guider, sampler(host, "euler"))
-
-
-def test_a_thing_that_is_no_sampler_is_refused(host, pack, world):
-    with pytest.raises(pack.errors.InvalidConfig, match="sampler is a str; connect a SAMPLER"):
-        teacher_of(pack, cfg_guider(host, world), "euler")
+def test_guiders_without_one_scale_and_things_that_are_no_sampler_are_refused(host, pack, world):
+    parts = host.custom_sampler
+    for guider in (parts.Guider_Basic(world.model), parts.Guider_DualCFG(world.model), object()):
+        with pytest.raises(pack.errors.InvalidConfig, match=f"{type(guider).__name__}.*CFGGuider"):
+            pack.comfy_host.Teacher(guider, sampler(host, "euler"))
+    with pytest.raises(pack.errors.InvalidConfig, match="sampler.*str"):
+        pack.comfy_host.Teacher(cfg_guider(host, world), "euler")

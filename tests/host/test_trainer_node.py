@@ -13,30 +13,13 @@ from teefusion_core.training.adapters import TRAINABLE
 
 from .reflection_parts import OTHER, PROMPT, randn, relative, weights_of
 
+pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 NODE = "DistillTrainer"
-OUTPUTS = ["LORA_MODEL", "LOSS_MAP", "INT", "STRING"]
 SMALL = dict(
-    prompts=f"{PROMPT}\n\n {OTHER}\n",
-    name="mine",
-    steps=6,
-    batch_size=2,
-    rank=2,
-    guidance_max=6.0,
-    width=64,
-    height=64,
-    teacher_steps=3,
-    cache_size=1,
-    images_per_trajectory=2,
-    initial_gain_ratio=0.25,
-    save_every=2,
+    prompts=f"{PROMPT}\n\n {OTHER}\n", name="mine", steps=6, batch_size=2, rank=2, guidance_max=6.0, width=64,
+    height=64, teacher_steps=3, cache_size=1, images_per_trajectory=2, initial_gain_ratio=0.25, save_every=2,
     preview_every=3,
-)
-
-
-@pytest.fixture(autouse=True)
-def _as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -67,11 +50,9 @@ def train(pack, host, top, world, output, shown):
     def run(**given):
         node = pack.nodes[NODE]
         wired = dict(
-            model=world.model,
-            guider=host.comfy.samplers.CFGGuider(world.model),
-            sampler=host.comfy.samplers.sampler_object("euler"),
-            clip=top.load("base")[1],
-        )
+            model=world.model, guider=host.comfy.samplers.CFGGuider(world.model),
+            sampler=host.comfy.samplers.sampler_object("euler"), clip=top.load("base")[1],
+        )  # fmt: skip
         defaults = {item.id: item.default for item in node.GET_SCHEMA().inputs if hasattr(item, "default")}
         values = {**defaults, **wired, **SMALL, **given}
         lists = ("positive", "null", "latents")
@@ -82,29 +63,19 @@ def train(pack, host, top, world, output, shown):
     return run
 
 
-def test_sockets_are_frozen(pack):
+def test_inputs_come_as_lists_and_the_node_shows_its_output(pack):
     schema = pack.nodes[NODE].GET_SCHEMA()
-    names = [item.id for item in schema.inputs]
-    assert names == list(inspect.signature(pack.nodes[NODE].execute).parameters)
-    assert [item.get_io_type() for item in schema.outputs] == OUTPUTS
     assert schema.is_input_list and schema.is_output_node
 
 
-def test_a_run_ends_in_a_student_that_the_other_nodes_take(pack, host, top, world, train, output, shown):
+def test_a_run_ends_in_a_student_that_the_other_nodes_take(pack, host, top, world, train, output, add_folder):
     before = weights_of(world.model)
     lora, losses, steps, path = train()
     assert path == str(output / "loras" / "mine.safetensors") and steps == 6 == len(losses["loss"])
     top.assert_clean(world.model, before)
-    import folder_paths
-
-    folder_paths.add_model_folder_path("loras", str(output / "loras"))
-    try:
-        student = pack.nodes["TeEFusionStudentLoader"].execute("mine.safetensors", world.model).args[0]
-    finally:
-        folder_paths.folder_names_and_paths["loras"][0].remove(str(output / "loras"))
-    prompt, null = (
-        top.load("base")[1].encode_from_tokens_scheduled(top.load("base")[1].tokenize(t)) for t in (PROMPT, "")
-    )
+    add_folder("loras", output / "loras")
+    student = pack.nodes["TeEFusionStudentLoader"].execute("mine.safetensors", world.model).args[0]
+    prompt, null = world.positive, world.negative
     fused, positive = pack.nodes["TeEFusionConditioning"].execute(student, prompt, null, 3.0).args
     picture = top.euler(world, model=fused, cfg=1.0, positive=positive)
     # the same weights by the host's own loader of what the node hands on
@@ -114,9 +85,7 @@ def test_a_run_ends_in_a_student_that_the_other_nodes_take(pack, host, top, worl
     assert relative(top.euler(world, model=again, cfg=1.0, positive=positive), picture) < 1e-4
 
 
-def test_by_dice_it_makes_a_sharpener_that_dice_sharpen_takes(pack, top, world, train, output, shown):
-    import folder_paths
-
+def test_by_dice_it_makes_a_sharpener_that_dice_sharpen_takes(pack, top, world, train, output, shown, add_folder):
     top.unload()  # what an earlier run has patched
     before = weights_of(world.model)
     lora, losses, steps, path = train(method="dice", guidance_min=2.0, guidance_max=2.0, learning_rate=3e-3)
@@ -126,12 +95,9 @@ def test_by_dice_it_makes_a_sharpener_that_dice_sharpen_takes(pack, top, world, 
     pixels = np.asarray(image.convert("RGB"))
     assert kind == "JPEG" and pixels[:, pixels.shape[0] + 8 :].std() > 20, "pictures at alpha 0, 0.5, 1"
     assert path == str(output / "loras" / "mine.safetensors")
-    folder_paths.add_model_folder_path("loras", str(output / "loras"))
-    try:
-        given = dict(null=world.negative, model=world.model)
-        sharp = pack.nodes["DICESharpen"].execute(world.positive, "mine.safetensors", 1.0, 0.0, **given).args[0]
-    finally:
-        folder_paths.folder_names_and_paths["loras"][0].remove(str(output / "loras"))
+    add_folder("loras", output / "loras")
+    given = dict(null=world.negative, model=world.model)
+    sharp = pack.nodes["DICESharpen"].execute(world.positive, "mine.safetensors", 1.0, 0.0, **given).args[0]
     assert relative(sharp[0][0], world.positive[0][0]) > 1e-5
 
 
@@ -167,7 +133,7 @@ def test_cancel_keeps_the_work(host, top, world, train, output, shown, monkeypat
         patch.setattr(management, "throw_exception_if_processing_interrupted", interrupted)
         with caplog.at_level(logging.INFO), pytest.raises(management.InterruptProcessingException):
             train(name="stopped")
-    assert "stopped at step 4, which is saved" in caplog.messages[-1]
+    assert "step 4" in caplog.messages[-1]
     top.assert_clean(world.model, before)
     assert not (output / "loras" / "stopped.safetensors").exists()
     assert (output / "teefusion_runs" / "stopped" / "step-00000004").is_dir()
@@ -177,7 +143,7 @@ def test_cancel_keeps_the_work(host, top, world, train, output, shown, monkeypat
 
 
 @pytest.mark.parametrize("trainable", ["lora", "everything"])
-def test_cancel_before_a_picture_is_a_cancel(host, pack, train, monkeypatch, trainable):
+def test_cancel_before_a_picture_is_a_cancel(host, train, monkeypatch, trainable):
     """On a base of 16 bits, where what is trained stands in for its weights as rounded copies."""
     path = Path(__file__).resolve().parent.parent.parent / "models" / "demo_sd3_base.safetensors"
     model = host.comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.bfloat16})
@@ -187,23 +153,22 @@ def test_cancel_before_a_picture_is_a_cancel(host, pack, train, monkeypatch, tra
         raise management.InterruptProcessingException()
 
     before = weights_of(model)
-    monkeypatch.setattr(pack.comfy_host.Distillation, "preview", interrupted)
+    monkeypatch.setattr(host.comfy.sample, "sample", interrupted)
     with pytest.raises(management.InterruptProcessingException):
         train(model=model, guider=host.comfy.samplers.CFGGuider(model), trainable=trainable, preview_every=1)
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(model).items())
 
 
-def test_changes_are_accepted_by_the_names_of_the_inputs(pack, train, shown):
+def test_changes_are_accepted_by_the_names_of_the_inputs(pack, train):
     train(steps=3, preview_every=0)
-    with pytest.raises(pack.errors.InvalidConfig, match=r"learning_rate .*-> 0.01.*accept_changes"):
+    with pytest.raises(pack.errors.InvalidConfig, match="learning_rate.*0.01.*accept_changes"):
         train(learning_rate=0.01)
-    shown.clear()
     changes = dict(steps=5, learning_rate=0.01, batch_size=1, rank=2, initial_gain_ratio=0.5, run_seed=1)
     _, losses, steps, _ = train(preview_every=1, accept_changes=", ".join(changes), **changes)
     assert steps == 5 == len(losses["loss"])
 
 
-def test_gone_on_with_the_curve_is_whole(pack, train, monkeypatch):
+def test_the_curve_of_a_resumed_run_is_whole(pack, train, monkeypatch):
     watch, drawn = pack.comfy_host.progress, []
     original = watch.preview_image
 
@@ -228,39 +193,20 @@ def test_encoded_prompts_with_latents(top, train, output):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "value"),
     [
-        (dict(prompts=" \n"), "give prompts, one per line, with a clip, or connect encoded prompts"),
-        (dict(clip=None), "connect clip, or positive with null"),
-        (dict(rank=0), "rank is 0; give a whole number, 1 or more"),
-        (dict(learning_rate=0.0), "learning_rate is 0.0; give a finite number above 0"),
-        (dict(learning_rate=float("nan")), "learning_rate is nan"),
-        (dict(guidance_min=7.0), "give a larger guidance_max"),
-        (dict(name="../mine"), "is no plain folder name"),
-        (dict(name=""), "is no plain folder name"),
-        (dict(guider=object()), "cannot be set by one positive prompt"),
-        (dict(sampler="euler"), "connect a SAMPLER"),
+        (dict(prompts=" \n"), "prompts"), (dict(clip=None), "clip"), (dict(rank=0), "rank is 0"),
+        (dict(learning_rate=0.0), "0.0"), (dict(learning_rate=float("nan")), "nan"), (dict(name=""), "''"),
+        (dict(guidance_min=7.0), "guidance_max"), (dict(name="../mine"), "../mine"), (dict(guider=object()), "object"),
+        (dict(sampler="euler"), "str"), (dict(sampler="draws"), "noise"),
     ],
     ids=str,
-)
-def test_what_is_wrong_is_said_before_the_first_step(pack, world, top, train, output, given, message):
+)  # fmt: skip
+def test_what_is_wrong_is_reported_before_the_first_step(pack, host, world, top, train, output, given, value):
     before = weights_of(world.model)
-    with pytest.raises(pack.errors.TeEFusionError) as refused:
+    if given.get("sampler") == "draws":
+        given = dict(sampler=host.comfy.samplers.sampler_object("euler_ancestral"))
+    with pytest.raises(pack.errors.TeEFusionError, match=f"^Distill Trainer: .*{value}"):
         train(**given)
-    assert str(refused.value).startswith("Distill Trainer: ") and message in str(refused.value)
     assert not list(output.iterdir())
     top.assert_clean(world.model, before)
-
-
-def test_a_sampler_that_draws_is_refused(pack, host, train, output):
-    with pytest.raises(pack.errors.InvalidConfig, match="adds noise of its own"):
-        train(sampler=host.comfy.samplers.sampler_object("euler_ancestral"))
-    assert not list(output.iterdir())
-
-
-def test_changed_settings_are_named_until_accepted(pack, train):
-    train()
-    with pytest.raises(pack.errors.InvalidConfig, match=r"learning_rate \(0.0005 -> 0.001\)"):
-        train(learning_rate=1e-3, steps=8)
-    _, losses, steps, _ = train(learning_rate=1e-3, steps=8, accept_changes="learning_rate, steps")
-    assert steps == 8 == len(losses["loss"])

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teefusion_core.guidance.cfg import effective_guidance, guided
-from teefusion_core.guidance.flow import denoised_of, euler, sample, secant, shifted, velocity_of
+from teefusion_core.guidance.flow import denoised_of, euler, sample, secant, velocity_of
 
 levels = st.floats(0.01, 1.0)
 seeds = st.integers(0, 2**31)
@@ -23,13 +23,6 @@ def level(value):
 def test_velocity_round_trip(seed, sigma):
     x, velocity = randn(seed, 2, 3, 4)
     torch.testing.assert_close(velocity_of(denoised_of(velocity, x, level(sigma)), x, level(sigma)), velocity)
-
-
-@given(levels, st.floats(0.1, 10))
-def test_shift_is_undone_by_its_inverse(sigma, shift):
-    there = shifted(level(sigma), shift)
-    assert 0 <= float(there) <= 1 + 1e-12
-    torch.testing.assert_close(shifted(there, 1 / shift), level(sigma))
 
 
 @given(seeds, st.lists(levels, min_size=2, max_size=6, unique_by=lambda s: round(s, 2)))

@@ -1,4 +1,4 @@
-"""Updates of a frozen network: hung on, lifted off, stored, read back."""
+"""Updates of a frozen network: applied, disabled, stored, read back."""
 
 import pytest
 import torch
@@ -6,20 +6,14 @@ from torch import nn
 
 from teefusion_core.errors import CheckpointMismatch, InvalidConfig
 from teefusion_core.guidance.architectures import Architecture
-from teefusion_core.training.adapters import TRAINABLE, Lora, Whole, linear_layers
+from teefusion_core.training.adapters import TRAINABLE, Lora, linear_layers
 from teefusion_core.training.update import exchanged
 
 PREFIX = "diffusion_model."
 ROW = Architecture(
-    name="toy",
-    landmarks=(),
-    time_mlp="time",
-    pooled_embed="text",
-    modulation="scale",
-    guidance_embedding_scale=1.0,
-    gain=1.0,
-    source="here",
-)
+    name="toy", landmarks=(), time_mlp="time", pooled_embed="text", modulation="scale", guidance_embedding_scale=1.0,
+    gain=1.0, source="here",
+)  # fmt: skip
 
 
 class Network(nn.Module):
@@ -81,14 +75,6 @@ def test_it_changes_nothing_at_the_start(network, kind):
 
 
 @EVERY_KIND
-def test_what_is_trained_changes_the_output_for_as_long_as_it_is_worn(network, kind):
-    before, plain = snapshot(network), output(network)
-    update = trained(update_of(kind, network))
-    assert not torch.allclose(output(network, update), plain, atol=0.01)
-    assert torch.equal(output(network), plain) and unchanged(network, before)
-
-
-@EVERY_KIND
 def test_an_error_inside_leaves_the_network_clean(network, kind):
     before, update = snapshot(network), trained(update_of(kind, network))
     with pytest.raises(RuntimeError), update.in_training():
@@ -119,14 +105,15 @@ def test_the_network_holds_its_own_weights_wherever_no_layer_is_at_work(network,
 
 
 @EVERY_KIND
-def test_lifted_it_is_the_base_again(network, kind):
+def test_disabled_it_is_the_base_again(network, kind):
     plain, update = output(network), trained(update_of(kind, network))
-    worn = output(network, update)
+    applied = output(network, update)
+    assert not torch.allclose(applied, plain, atol=0.01)
     with update.in_training():
-        assert torch.equal(network(X), worn)
+        assert torch.equal(network(X), applied)
         with update.disabled():
             assert torch.equal(network(X), plain)
-        assert torch.equal(network(X), worn)
+        assert torch.equal(network(X), applied)
     with update.disabled():
         assert torch.equal(network(X), plain), "not attached at all"
 
@@ -147,21 +134,6 @@ def test_training_lowers_the_loss_without_touching_the_base(network, kind):
 
 
 @EVERY_KIND
-def test_the_gradient_survives_checkpointing(network, kind):
-    """The recomputation happens during backward, with the update still on."""
-    grads = []
-    for checkpointed in (False, True):
-        update = trained(update_of(kind, network))
-        with update.in_training():
-            x = X.clone().requires_grad_()
-            out = torch.utils.checkpoint.checkpoint(network, x, use_reentrant=False) if checkpointed else network(x)
-            out.square().mean().backward()
-        grads.append([parameter.grad for parameter in update.parameters()])
-    for plain, recomputed in zip(*grads, strict=True):
-        torch.testing.assert_close(plain, recomputed)
-
-
-@EVERY_KIND
 def test_the_state_read_back_is_the_same_update(network, kind):
     update, again = trained(update_of(kind, network)), update_of(kind, network)
     state = update.state()
@@ -176,7 +148,7 @@ def test_a_foreign_state_is_refused_whole(network, kind):
     state = trained(update_of(kind, network)).state()
     name = next(n for n in state if not n.endswith("alpha") and n.startswith(f"{PREFIX}t"))
     before = [parameter.detach().clone() for parameter in update.parameters()]
-    with pytest.raises(CheckpointMismatch, match="choose a file of the same base"):
+    with pytest.raises(CheckpointMismatch):
         update.load({**state, name: torch.zeros(1, 1)})
     assert all(torch.equal(a, b) for a, b in zip(before, update.parameters(), strict=True))
 
@@ -201,18 +173,11 @@ def test_merged_weights_compute_what_the_update_does(network, kind):
     torch.testing.assert_close(other(X), expected)
 
 
-def test_merged_weights_keep_the_dtype_of_the_base(network):
-    network.body.half()
+@pytest.mark.parametrize(("base", "stored"), [(torch.float16, torch.float16), (torch.float8_e4m3fn, torch.bfloat16)])
+def test_merged_weights_keep_the_dtype_of_the_base_unless_it_has_8_bits(network, base, stored):
+    network.body[2].weight.data = network.body[2].weight.data.to(base)
     merged = trained(update_of("lora", network)).merged()
-    assert {name: weight.dtype for name, weight in merged.items()} == {
-        name: weight.dtype for name, weight in network.state_dict().items()
-    }
-
-
-def test_merged_weights_of_an_8_bit_base_take_16(network):
-    network.body[2].weight.data = network.body[2].weight.data.to(torch.float8_e4m3fn)
-    merged = trained(update_of("lora", network)).merged()
-    assert merged["body.2.weight"].dtype == torch.bfloat16
+    assert (merged["body.2.weight"].dtype, merged["text.weight"].dtype) == (stored, torch.float32)
 
 
 class TestLora:
@@ -224,91 +189,31 @@ class TestLora:
             expected.text.weight += 0.5 * up @ down
         torch.testing.assert_close(output(network, update), output(expected))
 
-    def test_a_narrow_layer_uses_its_own_width(self, network):
-        sizes = {name: tuple(p.shape) for name, p in Lora(network, 4, layers=["body.0", "body.2"]).named_parameters()}
-        assert sizes == {
-            "down.body/0": (4, 6), "up.body/0": (5, 4), "down.body/2": (2, 5), "up.body/2": (2, 2)
-        }  # fmt: skip
-
-    def test_the_seed_decides_the_start(self, network):
-        a, b, c = (Lora(network, 4, seed=seed).down["text"] for seed in (0, 0, 1))
-        assert torch.equal(a, b) and not torch.equal(a, c)
-
-    def test_the_state_has_three_tensors_per_layer_under_the_names_of_the_host(self, network):
-        state = trained(Lora(network, 4, alpha=2.0)).state()
-        parts = ("alpha", "lora_down.weight", "lora_up.weight")
-        assert set(state) == {f"{PREFIX}{layer}.{part}" for layer in linear_layers(network) for part in parts}
-        for name, tensor in state.items():
-            assert tensor.dtype == (torch.float32 if name.endswith("alpha") else torch.float16)
-
     @pytest.mark.parametrize("alpha", [None, 2.0])
     def test_a_loader_makes_the_same_update_from_the_state(self, network, alpha):
         """Loaders scale up @ down by alpha over the rank that they find in the file, also for the narrow layer."""
         update = trained(Lora(network, 4, alpha=alpha))
         state = update.state()
-        loaded, ranks = Network(), {}
+        loaded = Network()
         with torch.no_grad():
             for path in update.layers:
                 down, up = (state[f"{PREFIX}{path}.lora_{part}.weight"].float() for part in ("down", "up"))
-                ranks[path] = len(down)
                 loaded.get_submodule(path).weight += state[f"{PREFIX}{path}.alpha"] / len(down) * (up @ down)
         torch.testing.assert_close(output(loaded), output(network, update), rtol=5e-3, atol=5e-3)
-        assert (ranks["text"], ranks["body.2"]) == (4, 2)
-
-    def test_factors_stay_in_full_precision_on_a_half_base(self):
-        network = Network().bfloat16().requires_grad_(False)
-        update = Lora(network, 2, layers=["text"])
-        assert {p.dtype for p in update.parameters()} == {torch.float32}
-        with update.applied():
-            out = network(X.bfloat16())
-            out.float().square().mean().backward()
-        assert out.dtype == torch.bfloat16 and update.up["text"].grad.dtype == torch.float32
 
     @pytest.mark.parametrize("rank", [0, -3])
-    def test_a_rank_below_one_is_refused(self, network, rank):
-        with pytest.raises(InvalidConfig, match=f"rank is {rank} for 5 layers"):
+    def test_a_rank_below_one_and_a_network_without_linear_layers_are_refused(self, network, rank):
+        with pytest.raises(InvalidConfig, match=f"rank is {rank}"):
             Lora(network, rank)
-
-    def test_a_network_without_linear_layers_is_refused(self):
-        with pytest.raises(InvalidConfig, match="rank is 4 for 0 layers"):
+        with pytest.raises(InvalidConfig, match="0 layers"):
             Lora(nn.LayerNorm(3), 4)
-
-
-class TestWhole:
-    def test_a_half_base_is_trained_in_full_precision(self):
-        """An update too small for bfloat16 is kept until it has grown."""
-        network = Network().bfloat16().requires_grad_(False)
-        update = Whole(network, ["text.weight"])
-        plain = output_of_half(network, update)
-        with torch.no_grad():
-            for _ in range(64):
-                update.copies["text/weight"] += 2**-12
-        assert update.copies["text/weight"].dtype == torch.float32
-        assert not torch.equal(output_of_half(network, update), plain)
-        assert network.text.weight.dtype == torch.bfloat16
-
-    def test_the_state_is_the_difference_under_the_names_of_the_host(self, network):
-        update = trained(update_of("embedders", network))
-        state = update.state()
-        assert set(state) == {f"{PREFIX}{layer}.{part}" for layer in ("time.0", "text") for part in ("diff", "diff_b")}
-        difference = update.copies["text/bias"] - network.text.bias
-        torch.testing.assert_close(state[f"{PREFIX}text.diff_b"].float(), difference, rtol=1e-3, atol=1e-3)
-
-    def test_nothing_to_train_is_refused(self, network):
-        with pytest.raises(InvalidConfig, match="no parameter"):
-            Whole(network, [])
 
 
 @EVERY_KIND
 def test_other_values_last_as_long_as_the_block(network, kind):
     update = trained(update_of(kind, network))
-    worn, average = output(network, update), {name: 0.5 * p.detach() for name, p in update.named_parameters()}
+    applied, average = output(network, update), {name: 0.5 * p.detach() for name, p in update.named_parameters()}
     with pytest.raises(RuntimeError), exchanged(update, average):
-        assert not torch.equal(output(network, update), worn)
+        assert not torch.equal(output(network, update), applied)
         raise RuntimeError
-    assert torch.equal(output(network, update), worn)
-
-
-def output_of_half(network, update):
-    with update.applied():
-        return network(X.bfloat16())
+    assert torch.equal(output(network, update), applied)

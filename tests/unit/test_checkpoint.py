@@ -1,12 +1,9 @@
 """Run folders: a checkpoint is there whole or not at all, of this run or refused in words."""
 
 import errno
-import json
 import logging
 import os
 import resource
-import shutil
-import subprocess
 from contextlib import nullcontext
 
 import pytest
@@ -68,19 +65,6 @@ class TestKeeping:
         assert names_in(folder.path) == ["step-00000020", "step-00000030"]
         assert_is(folder.load(SETTINGS), 30)
 
-    def test_a_checkpoint_is_safetensors_with_json(self, folder):
-        save(folder, 10)
-        files = names_in(folder.path / "step-00000010")
-        assert files == ["average.safetensors", "checkpoint.json", "rank-0.safetensors", "weights.safetensors"]
-        manifest = json.loads((folder.path / "step-00000010" / "checkpoint.json").read_text())
-        assert (manifest["step"], manifest["base"], manifest["settings"]) == (10, BASE, SETTINGS)
-
-    def test_what_was_loaded_outlives_its_checkpoint(self, folder):
-        save(folder, 10)
-        stored = folder.load(SETTINGS)
-        shutil.rmtree(folder.path)
-        assert_is(stored, 10)
-
     def test_what_a_killed_run_left_is_swept(self, folder):
         save(folder, 10)
         for leftover in ("step-00000020.part", "step-00000005.old.part"):
@@ -105,55 +89,39 @@ class TestKeeping:
         assert events[renamed + 1 :] == ["my run", folder.path.parent.name]
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-30])
+def garbled(data):
+    return data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 0x10]) + data[len(data) // 2 + 1 :]
 
 
-def garble(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0x10
-    path.write_bytes(data)
+HARMS = {"cut": lambda data: data[:-30], "garbled": garbled, "emptied": lambda data: b"", "removed": None}
 
 
-def empty(path):
-    path.write_bytes(b"")
-
-
-def remove(path):
-    path.unlink()
+def harm(path, how="cut"):
+    if HARMS[how]:
+        path.write_bytes(HARMS[how](path.read_bytes()))
+    else:
+        path.unlink()
 
 
 class TestDamage:
     @pytest.mark.parametrize("file", ["weights.safetensors", "rank-0.safetensors", "checkpoint.json"])
-    @pytest.mark.parametrize("harm", [cut, garble, empty, remove])
-    def test_the_checkpoint_before_is_taken_with_a_word(self, folder, caplog, file, harm):
+    @pytest.mark.parametrize("how", HARMS)
+    def test_the_checkpoint_before_is_taken_with_a_warning(self, folder, caplog, file, how):
         save(folder, 10, 20)
-        harm(folder.path / "step-00000020" / file)
+        harm(folder.path / "step-00000020" / file, how)
         with caplog.at_level(logging.WARNING):
             assert_is(folder.load(SETTINGS), 10)
-        assert "checkpoint of step 20 is damaged" in caplog.text and "trying the one before" in caplog.text
+        assert "step 20" in caplog.text
 
-    def test_an_empty_checkpoint_is_a_damaged_one(self, folder):
-        save(folder, 10)
-        (folder.path / "step-00000020").mkdir()
-        assert_is(folder.load(SETTINGS), 10)
-
-    def test_a_checkpoint_under_another_step_is_a_damaged_one(self, folder):
+    def test_an_empty_or_renamed_checkpoint_is_a_damaged_one(self, folder):
         save(folder, 10, 20)
         (folder.path / "step-00000020").rename(folder.path / "step-00000040")
+        (folder.path / "step-00000050").mkdir()
         assert_is(folder.load(SETTINGS), 10)
-
-    def test_a_damaged_one_takes_no_place_from_a_whole_one(self, tmp_path):
-        save(opened(tmp_path, keep=2), 10, 20)
-        folder = opened(tmp_path, keep=2)
-        cut(folder.path / "step-00000020" / "weights.safetensors")
-        folder.load(SETTINGS)
-        save(folder, 15)
-        assert names_in(folder.path) == ["step-00000010", "step-00000015"]
 
     def test_a_damaged_one_is_replaced(self, folder):
         save(folder, 10, 20)
-        cut(folder.path / "step-00000020" / "weights.safetensors")
+        harm(folder.path / "step-00000020" / "weights.safetensors")
         folder.load(SETTINGS)
         save(folder, 20)
         assert names_in(folder.path) == ["step-00000010", "step-00000020"]
@@ -162,8 +130,8 @@ class TestDamage:
     def test_a_run_without_a_whole_checkpoint_is_not_begun_anew(self, folder):
         save(folder, 10, 20)
         for step in (10, 20):
-            cut(folder.path / f"step-000000{step}" / "weights.safetensors")
-        with pytest.raises(CheckpointMismatch, match=r"2 checkpoints, none of them whole; restore"):
+            harm(folder.path / f"step-000000{step}" / "weights.safetensors")
+        with pytest.raises(CheckpointMismatch):
             folder.load(SETTINGS)
 
 
@@ -174,12 +142,12 @@ def full_disk(path, tree):
 
 class TestFullDisk:
     @pytest.mark.parametrize("culprit", ["write_tree", "flush"])
-    def test_no_space_is_told_with_the_checkpoints_before_whole(self, folder, monkeypatch, culprit):
+    def test_no_space_is_reported_and_the_checkpoints_before_stay_whole(self, folder, monkeypatch, culprit):
         save(folder, 10)
         monkeypatch.setattr(
             run_folder, culprit, full_disk if culprit == "write_tree" else lambda path: full_disk(path, 0)
         )
-        with pytest.raises(CheckpointNotSaved, match=r"step 20 could not.*No space left.*make room") as caught:
+        with pytest.raises(CheckpointNotSaved, match="20.*No space left") as caught:
             save(folder, 20)
         assert caught.value.__cause__.errno == errno.ENOSPC
         monkeypatch.undo()
@@ -188,62 +156,23 @@ class TestFullDisk:
         save(folder, 20)
         assert_is(folder.load(SETTINGS), 20)
 
-    def test_a_disk_that_is_really_full(self, small_disk):
-        folder = opened(small_disk.path)
-        save(folder, 10, 20, size=50_000)
-        small_disk.fill()
-        with pytest.raises(CheckpointNotSaved, match="No space left|File too large"):
-            save(folder, 30, size=50_000)
-        assert names_in(folder.path) == ["step-00000010", "step-00000020"]
-        assert_is(folder.load(SETTINGS), 20, size=50_000)
-        small_disk.relieve()
-        save(folder, 30, size=50_000)
-        assert_is(folder.load(SETTINGS), 30, size=50_000)
+    def test_a_file_that_may_not_grow(self, folder):
+        """As on a disk that is really full; nothing is mounted for it."""
+        save(folder, 10, size=50_000)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        try:
+            with pytest.raises(CheckpointNotSaved, match="30"):
+                save(folder, 30, size=50_000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert names_in(folder.path) == ["step-00000010"]
+        assert_is(folder.load(SETTINGS), 10, size=50_000)
 
     def test_a_folder_that_cannot_be_made(self, tmp_path):
         (tmp_path / "my run").write_text("a file is in the way")
-        with pytest.raises(CheckpointNotSaved, match="make room on that disk or mend its rights"):
+        with pytest.raises(CheckpointNotSaved, match="my run"):
             save(opened(tmp_path), 0)
-
-
-class SmallDisk:
-    """A disk of 4 MB, filled up to what a checkpoint of 300 kB does not fit in."""
-
-    def __init__(self, path):
-        self.path, self.filler = path, path / "filler"
-
-    def fill(self):
-        self.filler.write_bytes(bytes(shutil.disk_usage(self.path).free - 150_000))
-
-    def relieve(self):
-        self.filler.unlink()
-
-
-class SmallFiles:
-    """Stands in where nothing can be mounted: no file may grow beyond 100 kB."""
-
-    def __init__(self, path):
-        self.path, self.limits = path, resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill(self):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, self.limits[1]))
-
-    def relieve(self):
-        resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)]
-    if shutil.which("mount") and subprocess.run(mount, capture_output=True, check=False).returncode == 0:
-        yield SmallDisk(path)
-        subprocess.run(["umount", str(path)], check=True)
-    else:
-        disk = SmallFiles(path)
-        yield disk
-        disk.relieve()
 
 
 class TestRefusals:
@@ -253,7 +182,7 @@ class TestRefusals:
          "*", "x" * 101],
     )  # fmt: skip
     def test_names_stay_in_the_folder(self, tmp_path, name):
-        with pytest.raises(InvalidConfig, match="is no plain folder name"):
+        with pytest.raises(InvalidConfig):
             CheckpointFolder(tmp_path, name, base=BASE)
 
     @pytest.mark.parametrize("name", ["a", "my run", "w2sd-v1.2_final", "a..b", "\u732b"])
@@ -263,42 +192,42 @@ class TestRefusals:
     def test_a_link_to_another_place_is_refused(self, tmp_path):
         (tmp_path / "runs").mkdir()
         (tmp_path / "runs" / "my run").symlink_to(tmp_path)
-        with pytest.raises(InvalidConfig, match="is no plain folder name"):
+        with pytest.raises(InvalidConfig):
             opened(tmp_path / "runs")
 
     @pytest.mark.parametrize("name", ["../weights", "Weights", "a/b", ""])
     def test_part_names_stay_in_the_checkpoint(self, folder, name):
-        with pytest.raises(ValueError, match="is no name of a part"):
+        with pytest.raises(ValueError):
             folder.save(0, SETTINGS, {name: {}}, None)
         assert names_in(folder.path) == []
 
     def test_keep_nothing(self, tmp_path):
-        with pytest.raises(InvalidConfig, match="keep is 0; keep one"):
+        with pytest.raises(InvalidConfig, match="keep is 0"):
             opened(tmp_path, keep=0)
 
     def test_another_base(self, tmp_path, folder):
         save(folder, 10)
-        with pytest.raises(CheckpointMismatch, match=r"run on the base 0123456789abcdef, this model is other"):
+        with pytest.raises(CheckpointMismatch, match=f"{BASE}.*other"):
             opened(tmp_path, base="other").load(SETTINGS)
 
     def test_another_number_of_processes(self, folder):
         save(folder, 10)
         folder.processes.size = 2
         folder.processes.any = lambda flag: flag
-        with pytest.raises(CheckpointMismatch, match="a run of 1 processes, now there are 2"):
+        with pytest.raises(CheckpointMismatch, match="1.*2"):
             folder.load(SETTINGS)
 
     def test_another_format(self, folder, monkeypatch):
         monkeypatch.setattr(run_identity, "FORMAT", "teefusion-run/9")
         save(folder, 10)
         monkeypatch.undo()
-        with pytest.raises(CheckpointMismatch, match="says format 'teefusion-run/9', this version reads"):
+        with pytest.raises(CheckpointMismatch, match="teefusion-run/9"):
             folder.load(SETTINGS)
 
     def test_a_process_without_the_same_disk(self, folder):
         folder.processes.size = 2
         folder.processes.all_or_none = nullcontext
-        with pytest.raises(CheckpointNotSaved, match=r"rank-1.safetensors did not arrive; all processes need the same"):
+        with pytest.raises(CheckpointNotSaved, match="rank-1.safetensors"):
             save(folder, 10)
         assert names_in(folder.path) == []
 
@@ -306,34 +235,33 @@ class TestRefusals:
 class TestSettings:
     def test_changes_are_named(self, tmp_path):
         save(opened(tmp_path, described={"rank": 4, "teacher": "CFG"}), 10)
-        with pytest.raises(InvalidConfig, match=r"lr \(0.001 -> 0.01\), rank \(4 -> 8\)"):
+        with pytest.raises(InvalidConfig, match="lr.*0.001.*0.01.*rank.*4.*8"):
             opened(tmp_path, described={"rank": 8, "teacher": "CFG"}).load({"lr": 1e-2, "steps": 30})
 
     def test_new_or_missing_settings_are_changes(self, tmp_path):
         save(opened(tmp_path, described={"rank": 4}), 10)
-        with pytest.raises(InvalidConfig, match=r"rank \(4 -> 'not set'\), width \('not set' -> 7\)"):
+        with pytest.raises(InvalidConfig, match="rank.*4.*width.*7"):
             opened(tmp_path, described={"width": 7}).load(SETTINGS)
 
-    def test_accepted_changes_are_gone_on_with(self, tmp_path, folder):
+    def test_accepted_changes_resume(self, tmp_path, folder):
         save(folder, 10)
         assert_is(opened(tmp_path, accept_changes=["lr"]).load({"lr": 1e-2, "steps": 30}), 10)
-        with pytest.raises(InvalidConfig, match=r"steps \(30 -> 40\)"):
+        with pytest.raises(InvalidConfig, match="steps.*30.*40"):
             opened(tmp_path, accept_changes=["lr"]).load({"lr": 1e-2, "steps": 40})
 
-    def test_a_slip_in_an_accepted_name_is_told(self, tmp_path, folder):
+    def test_a_slip_in_an_accepted_name_is_reported(self, tmp_path, folder):
         save(folder, 10)
-        with pytest.raises(InvalidConfig, match="accepted changes name rate, no settings; legal are lr, steps"):
+        with pytest.raises(InvalidConfig, match="rate.*lr, steps"):
             opened(tmp_path, accept_changes=["rate"]).load(SETTINGS)
 
     def test_settings_are_compared_as_they_are_stored(self, tmp_path):
         save(opened(tmp_path, described={"sizes": (1, 2)}), 10)
         assert_is(opened(tmp_path, described={"sizes": [1, 2]}).load(SETTINGS), 10)
-        assert_is(opened(tmp_path, described={"sizes": (1, 2)}).load(SETTINGS), 10)
 
 
 def test_trees_that_json_would_bend_are_refused(tmp_path):
     for tree in ({1: "a"}, {"a": {2: "b"}}, {"__tensor__": "x"}, {"a": object()}):
         with pytest.raises(TypeError):
             tree_file.write_tree(tmp_path / "x.safetensors", tree)
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(ValueError):
         tree_file.write_tree(tmp_path / "x.safetensors", {"a": float("nan")})

@@ -50,5 +50,5 @@ def test_without_any_it_says_where_it_looked(around, tmp_path, monkeypatch, name
         comfyui(around[0])
         monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "nothing"))
     (around[1] / "comfy").mkdir(parents=True)  # a folder of this name alone is none
-    with pytest.raises(InvalidConfig, match="nothing; set" if named else "around or .*own; set COMFYUI_PATH"):
+    with pytest.raises(InvalidConfig, match="nothing" if named else "COMFYUI_PATH"):
         first()

@@ -94,44 +94,6 @@ def test_it_is_the_formula(network, precision, timestep):
         torch.testing.assert_close(out[i], slow(float(TIMESTEPS[i]), pooled[i], extra))
 
 
-def test_every_row_has_its_own_guidance(network):
-    pooled, null = prompts(3)
-    together = fusion(network)(pooled, null, W, torch.float64)
-    for i in range(3):
-        row = slice(i, i + 1)
-        alone = fusion(network)(pooled[row], null[row], W[row], torch.float64)
-        torch.testing.assert_close(together[row], alone)
-
-
-def test_nothing_stays_behind(network):
-    pooled, _ = prompts(3)
-    before, text = network(TIMESTEPS, pooled), network.text
-    with pytest.raises(RuntimeError, match="size of tensor"), fusion(network).added(torch.ones(3, WIDTH + 1)):
-        network(TIMESTEPS, pooled)
-    assert network.text is text
-    assert torch.equal(network(TIMESTEPS, pooled), before)
-
-
-def test_the_embedders_learn_through_the_term_too(network):
-    """The gradient is that of the whole formula: as if F and G were called once more in it."""
-    (pooled, null), with_term = prompts(3), fusion(network)
-    with with_term.added(with_term(pooled, null, W, torch.float64)):
-        network(TIMESTEPS, pooled).square().sum().backward()
-    gradient = network.text[0].weight.grad.clone()
-    weight, step = network.text[0].weight, 1e-6
-
-    def value():
-        with torch.no_grad(), with_term.added(with_term(pooled, null, W, torch.float64)):
-            return network(TIMESTEPS, pooled).square().sum()
-
-    with torch.no_grad():
-        weight[1, 2] += step
-        higher = value()
-        weight[1, 2] -= 2 * step
-        lower = value()
-    assert float((higher - lower) / (2 * step)) == pytest.approx(float(gradient[1, 2]), rel=1e-5)
-
-
 class TestCalibratedGain:
     ROWS = 64
 
@@ -148,8 +110,3 @@ class TestCalibratedGain:
         vec = [slow.embed_number(1000 * float(sigma_B[i])) + slow.embed_text(pooled[i]) for i in rows]
         term = [gain * slow.embed_number(4000 * float(w_B[i])) * slow.embed_text(pooled[i] - null[i]) for i in rows]
         assert self.rms(torch.stack(term)) / self.rms(torch.stack(vec)) == pytest.approx(share, rel=1e-3)
-
-    def test_it_is_a_plain_number(self, network):
-        pooled, null = prompts(2)
-        gain = calibrated_gain(network, TINY, pooled, null, W[1:], W[1:] / 10, share=0.25)
-        assert type(gain) is float and gain > 0

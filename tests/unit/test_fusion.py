@@ -6,19 +6,13 @@ import pytest
 import torch
 
 from teefusion_core.errors import InvalidConfig, ShapeMismatch
-from teefusion_core.guidance.fusion import (
-    EXACT,
-    OFFICIAL_BF16,
-    guidance_rows,
-    guidance_term,
-    guidance_timestep,
-    sinusoid,
-)
+from teefusion_core.guidance.fusion import EXACT, OFFICIAL_BF16, guidance_rows, guidance_timestep, sinusoid
+from teefusion_core.guidance.fusion import guidance_term as core_term
 
 
 def term(pooled, null, timestep, **options):
     embedders = dict(time_embed=lambda t: t[:, None].expand(-1, 3), pooled_embed=lambda p: p + 1)
-    return guidance_term(pooled, null, timestep, **(embedders | dict(gain=0.5) | options))
+    return core_term(pooled, null, timestep, **(embedders | dict(gain=0.5) | options))
 
 
 @pytest.mark.parametrize(
@@ -31,24 +25,14 @@ def test_the_rounding_of_the_published_student(w, rounded):
 
 
 def test_unknown_precision_is_refused():
-    with pytest.raises(InvalidConfig, match="'fp4'; choose one of official bf16, exact"):
+    with pytest.raises(InvalidConfig, match="fp4"):
         guidance_timestep(guidance_rows(1.0), precision="fp4")
-
-
-def test_guidance_is_read_from_numbers_lists_tensors():
-    assert guidance_rows(5).tolist() == [5.0]
-    assert guidance_rows([1, 2.5]).tolist() == guidance_rows(torch.tensor([1, 2.5])).tolist() == [1.0, 2.5]
 
 
 @pytest.mark.parametrize("w", [float("nan"), float("-inf"), -0.01, [2.0, float("nan")], []])
 def test_guidance_that_is_no_strength_is_refused(w):
-    with pytest.raises(InvalidConfig, match="finite number, 0 or more"):
+    with pytest.raises(InvalidConfig):
         guidance_rows(w)
-
-
-def test_a_table_of_guidance_is_refused():
-    with pytest.raises(ShapeMismatch, match="flat list"):
-        guidance_rows(torch.ones(2, 2))
 
 
 def test_the_sinusoid_starts_with_the_fastest_cosine():
@@ -58,19 +42,9 @@ def test_the_sinusoid_starts_with_the_fastest_cosine():
     torch.testing.assert_close(wave[1, [0, 4]], torch.tensor([math.cos(2), math.sin(2)]))
 
 
-def test_neighbouring_guidance_is_far_apart_at_this_scale():
-    a, b = sinusoid(torch.tensor([4992.0, 5000.0]))
-    assert 0.70 < float(torch.cosine_similarity(a, b, dim=0)) < 0.74
-
-
 def test_the_formula_row_by_row():
     out = term(torch.tensor([[3.0, 4.0, 5.0]]), torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([2.0, 10.0]))
     assert out.tolist() == [[3.0, 4.0, 5.0], [15.0, 20.0, 25.0]]
-
-
-def test_the_difference_goes_through_the_embedder_as_one():
-    same = torch.ones(1, 3)
-    assert term(same, same, torch.tensor([2.0])).tolist() == [[1.0] * 3], "F has biases, so F(0) is not 0"
 
 
 def test_inactive_rows_are_exactly_zero_whatever_they_hold():
@@ -80,11 +54,8 @@ def test_inactive_rows_are_exactly_zero_whatever_they_hold():
     assert out.tolist() == [[0.0] * 3, [2.0, 3.0, 4.0]]
 
 
-def test_widths_that_differ_are_refused():
-    with pytest.raises(ShapeMismatch, match="3 wide, that of the null prompt 4"):
+def test_widths_or_rows_that_differ_are_refused():
+    with pytest.raises(ShapeMismatch, match="3.*4"):
         term(torch.ones(1, 3), torch.ones(1, 4), torch.ones(1))
-
-
-def test_rows_that_differ_are_refused():
-    with pytest.raises(ShapeMismatch, match="pooled has 3, null has 1, guidance has 2"):
+    with pytest.raises(ShapeMismatch, match="3.*2"):
         term(torch.ones(3, 3), torch.ones(1, 3), torch.ones(2))

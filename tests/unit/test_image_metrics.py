@@ -16,10 +16,6 @@ def some(num=3, size=20, seed=0):
     return torch.rand(num, size, size, 3, generator=torch.Generator().manual_seed(seed))
 
 
-def test_saturation_of_gray_is_zero_of_pure_colour_one():
-    assert saturation(torch.cat((BLACK, WHITE, RED))).tolist() == [0, 0, 1]
-
-
 def test_saturation_pixel_by_pixel():
     images = some()
     literal = [np.mean([max(p) - min(p) for row in image.tolist() for p in row]) for image in images]
@@ -29,11 +25,6 @@ def test_saturation_pixel_by_pixel():
 def test_clipping_counts_both_ends():
     half = torch.cat((BLACK[:, :8], torch.full((1, 8, 16, 3), 0.5)), 1)
     assert clipping(torch.cat((WHITE, half, torch.full_like(half, 0.5)))).tolist() == [1, 0.5, 0]
-
-
-def test_contrast_of_half_black_half_white():
-    half = torch.cat((BLACK[:, :8], WHITE[:, :8]), 1)
-    torch.testing.assert_close(contrast(torch.cat((half, WHITE))), torch.tensor([0.5, 0.0]).double())
 
 
 def test_contrast_pixel_by_pixel():
@@ -74,10 +65,6 @@ def test_ssim_window_by_window():
     assert (ssim(a, b) < 0.99).all()
 
 
-def test_ssim_of_a_picture_with_itself_is_one():
-    torch.testing.assert_close(ssim(some(), some()), torch.ones(3).double())
-
-
 def test_diversity_pair_by_pair():
     images = torch.stack([some(seed=seed) for seed in range(3)])
     pairs = [(0, 1), (0, 2), (1, 2)]
@@ -88,26 +75,13 @@ def test_diversity_pair_by_pair():
     np.testing.assert_allclose(diversity(images), literal, rtol=1e-9)
 
 
-def test_diversity_of_one_picture_repeated_is_zero():
-    assert diversity(some().expand(4, -1, -1, -1, -1)).tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("call", [saturation, clipping, contrast])
-def test_latents_are_no_pictures(call):
-    with pytest.raises(ShapeMismatch, match=r"give \[pictures, H, W, 3\]"):
-        call(torch.zeros(2, 16, 8, 8))
-
-
-def test_pictures_of_two_sizes_are_refused():
-    with pytest.raises(ShapeMismatch, match="one size"):
-        psnr(some(), some(size=21))
-
-
-def test_pictures_smaller_than_the_window_are_refused():
-    with pytest.raises(ShapeMismatch, match="11 or more"):
-        ssim(some(size=10), some(size=10))
-
-
-def test_one_seed_has_no_diversity():
-    with pytest.raises(ShapeMismatch, match="two seeds"):
-        diversity(some()[None])
+@pytest.mark.parametrize(
+    ("call", "images"),
+    [
+        *((call, [torch.zeros(2, 16, 8, 8)]) for call in (saturation, clipping, contrast)),
+        (psnr, [some(), some(size=21)]), (ssim, [some(size=10), some(size=10)]), (diversity, [some()[None]]),
+    ],
+)  # fmt: skip
+def test_what_is_no_picture_or_does_not_fit_is_refused(call, images):
+    with pytest.raises(ShapeMismatch):
+        call(*images)

@@ -1,111 +1,16 @@
-"""The loop: exact arithmetic, then every way in which a run ends too early.
+"""The loop: exact arithmetic, then every way in which a run ends too early."""
 
-Runs that are killed, or have several processes, are forked off a helper, which is this file started as a program:
-`import torch` is then paid once, a process that has never trained is safe to fork.
-"""
-
-import json
 import math
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import skip_init
 
 from teefusion_core.errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig, TrainingDiverged
-from teefusion_core.training import checkpoint
-from teefusion_core.training.adapters import Lora
-from teefusion_core.training.checkpoint import CheckpointFolder
 from teefusion_core.training.loop import TrainSettings, train
 
-REPO = Path(__file__).resolve().parent.parent.parent
-KILLS = 20
-SETTINGS = TrainSettings(
-    steps=24, learning_rate=0.02, batch_size=4, gradient_accumulation=2, warmup_steps=3,
-    learning_rate_schedule="cosine", weight_decay=0.01, ema_decay=0.9, save_every=3,
-)  # fmt: skip
-
-
-class Waves:
-    """Points on a wave; of `size` processes each gets every size-th row of what one process would get."""
-
-    def __init__(self, *, rank=0, size=1, broken_at=None):
-        self.generator, self.position = torch.Generator().manual_seed(1), 0
-        self.rank, self.size, self.broken_at = rank, size, broken_at
-
-    def next(self, rows):
-        x = torch.randn(rows * self.size, 3, generator=self.generator)[self.rank :: self.size]
-        self.position += 1
-        if self.position == self.broken_at:
-            x[0, 0] = math.nan
-        return x, torch.sin(x.sum(1, keepdim=True)) + 0.01 * (self.position % 5)
-
-    def state(self):
-        return {"generator": self.generator.get_state(), "position": self.position}
-
-    def load_state(self, state):
-        self.generator.set_state(state["generator"])
-        self.position = state["position"]
-
-
-class Toy:
-    """A low-rank update of a frozen network; `noise` is drawn from torch's global generator."""
-
-    def __init__(self, noise=0.1):
-        generator, self.noise = torch.Generator().manual_seed(2), noise
-        self.network = torch.nn.ModuleDict(
-            {"a": skip_init(torch.nn.Linear, 3, 8), "b": skip_init(torch.nn.Linear, 8, 1)}
-        )
-        for parameter in self.network.requires_grad_(False).parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        self.module = Lora(self.network, 2, alpha=4)
-
-    def loss(self, example):
-        x, y = example
-        with self.module.applied():
-            hidden = torch.tanh(self.network["a"](x))
-            hidden = hidden + self.noise * torch.randn_like(hidden)
-            return (self.network["b"](hidden) - y).square().mean()
-
-
-def run(folder=None, settings=SETTINGS, *, data=None, toy=None, **options):
-    """Train a fresh toy; return it, what came of it."""
-    toy = toy or Toy()
-    return toy, train(toy.module, data or Waves(), toy.loss, settings, folder=folder, **options)
-
-
-def opened(root, name="run", **options):
-    return CheckpointFolder(root, name, **dict(base="base") | options)
-
-
-def result(toy, trained):
-    """Everything that two runs can differ in."""
-    return {
-        "weights": {name: weight.detach().clone() for name, weight in toy.module.named_parameters()},
-        "average": dict(trained.average),
-        "losses": trained.losses,
-    }
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    return a == b
-
-
-def names_in(path):
-    return sorted(entry.name for entry in path.iterdir())
+from .loop_parts import SETTINGS, Stop, Toy, Waves, names_in, opened, result, run, same
 
 
 @pytest.fixture(scope="module")
@@ -113,17 +18,6 @@ def uninterrupted():
     """What a run that nothing happens to comes to."""
     torch.set_num_threads(1)
     return result(*run())
-
-
-class Stop:
-    """Says yes from a given call on."""
-
-    def __init__(self, after):
-        self.calls, self.after = 0, after
-
-    def __call__(self):
-        self.calls += 1
-        return self.calls > self.after
 
 
 class TestArithmetic:
@@ -160,38 +54,13 @@ class TestArithmetic:
             torch.testing.assert_close(mine, w, rtol=1e-3, atol=1e-5)
             torch.testing.assert_close(trained.average[name], a, rtol=1e-3, atol=1e-5)
 
-    def test_it_learns(self):
-        settings = replace(SETTINGS, steps=150, learning_rate=0.05)
-        _, trained = run(settings=settings, toy=Toy(noise=0.0))
-        assert sum(trained.losses[-20:]) < 0.5 * sum(trained.losses[:20])
-
-    def test_accumulation_is_a_larger_batch(self):
-        class Listed(Waves):
-            def next(self, rows):
-                self.position += rows
-                x = torch.sin(
-                    torch.arange(self.position - rows, self.position)[:, None] * torch.tensor([1.0, 2.0, 3.0])
-                )
-                return x, x.sum(1, keepdim=True)
-
-        whole, parts = (
-            result(
-                *run(
-                    settings=replace(SETTINGS, batch_size=b, gradient_accumulation=a), toy=Toy(noise=0.0), data=Listed()
-                )
-            )
-            for b, a in ((8, 1), (2, 4))
-        )
-        assert parts["losses"] == pytest.approx(whole["losses"], rel=1e-4)
-
     def test_clip_0_does_not_clip(self):
-        longest = []
-        run(settings=replace(SETTINGS, max_grad_norm=0), on_step=lambda report: longest.append(report.gradient_norm))
+        none, high = (replace(SETTINGS, max_grad_norm=limit) for limit in (0, 1e9))
+        norms = []
         assert same(
-            result(*run(settings=replace(SETTINGS, max_grad_norm=0))),
-            result(*run(settings=replace(SETTINGS, max_grad_norm=1e9))),
+            result(*run(settings=none, on_step=lambda r: norms.append(r.gradient_norm))), result(*run(settings=high))
         )
-        assert max(longest) > 1
+        assert max(norms) > 1
 
     def test_without_ema_the_average_is_the_weights(self, tmp_path):
         settings = replace(SETTINGS, ema_decay=0)
@@ -203,13 +72,6 @@ class TestArithmetic:
         module = nn.Linear(3, 1).bfloat16()
         trained = train(module, Waves(), lambda e: (module(e[0].bfloat16()) - e[1]).square().mean(), SETTINGS)
         assert {a.dtype for a in trained.average.values()} == {torch.float32}
-
-    def test_frozen_weights_stay(self):
-        module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
-        module[0].requires_grad_(False)
-        before = module[0].weight.clone()
-        trained = train(module, Waves(), lambda e: (module(e[0]) - e[1]).square().mean(), SETTINGS)
-        assert torch.equal(module[0].weight, before) and set(trained.average) == {"1.weight", "1.bias"}
 
 
 class TestCallers:
@@ -227,9 +89,6 @@ class TestCallers:
     def test_a_run_is_a_function_of_its_seed(self, uninterrupted):
         assert same(result(*run()), uninterrupted)
         assert not same(result(*run(seed=6)), uninterrupted)
-
-    def test_watching_does_not_change_the_run(self, uninterrupted):
-        assert same(result(*run(on_step=lambda report: torch.randn(7))), uninterrupted)
 
     def test_the_randomness_of_others_is_left_alone(self):
         torch.manual_seed(3)
@@ -260,19 +119,19 @@ class TestCallers:
         assert all(weight.grad is None for weight in toy.module.parameters())
 
     def test_nothing_to_train(self):
-        with pytest.raises(InvalidConfig, match="no parameter that requires gradients"):
+        with pytest.raises(InvalidConfig):
             train(nn.Linear(3, 1).requires_grad_(False), Waves(), lambda e: e, SETTINGS)
 
     @pytest.mark.parametrize("wrong", [lambda w: torch.zeros(()), lambda w: w.square()], ids=["constant", "no scalar"])
     def test_a_loss_that_is_none(self, wrong):
         module = nn.Linear(3, 1)
-        with pytest.raises(InvalidConfig, match="the loss has shape .* gradient; return a scalar"):
+        with pytest.raises(InvalidConfig):
             train(module, Waves(), lambda e: wrong(module.weight), SETTINGS)
 
 
 class TestStopping:
     @pytest.mark.parametrize("after", [0, 1, 7, 12])
-    def test_a_stopped_run_goes_on_bit_for_bit(self, tmp_path, uninterrupted, after):
+    def test_a_stopped_run_resumes_bit_for_bit(self, tmp_path, uninterrupted, after):
         _, stopped = run(opened(tmp_path), should_stop=Stop(after))
         assert (stopped.step, stopped.finished) == (after, False)
         assert opened(tmp_path).steps()[-1] == after
@@ -280,8 +139,8 @@ class TestStopping:
 
     def test_a_finished_run_has_nothing_left_to_do(self, tmp_path, uninterrupted):
         run(opened(tmp_path))
-        told = []
-        assert same(result(*run(opened(tmp_path), on_step=told.append)), uninterrupted) and told == []
+        reports = []
+        assert same(result(*run(opened(tmp_path), on_step=reports.append)), uninterrupted) and reports == []
 
     @pytest.mark.parametrize("where", ["on_step", "should_stop"])
     @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -316,32 +175,24 @@ class TestStopping:
     def test_a_longer_run_is_accepted_by_name(self, tmp_path):
         run(opened(tmp_path))
         longer = replace(SETTINGS, steps=30)
-        with pytest.raises(InvalidConfig, match=r"other settings: steps \(24 -> 30\)"):
+        with pytest.raises(InvalidConfig, match="steps.*24.*30"):
             run(opened(tmp_path), longer)
         _, trained = run(opened(tmp_path, accept_changes=["steps"]), longer)
         assert trained.step == len(trained.losses) == 30
-        with pytest.raises(InvalidConfig, match="at step 30 of now 24; give as many"):
+        with pytest.raises(InvalidConfig, match="30.*24"):
             run(opened(tmp_path, accept_changes=["steps"]))
-
-    def test_an_average_can_be_begun_later(self, tmp_path):
-        run(opened(tmp_path), replace(SETTINGS, ema_decay=0), should_stop=Stop(6))
-        _, trained = run(opened(tmp_path, accept_changes=["ema_decay"]))
-        assert trained.finished
 
     def test_other_weights_are_refused(self, tmp_path):
         run(opened(tmp_path), should_stop=Stop(2))
         module = nn.Linear(3, 1)
-        with pytest.raises(CheckpointMismatch, match=r"trains other weights: bias is not there in it, \[1\] here"):
+        with pytest.raises(CheckpointMismatch, match="bias"):
             train(module, Waves(), lambda e: module(e[0]).mean(), SETTINGS, folder=opened(tmp_path))
 
 
 class TestMishaps:
     def test_nan_in_the_data(self, tmp_path):
         toy = Toy()
-        with pytest.raises(
-            TrainingDiverged,
-            match=r"step 8 has loss nan.*not applied, the checkpoint of step 6 stays: .*broken example",
-        ):
+        with pytest.raises(TrainingDiverged, match="step 8.*nan.*step 6"):
             run(opened(tmp_path), data=Waves(broken_at=15), toy=toy)
         assert opened(tmp_path).steps()[-1] == 6
         expected, _ = run(should_stop=Stop(7))
@@ -354,190 +205,18 @@ class TestMishaps:
         def loss(example):
             return (module.weight - module.weight.detach()).abs().sum().sqrt()  # 0, of endless slope
 
-        with pytest.raises(TrainingDiverged, match="step 1 has loss 0.0, gradient norm nan; it was not applied: "):
+        with pytest.raises(TrainingDiverged, match="step 1.*nan"):
             train(module, Waves(), loss, SETTINGS)
         assert torch.equal(module.weight, before)
 
-    def test_the_run_goes_on_once_the_data_is_mended(self, tmp_path, uninterrupted):
+    def test_the_run_resumes_once_the_data_is_mended(self, tmp_path, uninterrupted):
         with pytest.raises(TrainingDiverged):
             run(opened(tmp_path), data=Waves(broken_at=31))
         assert same(result(*run(opened(tmp_path))), uninterrupted)
 
-    def test_a_damaged_newest_checkpoint(self, tmp_path, uninterrupted, caplog):
-        run(opened(tmp_path), should_stop=Stop(8))
-        path = tmp_path / "run" / "step-00000008" / "optimizer.safetensors"
-        path.write_bytes(path.read_bytes()[:-5])
-        assert same(result(*run(opened(tmp_path))), uninterrupted)
-        assert "checkpoint of step 8 is damaged" in caplog.text
-
-    def test_a_full_disk(self, tmp_path, uninterrupted, monkeypatch):
-        write, room = checkpoint.write_tree, [9]
-
-        def filling_up(path, tree):
-            room[0] -= 1
-            if room[0] < 0:
-                path.write_bytes(b"half")
-                raise OSError(28, "No space left on device")
-            write(path, tree)
-
-        monkeypatch.setattr(checkpoint, "write_tree", filling_up)
-        with pytest.raises(CheckpointNotSaved, match="No space left"):
-            run(opened(tmp_path))
-        monkeypatch.undo()
-        assert names_in(tmp_path / "run") == ["step-00000000"]
-        assert same(result(*run(opened(tmp_path))), uninterrupted)
-
-    def test_a_disk_that_takes_nothing_is_told_before_the_first_step(self, tmp_path):
+    def test_a_disk_that_takes_nothing_is_reported_before_the_first_step(self, tmp_path):
         (tmp_path / "run").write_text("in the way")
-        told = []
-        with pytest.raises(CheckpointNotSaved, match="checkpoint of step 0"):
-            run(opened(tmp_path), on_step=told.append)
-        assert told == []
-
-
-class Helper:
-    """Forks runs: a line of JSON in, their process ids out, then how they ended."""
-
-    def __init__(self):
-        path = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-
-    def start(self, root, name, *, size=1, noise=0.1, stop_after=None, **settings):
-        job = {"root": str(root), "name": name, "size": size, "noise": noise, "stop_after": stop_after}
-        job["settings"] = settings
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def ended(self):
-        """Wait; return the exit codes, minus the signal for the killed."""
-        return json.loads(self.process.stdout.readline())
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
-
-
-@pytest.fixture(scope="module")
-def helper():
-    helper = Helper()
-    yield helper
-    helper.close()
-
-
-def finished(root, name, settings=SETTINGS, **options):
-    """The last checkpoint of a run, all of it."""
-    stored = opened(root, name, **options).load(vars(settings))
-    assert stored.step == settings.steps
-    return {"shared": stored.shared, "own": stored.own}
-
-
-def test_20_kills_at_random_moments_change_no_bit(helper, tmp_path, record_property):
-    helper.start(tmp_path, "whole")
-    start = time.monotonic()
-    assert helper.ended() == [0]
-    duration, rng, found, number = time.monotonic() - start, random.Random(0), [], 0
-    expected = finished(tmp_path, "whole")
-    while len(found) < KILLS:
-        [pid] = helper.start(tmp_path, f"killed-{number}")
-        time.sleep(rng.uniform(0, duration / 2))
-        with suppress(ProcessLookupError):  # it was faster
-            os.kill(pid, signal.SIGKILL)
-        [code] = helper.ended()
-        if code == -signal.SIGKILL:
-            found.append(max(opened(tmp_path, f"killed-{number}").steps(), default=None))
-        else:
-            assert code == 0
-            assert same(finished(tmp_path, f"killed-{number}"), expected)
-            number += 1
-    helper.start(tmp_path, f"killed-{number}")
-    assert helper.ended() == [0]
-    assert same(finished(tmp_path, f"killed-{number}"), expected)
-    assert not list(tmp_path.glob("*/*.part"))
-    record_property("newest checkpoint at each kill", found)
-
-
-def test_two_processes_equal_one(helper, tmp_path):
-    plain = dict(gradient_accumulation=1, steps=20)
-    # what each process draws for itself one process cannot draw
-    quiet = dict(plain, noise=0.0)
-    helper.start(tmp_path, "one", **quiet, batch_size=8)
-    assert helper.ended() == [0]
-    helper.start(tmp_path, "two", **quiet, batch_size=4, size=2)
-    assert helper.ended() == [0, 0]
-    one = finished(tmp_path, "one", replace(SETTINGS, **plain, batch_size=8))
-    two = Pair(tmp_path, "two", replace(SETTINGS, **plain, batch_size=4))
-    assert names_in(tmp_path / "two" / "step-00000020").count("rank-1.safetensors") == 1
-    torch.testing.assert_close(two.shared["progress"]["losses"], one["shared"]["progress"]["losses"], rtol=0, atol=1e-6)
-    for name, weight in one["shared"]["weights"].items():
-        torch.testing.assert_close(two.shared["weights"][name], weight, rtol=1e-4, atol=1e-5)
-
-    helper.start(tmp_path, "stopped", **quiet, batch_size=4, size=2, stop_after=7)
-    assert helper.ended() == [0, 0]
-    assert opened(tmp_path, "stopped").steps()[-1] == 7
-    helper.start(tmp_path, "stopped", **quiet, batch_size=4, size=2)
-    assert helper.ended() == [0, 0]
-    again = Pair(tmp_path, "stopped", replace(SETTINGS, **plain, batch_size=4))
-    assert same(again.shared, two.shared) and same(again.own, two.own)
-
-
-class Pair:
-    """The last checkpoint of two processes, read by the second."""
-
-    rank, size, first = 1, 2, False
-
-    def __init__(self, root, name, settings):
-        stored = opened(root, name, processes=self).load(vars(settings))
-        self.shared, self.own = stored.shared, stored.own
-
-    def any(self, flag):
-        return flag
-
-
-def perform(job, rank):
-    """Train the toy in this process."""
-    size, root = job["size"], Path(job["root"])
-    torch.set_num_threads(1)
-    if size > 1:
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{root}/{job['name']}.{job['stop_after']}", rank=rank, world_size=size
-        )
-    toy = Toy(noise=job["noise"])
-    # one process says stop, all do
-    stop = Stop(job["stop_after"]) if job["stop_after"] and rank == size - 1 else None
-    settings = replace(SETTINGS, **job["settings"])
-    run(opened(root, job["name"]), settings, data=Waves(rank=rank, size=size), toy=toy, should_stop=stop)
-    if size > 1:
-        torch.distributed.destroy_process_group()
-
-
-def fork(job, rank):
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            perform(job, rank)
-            code = 0
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            os._exit(code)
-    return pid
-
-
-def main():
-    # imports what torch leaves to the first optimizer, seconds that each run would pay else
-    torch.optim.AdamW(Toy().module.parameters()).step()
-    for line in sys.stdin:
-        job = json.loads(line)
-        pids = [fork(job, rank) for rank in range(job["size"])]
-        print(json.dumps(pids), flush=True)
-        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        reports = []
+        with pytest.raises(CheckpointNotSaved, match="step 0"):
+            run(opened(tmp_path), on_step=reports.append)
+        assert reports == []

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from teefusion_core.training.memory_forecast import Forecast, Ledger, foretold
+from teefusion_core.training.memory_forecast import Forecast, foretold
 
 from .allocator import allocated
 
@@ -27,34 +27,9 @@ def test_equals_the_allocator_to_the_byte(step, rows):
     assert foretold(step).peak(rows) == allocated(lambda: step(rows))
 
 
-def test_what_was_there_before_is_not_counted():
-    kept = torch.zeros(1000)
-    with Ledger() as ledger:
-        _ = kept[:10] + 1
-        kept.add_(1)
-    assert max(ledger.bytes) == 40
-
-
-def test_freed_memory_is_given_back():
-    with Ledger() as ledger:
-        for _ in range(3):
-            torch.zeros(1000)
-    assert max(ledger.bytes) == 4000
-
-
-def test_views_cost_nothing():
-    with Ledger() as ledger:
-        torch.zeros(10, 10).t()[2:].reshape(2, -1)
-    assert max(ledger.bytes) == 400 + 320
-
-
 def test_the_busiest_moment_may_change_with_the_rows():
     forecast = Forecast(two=[100, 10], three=[101, 20])
     assert [forecast.peak(rows) for rows in (2, 3, 40)] == [100, 101, 390]
-
-
-def test_what_is_there_all_the_time_adds_up():
-    assert Forecast([5], [6], constant=100).peak(2) == 105
 
 
 def test_operations_that_change_in_number_leave_a_line_through_the_peaks():

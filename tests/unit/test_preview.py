@@ -39,7 +39,3 @@ def test_pictures_stand_in_rows_of_prompts():
     centres = [(np.mean(x), np.mean(y)) for x, y in (places(image, tuple(colour)) for colour in colours)]
     (red, green, blue, yellow) = centres
     assert SIZE < red[0] < green[0] and red[1] == green[1] < blue[1] == yellow[1] and red[0] == blue[0]
-
-
-def test_without_pictures_it_is_the_curve():
-    assert preview_image([1.0], 4, None, ["w 1"], rows=1).size == (SIZE, SIZE)

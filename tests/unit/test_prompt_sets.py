@@ -28,7 +28,7 @@ def made(folder, name, text):
     return folder / name
 
 
-def told(prompts):
+def read(prompts):
     return [(prompt.name, prompt.text, prompt.group) for prompt in prompts]
 
 
@@ -37,27 +37,22 @@ class TestReaders:
         made(tmp_path, "anime.json", json.dumps(["a girl", "a fox "]))
         made(tmp_path, "photo.json", json.dumps(["a bus"]))
         whole = [("00000", "a girl", "anime"), ("00001", "a fox", "anime"), ("00000", "a bus", "photo")]
-        assert told(read_prompts("hpsv2", tmp_path)) == whole
-        assert told(read_prompts("hpsv2", tmp_path / "photo.json")) == whole[2:]
+        assert read(read_prompts("hpsv2", tmp_path)) == whole
+        assert read(read_prompts("hpsv2", tmp_path / "photo.json")) == whole[2:]
         both = made(tmp_path, "both.json", json.dumps({"anime": ["a girl", "a fox"], "photo": ["a bus"]}))
-        assert told(read_prompts("hpsv2", both)) == whole
-
-    def test_hpsv2_with_more_about_each(self, tmp_path):
-        entries = [{"prompt": "a girl", "metadata": {}}, {"prompt": "a fox", "gen_image_path": ""}]
-        found = read_prompts("hpsv2", made(tmp_path, "hpsv2.json", json.dumps(entries)))
-        assert [prompt.text for prompt in found] == ["a girl", "a fox"]
+        assert read(read_prompts("hpsv2", both)) == whole
 
     def test_dpg(self, tmp_path):
         made(tmp_path, "partiprompts12.txt", "A long prompt\nof two lines.\n")
         made(tmp_path, "COCOval2014.txt", "Another.")
         made(tmp_path, "readme.md", "no prompt")
         expected = [("COCOval2014", "Another.", ""), ("partiprompts12", "A long prompt of two lines.", "")]
-        assert told(read_prompts("dpg", tmp_path)) == expected
+        assert read(read_prompts("dpg", tmp_path)) == expected
 
     def test_geneval(self, tmp_path):
         path = made(tmp_path, "evaluation_metadata.jsonl", f"{json.dumps(BENCH)}\n{json.dumps(TWO)}\n\n")
         found = read_prompts("geneval", path)
-        assert told(found) == [
+        assert read(found) == [
             ("00000", BENCH["prompt"], "single_object"), ("00001", TWO["prompt"], "position")
         ]  # fmt: skip
         assert [prompt.record for prompt in found] == [BENCH, TWO]
@@ -65,54 +60,35 @@ class TestReaders:
     def test_parti_leaves_quotation_marks(self, tmp_path):
         text = 'Prompt\tCategory\tChallenge\tNote\nbond\tAbstract\tBasic\tmany\n"Fly" on a wall\tArts\tComplex\t\n'
         found = read_prompts("parti", made(tmp_path, "PartiPrompts.tsv", text))
-        assert told(found) == [("00000", "bond", "Abstract"), ("00001", '"Fly" on a wall', "Arts")]
+        assert read(found) == [("00000", "bond", "Abstract"), ("00001", '"Fly" on a wall', "Arts")]
 
     def test_drawbench(self, tmp_path):
         text = '\ufeffPrompts,Category\nA red car.,Colors\n"A cat, a dog.",Counting\n\n'
         found = read_prompts("drawbench", made(tmp_path, "drawbench.csv", text))
-        assert told(found) == [("00000", "A red car.", "Colors"), ("00001", "A cat, a dog.", "Counting")]
+        assert read(found) == [("00000", "A red car.", "Colors"), ("00001", "A cat, a dog.", "Counting")]
 
 
 class TestMalformed:
     @pytest.mark.parametrize(
-        ("kind", "text", "said"),
+        ("kind", "text", "place"),
         [
-            ("hpsv2", "[1]", "set.txt, entry 1 has no prompt"),
-            ("hpsv2", '{"anime": "a girl"}', "anime is not a list of prompts"),
-            ("hpsv2", '["a girl"', "set.txt is not valid JSON"),
-            ("hpsv2", "[]", "holds no prompts"),
-            ("geneval", '{"prompt": "a bench"}', "line 1 lacks tag, include or prompt"),
-            ("geneval", json.dumps(BENCH) + "\n{", "line 2 is not valid JSON"),
-            ("geneval", json.dumps({**BENCH, "prompt": " "}), "line 1 has no prompt"),
-            ("parti", "Prompts\tCategory\nbond\tAbstract", "no column Prompt in its first line"),
-            ("parti", "Prompt\tCategory\nbond", "row 2 has 1 columns, too few"),
-            ("drawbench", "Prompts,Category\n,Colors", "row 2 has no prompt"),
-            ("drawbench", "", "no column Prompts in its first line"),
-            ("dpg", "a prompt", "is not a folder"),
+            ("hpsv2", "[1]", "entry 1"), ("hpsv2", '{"anime": "a girl"}', "anime"), ("hpsv2", '["a girl"', "set.txt"),
+            ("hpsv2", "[]", "set.txt"), ("geneval", '{"prompt": "a bench"}', "line 1"),
+            ("geneval", json.dumps(BENCH) + "\n{", "line 2"), ("geneval", json.dumps(BENCH | {"prompt": ""}), "line 1"),
+            ("parti", "Prompts\tCategory\nbond\tAbstract", "Prompt"), ("parti", "Prompt\tCategory\nbond", "row 2"),
+            ("parti", b"\xff\xfe\x00", "set.txt"), ("drawbench", "Prompts,Category\n,Colors", "row 2"),
+            ("drawbench", "", "Prompts"), ("dpg", "a prompt", "set.txt"), ("coco", "a prompt", "coco"),
         ],
-    )
-    def test_the_place_is_named(self, tmp_path, kind, text, said):
-        with pytest.raises(InvalidConfig, match=re.escape(said)):
-            read_prompts(kind, made(tmp_path, "set.txt", text))
-
-    def test_an_empty_prompt_of_dpg(self, tmp_path):
-        made(tmp_path, "7.txt", "\n")
-        with pytest.raises(InvalidConfig, match=r"7.txt has no prompt"):
-            read_prompts("dpg", tmp_path)
+    )  # fmt: skip
+    def test_the_place_is_named(self, tmp_path, kind, text, place):
+        (tmp_path / "set.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(InvalidConfig, match=place):
+            read_prompts(kind, tmp_path / "set.txt")
 
     @pytest.mark.parametrize("kind", READERS)
     def test_nothing_there(self, tmp_path, kind):
-        with pytest.raises(InvalidConfig, match="there is no"):
+        with pytest.raises(InvalidConfig, match="gone"):
             read_prompts(kind, tmp_path / "gone")
-
-    def test_bytes_that_are_no_text(self, tmp_path):
-        (tmp_path / "set.txt").write_bytes(b"\xff\xfe\x00")
-        with pytest.raises(InvalidConfig, match="cannot be read as text"):
-            read_prompts("parti", tmp_path / "set.txt")
-
-    def test_another_set(self, tmp_path):
-        with pytest.raises(InvalidConfig, match="the set is 'coco'; choose one of hpsv2, dpg"):
-            read_prompts("coco", tmp_path)
 
 
 def flat(*values, size=(8, 8)):
@@ -133,22 +109,11 @@ class TestGraders:
         assert whole.size == (16, 16)
         assert [int(np.asarray(whole.crop(cut))[..., 0].mean()) for cut in cuts] == [10, 20, 30, 40]
 
-    def test_dpg_with_one(self, tmp_path):
-        write_dpg(tmp_path, BenchmarkPrompt("a", "x"), flat(10))
-        assert shown(tmp_path / "a.png").size == (8, 8)
-
-    @pytest.mark.parametrize(
-        ("pictures", "said"),
-        [
-            (flat(1, 2), "1 or 4 pictures"),
-            (flat(1, size=(8, 4)), "not square"),
-            (flat(1, 2, 3) + flat(4, size=(4, 4)), "one size"),
-        ],
-        ids=["two", "wide", "unlike"],
-    )
-    def test_what_dpg_does_not_take(self, tmp_path, pictures, said):
-        with pytest.raises(InvalidConfig, match=said):
-            write_dpg(tmp_path, BenchmarkPrompt("a", "x"), pictures)
+    def test_what_dpg_does_not_take(self, tmp_path):
+        for pictures in (flat(1, 2), flat(1, size=(8, 4)), flat(1, 2, 3) + flat(4, size=(4, 4))):
+            with pytest.raises(InvalidConfig):
+                write_dpg(tmp_path, BenchmarkPrompt("a", "x"), pictures)
+        assert not list(tmp_path.iterdir())
 
     def test_geneval_reads_it_as_its_grader_does(self, tmp_path):
         write_geneval(tmp_path, BenchmarkPrompt("00007", TWO["prompt"], "position", TWO), flat(1, 2, 3, 4))
@@ -160,7 +125,7 @@ class TestGraders:
         assert shown(folder / "samples" / samples[2]).getpixel((0, 0)) == (3, 0, 0)
 
     def test_geneval_needs_its_metadata(self, tmp_path):
-        with pytest.raises(InvalidConfig, match="is no prompt of GenEval"):
+        with pytest.raises(InvalidConfig, match="00000"):
             write_geneval(tmp_path, BenchmarkPrompt("00000", "x"), flat(1))
 
 
@@ -173,7 +138,7 @@ class TestCommands:
         path = made(tmp_path, "drawbench.csv", "Prompts,Category\nA red car.,Colors\nTwo cats.,Counting\n")
         assert self.run("prompts", "drawbench", path, "--group", "Counting").stdout == "Two cats.\n"
         wrong = self.run("prompts", "drawbench", path, "--group", "Text")
-        assert wrong.returncode == 1 and "choose one of Colors, Counting" in wrong.stderr
+        assert wrong.returncode == 1 and "Colors, Counting" in wrong.stderr
 
     def test_pictures_are_arranged(self, tmp_path):
         path, folder = made(tmp_path, "set.jsonl", f"{json.dumps(BENCH)}\n{json.dumps(TWO)}"), tmp_path / "pictures"
@@ -184,4 +149,4 @@ class TestCommands:
         assert done.returncode == 0, done.stderr
         assert shown(tmp_path / "out" / "00001" / "samples" / "00000.png").getpixel((0, 0)) == (3, 0, 0)
         (folder / "4.png").write_bytes(b"no picture")
-        assert "holds 5 pictures for 2 prompts" in self.run("arrange", "geneval", path, folder, tmp_path / "out").stderr
+        assert re.search("5.*2", self.run("arrange", "geneval", path, folder, tmp_path / "out").stderr)

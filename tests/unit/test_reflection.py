@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from teefusion_core.errors import InvalidConfig
 from teefusion_core.guidance.flow import denoised_of, euler, sample, secant
 from teefusion_core.reflection.operator import core, exact, reflected, upper, window
 
@@ -27,24 +26,12 @@ def x():
     return torch.randn(2, 3, 4, 4, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("inversion", [exact, upper, core(4)])
-def test_equal_models_on_a_constant_field_change_nothing(x, inversion):
-    step = reflected(euler(constant(0.7)), inversion(constant(0.7)), rounds=3)
-    assert torch.allclose(sample(step, x, SIGMAS), sample(euler(constant(0.7)), x, SIGMAS), atol=1e-12)
-
-
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_the_gap_stays_once_per_round(x, rounds):
     strong, weak = 0.7, 0.2
     step = reflected(euler(constant(strong)), exact(constant(weak)), rounds=rounds)
     velocity = secant(x, step(x, SIGMAS[1], SIGMAS[2]), SIGMAS[1], SIGMAS[2])
     assert torch.allclose(velocity, torch.full_like(x, strong + rounds * (strong - weak)), atol=1e-12)
-
-
-def test_an_empty_window_is_the_plain_step_bit_for_bit(x):
-    plain = euler(constant(0.7))
-    step = reflected(plain, exact(constant(0.1)), until=window(SIGMAS, 0))
-    assert torch.equal(sample(step, x, SIGMAS), sample(plain, x, SIGMAS))
 
 
 @pytest.mark.parametrize(("reflect_steps", "reflections"), [(0, 0), (1, 1), (3, 3), (4, 3)])
@@ -67,15 +54,3 @@ def test_a_final_of_its_own(x):
     step = reflected(euler(constant(0.7)), exact(constant(0.2)), euler(constant(2.0)))
     velocity = secant(x, step(x, SIGMAS[0], SIGMAS[1]), SIGMAS[0], SIGMAS[1])
     assert torch.allclose(velocity, torch.full_like(x, 2.0 + 0.5), atol=1e-12)
-
-
-@pytest.mark.parametrize("rounds", [0, -1])
-def test_rounds_below_one(rounds):
-    with pytest.raises(InvalidConfig, match=f"rounds is {rounds}; reflect once or more"):
-        reflected(euler(constant(0.0)), exact(constant(0.0)), rounds=rounds)
-
-
-@pytest.mark.parametrize("reflect_steps", [-1, 5])
-def test_a_window_outside_the_schedule(reflect_steps):
-    with pytest.raises(InvalidConfig, match=f"reflect_steps is {reflect_steps}, the schedule has 4 steps"):
-        window(SIGMAS, reflect_steps)

@@ -10,22 +10,13 @@ from teefusion_core.training.settings import DistillSettings
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("cache_size", 2.5),
-        ("cache_size", True),
-        ("rank", 2.5),
-        ("rank", "16"),
-        ("gradient_checkpointing", "no"),
-        ("gradient_checkpointing", 1),
-        ("guidance_min", "2"),
-        ("guidance_max", float("inf")),
-        ("reuse", float("nan")),
-        ("negative_share", 1.5),
-        ("teacher_steps", 0),
-        ("scheduler", 3),
-        ("method", ["teefusion"]),
-        ("run_seed", -1),
+        ("cache_size", 2.5), ("cache_size", True), ("cache_size", 0), ("rank", 2.5), ("rank", "16"), ("rank", 0),
+        ("gradient_checkpointing", "no"), ("gradient_checkpointing", 1), ("guidance_min", "2"), ("guidance_min", -1.0),
+        ("guidance_max", float("inf")), ("guidance_max", 0.5), ("reuse", float("nan")), ("negative_share", 1.5),
+        ("teacher_steps", 0), ("scheduler", 3), ("method", ["teefusion"]), ("run_seed", -1), ("target", "x0"),
+        ("timestep_sampling", "cosine"), ("trainable", "bias"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_type_or_value_is_named(name, value):
     with pytest.raises(InvalidConfig) as error:
         DistillSettings(**{name: value})

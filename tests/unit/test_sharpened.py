@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from teefusion_core.errors import CheckpointMismatch, InvalidConfig
+from teefusion_core.errors import CheckpointMismatch
 from teefusion_core.files.sharpener_file import SharpenerInfo, read_sharpener
 from teefusion_core.files.tensor_file import write_tensors
 from teefusion_core.prompts.sharpener import sharpened
 from teefusion_core.training.students.sharpened import ALPHA, ALPHA_MAX, ALPHA_MIN, Sharpening
-from teefusion_core.training.update import exchanged
 
 WIDTHS = {"SD1.5": 768, "SDXL": 2048, "SD3": 4096}
 WIDTH = 16
@@ -58,34 +57,6 @@ def test_the_network_is_no_part_of_it():
     assert all(torch.equal(update.merged()[name], weight) for name, weight in network.state_dict().items())
 
 
-def test_every_weight_has_a_gradient():
-    update = shaken(made())
-    update.sharpened(randn(2, 5, WIDTH), randn(1, 3, WIDTH, seed=2)).square().mean().backward()
-    assert all(parameter.grad.abs().sum() > 0 for parameter in update.parameters())
-
-
-def test_from_the_zero_start_the_last_layer_can_leave():
-    update = made()
-    (update.sharpened(randn(2, 5, WIDTH), randn(1, 3, WIDTH, seed=2)) * randn(2, 5, WIDTH, seed=3)).sum().backward()
-    assert update.sharpener.fc2.weight.grad.abs().sum() > 0
-
-
-def test_what_enters_the_last_layer_differs_from_prompt_to_prompt():
-    """Or the sharpener could only learn one shift for all of them."""
-    network, seen = made(128).sharpener, []
-    network.fc2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    network(randn(32, 24, 128), randn(1, 24, 128, seed=2))
-    differing = seen[0] - seen[0].mean((0, 1))
-    assert differing.square().mean() > 0.1 * seen[0].square().mean()
-
-
-def test_the_seed_decides_the_layers_without_touching_the_global_one():
-    before = torch.get_rng_state()
-    first, again, other = (made(seed=seed).sharpener.fc1.weight for seed in (1, 1, 2))
-    assert torch.equal(first, again) and not torch.equal(first, other)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 @pytest.mark.parametrize("name", WIDTHS)
 def test_made_saved_loaded_applied_at_the_width_of_each_family(name, tmp_path):
     width, path = WIDTHS[name], tmp_path / "sharp.safetensors"
@@ -99,24 +70,9 @@ def test_made_saved_loaded_applied_at_the_width_of_each_family(name, tmp_path):
         assert torch.equal(applied[:, 0], context[:, 0]) and not torch.equal(applied[:, 1:], context[:, 1:])
 
 
-def test_an_average_is_what_is_stored_while_it_is_there():
-    update = made()
-    own = update.state()
-    other = {name: parameter.detach() + 1 for name, parameter in update.named_parameters()}
-    with exchanged(update, other):
-        stored = update.state()
-    assert all(torch.equal(stored[name], other[f"sharpener.{name}"]) for name in stored)
-    assert all(torch.equal(update.state()[name], tensor) for name, tensor in own.items())
-
-
 def test_state_is_taken_over():
     one, other = shaken(made()), made(seed=5)
     other.load(one.state())
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-    with pytest.raises(CheckpointMismatch, match="choose a file of the same"):
+    with pytest.raises(CheckpointMismatch):
         made(WIDTH * 2).load(one.state())
-
-
-def test_a_width_of_nothing_is_refused():
-    with pytest.raises(InvalidConfig, match="a sharpener cannot be 0 wide"):
-        made(0)

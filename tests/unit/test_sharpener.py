@@ -28,17 +28,8 @@ def test_the_papers_sizes():
 
 @pytest.mark.parametrize("sizes", [(0, 8, 2), (16, 0, 2), (16, 8, 0), (16, 8, 3)])
 def test_impossible_sizes(sizes):
-    with pytest.raises(InvalidConfig, match="a sharpener cannot be .* the inner one a multiple of the heads"):
+    with pytest.raises(InvalidConfig):
         Sharpener(*sizes)
-
-
-@pytest.mark.parametrize(("rows", "others"), [(1, 1), (3, 1), (1, 3), (3, 3)])
-@pytest.mark.parametrize(("length", "other"), [(5, 5), (7, 2), (1, 4)])
-def test_shapes(network, rows, others, length, other):
-    context, against = tokens(rows, length), tokens(others, other)
-    most = max(rows, others)
-    assert network(context, against).shape == (most, length, WIDTH)
-    assert sharpened(network, context, against).shape == (most, length, WIDTH)
 
 
 def test_every_token_but_the_first_changes(network):
@@ -65,45 +56,22 @@ def test_the_negative_term(network):
     torch.testing.assert_close((without - with_term)[:, 1:], 0.5 * (negative - null)[:, 1:].expand(2, -1, -1))
 
 
-def test_inputs_are_not_modified(network):
-    texts = [tokens(1, 4) for _ in range(3)]
-    before = [text.clone() for text in texts]
-    sharpened(network, texts[0], texts[1], alpha=2.0, beta=1.0, null_BLW=texts[2])[:] = 0
-    assert all(torch.equal(a, b) for a, b in zip(texts, before, strict=True))
-
-
-@pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("wrong", [(1, 4, WIDTH + 1), (4, WIDTH)])
-def test_another_width(network, place, wrong):
-    texts = [tokens(1, 4), tokens(1, 4)]
-    texts[place] = torch.randn(wrong)
-    with pytest.raises(ShapeMismatch, match=rf"has shape .* takes \[rows, tokens, {WIDTH}\]; choose a sharpener for"):
-        network(*texts)
+def test_another_width(network, wrong):
+    for texts in ([tokens(1, 4), torch.randn(wrong)], [torch.randn(wrong), tokens(1, 4)]):
+        with pytest.raises(ShapeMismatch, match=str(WIDTH)):
+            network(*texts)
 
 
-def test_rows_that_do_not_fit(network):
-    with pytest.raises(ShapeMismatch, match="prompt has 2, against has 3"):
-        network(tokens(2, 4), tokens(3, 4))
-
-
-class TestBeta:
-    """The negative term pairs tokens, so it is stricter than the network."""
-
-    def test_without_null(self, network):
-        with pytest.raises(InvalidConfig, match="beta is not 0, .* connect an encoded empty prompt to null"):
-            sharpened(network, tokens(1, 4), tokens(1, 4), beta=0.5)
-
-    @pytest.mark.parametrize("lengths", [(5, 4, 4), (4, 5, 4), (4, 4, 5)])
-    def test_other_lengths(self, network, lengths):
-        context, negative, null = (tokens(1, length) for length in lengths)
-        with pytest.raises(ShapeMismatch, match="beta pairs tokens one by one: prompt has .* or set beta to 0"):
-            sharpened(network, context, negative, beta=0.5, null_BLW=null)
-        assert sharpened(network, context, negative, null_BLW=null).shape == context.shape
-
-    def test_null_of_another_width(self, network):
-        with pytest.raises(ShapeMismatch, match="null is 9 wide, the negative prompt 16"):
-            sharpened(network, tokens(1, 4), tokens(1, 4), beta=0.5, null_BLW=tokens(1, 4, 9))
-
-    def test_rows_of_null_that_do_not_fit(self, network):
-        with pytest.raises(ShapeMismatch, match="null has 3"):
-            sharpened(network, tokens(2, 4), tokens(2, 4), beta=0.5, null_BLW=tokens(3, 4))
+@pytest.mark.parametrize(
+    ("context", "negative", "null"),
+    [
+        ((1, 5), (1, 4), (1, 4)), ((1, 4), (1, 5), (1, 4)), ((1, 4), (1, 4), (1, 5)), ((1, 4), (1, 4), (1, 4, 9)),
+        ((2, 4), (2, 4), (3, 4)), ((1, 4), (1, 4), None),
+    ],
+)  # fmt: skip
+def test_beta_pairs_tokens_so_it_is_stricter_than_the_network(network, context, negative, null):
+    context, negative, null = (shape and tokens(*shape) for shape in (context, negative, null))
+    with pytest.raises(ShapeMismatch if null is not None else InvalidConfig):
+        sharpened(network, context, negative, beta=0.5, null_BLW=null)
+    assert sharpened(network, context, negative, null_BLW=null).shape == context.shape
