@@ -6,7 +6,8 @@ from .conditioning import TeEFusionConditioning
 from .evaluation import CompareGrid, GuidanceReport, ScoreImages
 from .loaders import TeEFusionStudentLoader, TinySD3Loader
 from .prompts import DICESharpen, TextEmbeddingBlend
-from .sampling import ReflectionGuiderNode, ReflectionSamplerNode, W2SDTeacherSampler, ZSampling
+from .reflection import ReflectionGuiderNode, ReflectionSamplerNode
+from .sampling import W2SDTeacherSampler, ZSampling
 from .training import DistillTrainer
 
 NODES = [

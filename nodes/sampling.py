@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..teefusion_core.comfy_host.reflection.guider import CFG, CHATS, ReflectionGuider, Scales
+from ..teefusion_core.comfy_host.reflection.guider import ReflectionGuider, Scales
 from ..teefusion_core.comfy_host.reflection.sampler import ALL_STEPS, INVERSIONS, ReflectionSampler
 from ..teefusion_core.comfy_host.sampling import run_reflection, schedule, schedulers
 from ..teefusion_core.errors import reported_by
@@ -21,15 +21,17 @@ REFLECT_TOOLTIP = (
 )
 
 
-def _cfg(id: str, default: float, tooltip: str, **keywords):
+def cfg_input(id: str, default: float, tooltip: str, **keywords):
+    """A CFG scale."""
     return inp(io.Float.Input, id, default=default, min=0.0, max=100.0, step=0.1, tooltip=tooltip, **keywords)
 
 
-def _prompt(id: str, tooltip: str, **keywords):
+def prompt_input(id: str, tooltip: str, **keywords):
+    """An encoded prompt."""
     return inp(io.Conditioning.Input, id, tooltip=tooltip, **keywords)
 
 
-def _operator() -> list:
+def operator_inputs() -> list:
     """Inputs of the reflection itself."""
     return [
         inp(io.Int.Input, "reflect_steps", default=ALL_STEPS, min=ALL_STEPS, max=10000, tooltip=REFLECT_TOOLTIP),
@@ -106,30 +108,30 @@ class W2SDTeacherSampler(io.ComfyNode):
                     io.Model.Input, "strong_model",
                     tooltip="The better model, for example with a LoRA at full strength. It is not changed.",
                 ),
-                _prompt("positive", "The encoded prompt: what the image should show."),
-                _prompt(
+                prompt_input("positive", "The encoded prompt: what the image should show."),
+                prompt_input(
                     "negative",
                     ("The encoded negative prompt: what the image should avoid. The encoded empty prompt works too."),
                 ),
                 *_start(),
-                _cfg(
+                cfg_input(
                     "strong_cfg", 5.5,
                     "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 (negative only) "
                     "cost 1 pass, other values 2. The scale is that of KSampler: CFG scale = 1 + guidance w.",
                 ),
-                _cfg(
+                cfg_input(
                     "weak_cfg", 1.0,
                     "CFG scale of the weak phase, which goes back to the previous noise level. A lower value gives "
                     "stronger guidance. 1 (prompt only) and 0 (negative only) cost 1 pass, other values 2. CFG "
                     "scale = 1 + guidance w.",
                 ),
-                _cfg(
+                cfg_input(
                     "final_cfg", 5.5,
                     "CFG scale of the final phase, which denoises again and whose result is kept. 1 (prompt only) "
                     "and 0 (negative only) cost 1 pass, other values 2. CFG scale = 1 + guidance w.",
                 ),
                 *_schedule(),
-                *_operator(),
+                *operator_inputs(),
                 inp(
                     io.Model.Input, "weak_model", optional=True,
                     tooltip="A worse model of the same family: an earlier checkpoint, the same model without its "
@@ -137,12 +139,12 @@ class W2SDTeacherSampler(io.ComfyNode):
                     "file takes additional memory. If not connected, the strong model is used and only CFG scales "
                     "and prompts can differ.",
                 ),
-                _prompt(
+                prompt_input(
                     "weak_positive",
                     ("Prompt of the weak phase, for example a less detailed one. If not connected, positive is used."),
                     optional=True,
                 ),
-                _prompt(
+                prompt_input(
                     "weak_negative", "Negative prompt of the weak phase. If not connected, negative is used.",
                     optional=True,
                 ),
@@ -200,26 +202,26 @@ class ZSampling(io.ComfyNode):
             search_aliases=ALIASES,
             inputs=[
                 inp(io.Model.Input, "model", tooltip="The diffusion model, of any kind. It is not changed."),
-                _prompt("positive", "The encoded prompt: what the image should show."),
-                _prompt(
+                prompt_input("positive", "The encoded prompt: what the image should show."),
+                prompt_input(
                     "negative",
                     ("The encoded negative prompt: what the image should avoid. The encoded empty prompt works too."),
                 ),
                 *_start(),
-                _cfg(
+                cfg_input(
                     "cfg", 5.5,
                     "CFG scale of both denoising phases. The effective guidance is about 2 x cfg - inversion_cfg, "
                     "which is 11 at the defaults. 1 (prompt only) and 0 (negative only) cost 1 pass per phase, "
                     "other values 2. CFG scale = 1 + guidance w.",
                 ),
-                _cfg(
+                cfg_input(
                     "inversion_cfg", 0.0,
                     "CFG scale of the phase that goes back. The further it is below cfg, the stronger the effect; "
                     "if both are equal, there is none. 0 (negative only) and 1 (prompt only) cost 1 pass, other "
                     "values 2. CFG scale = 1 + guidance w.",
                 ),
                 *_schedule(),
-                *_operator(),
+                *operator_inputs(),
             ],
             outputs=[_latent_output()],
         )  # fmt: skip
@@ -248,135 +250,3 @@ class ZSampling(io.ComfyNode):
             sampler = ReflectionSampler(reflect_steps=reflect_steps, rounds=rounds, inversion=inversion)
             sigmas = schedule(model, scheduler, steps, denoise)
             return io.NodeOutput(run_reflection(guider, sampler, sigmas, latent_image, seed)[0])
-
-
-class ReflectionGuiderNode(io.ComfyNode):
-    """Strong, weak and final setting as a GUIDER."""
-
-    DISPLAY_NAME = "Reflection Guider"
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
-        return schema(
-            node_id="ReflectionGuider",
-            display_name=cls.DISPLAY_NAME,
-            category=CATEGORY,
-            description=(
-                "Sets the models, prompts and CFG scales of the strong, weak and final phase of W2SD, "
-                "Z-Sampling or CHATS. Use it with Reflection Sampler in SamplerCustomAdvanced. A phase costs "
-                "1 forward pass at cfg 1 or 0, otherwise 2; with CHATS, a strong or final phase at cfg 0 "
-                "costs 2."
-            ),
-            search_aliases=[*ALIASES, "chats"],
-            inputs=[
-                inp(io.Model.Input, "strong_model", tooltip="The better model. It is not changed."),
-                _prompt("positive", "The encoded prompt: what the image should show."),
-                _prompt(
-                    "negative",
-                    ("The encoded negative prompt: what the image should avoid. The encoded empty prompt works too."),
-                ),
-                _cfg(
-                    "strong_cfg", 5.5,
-                    "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 (negative only) "
-                    "cost 1 pass, other values 2. The scale is that of KSampler: CFG scale = 1 + guidance w.",
-                ),
-                _cfg(
-                    "weak_cfg", 1.0,
-                    "CFG scale of the weak phase, which goes back to the previous noise level. A lower value gives "
-                    "stronger guidance. 1 (prompt only) and 0 (negative only) cost 1 pass, other values 2. CFG "
-                    "scale = 1 + guidance w.",
-                ),
-                _cfg(
-                    "final_cfg", 5.5,
-                    "CFG scale of the final phase, which denoises again and whose result is kept. 1 (prompt only) "
-                    "and 0 (negative only) cost 1 pass, other values 2. CFG scale = 1 + guidance w.",
-                ),
-                inp(
-                    io.Combo.Input, "rule", options=[CFG, CHATS], default=CFG,
-                    tooltip="What the strong and the final phase are guided away from. CFG: the prediction with the "
-                    "negative prompt. CHATS: the weak model's prediction with a mix of both prompts; connect the "
-                    "win model as strong_model and the lose model as weak_model.",
-                ),
-                inp(
-                    io.Float.Input, "chats_alpha", default=0.5, min=-1.0, max=10.0, step=0.05,
-                    tooltip="With CHATS, the weak model gets -alpha x prompt + (1 + alpha) x negative prompt. 0: "
-                    "the negative prompt only. -1: the prompt only. The rule CFG ignores it.",
-                ),
-                inp(
-                    io.Model.Input, "weak_model", optional=True,
-                    tooltip="A worse model of the same family. If not connected, the strong model is used. A model "
-                    "from another file takes additional memory.",
-                ),
-                _prompt(
-                    "weak_positive",
-                    ("Prompt of the weak phase, for example a less detailed one. If not connected, positive is used."),
-                    optional=True,
-                ),
-                _prompt(
-                    "weak_negative", "Negative prompt of the weak phase. If not connected, negative is used.",
-                    optional=True,
-                ),
-            ],
-            outputs=[
-                io.Guider.Output(
-                    "guider", display_name="GUIDER",
-                    tooltip="The guider, for SamplerCustomAdvanced with Reflection Sampler.",
-                )
-            ],
-        )  # fmt: skip
-
-    @classmethod
-    def execute(
-        cls,
-        strong_model,
-        positive,
-        negative,
-        strong_cfg,
-        weak_cfg,
-        final_cfg,
-        rule,
-        chats_alpha,
-        weak_model=None,
-        weak_positive=None,
-        weak_negative=None,
-    ) -> io.NodeOutput:
-        """Build the guider, with errors that carry the node's name."""
-        with reported_by(cls.DISPLAY_NAME):
-            scales = Scales(strong_cfg, weak_cfg, final_cfg)
-            guider = ReflectionGuider(strong_model, weak_model, scales=scales, rule=rule, alpha=chats_alpha)
-            guider.set_conds(positive, negative, weak_positive, weak_negative)
-            return io.NodeOutput(guider)
-
-
-class ReflectionSamplerNode(io.ComfyNode):
-    """The reflection operator as a SAMPLER."""
-
-    DISPLAY_NAME = "Reflection Sampler"
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
-        return schema(
-            node_id="ReflectionSampler",
-            display_name=cls.DISPLAY_NAME,
-            category=CATEGORY,
-            description=(
-                "Runs the strong, weak and final phase of Reflection Guider: each step denoises, goes back "
-                "to the previous noise level and denoises again. Use both nodes in SamplerCustomAdvanced."
-            ),
-            search_aliases=ALIASES,
-            inputs=_operator(),
-            outputs=[
-                io.Sampler.Output(
-                    "sampler", display_name="SAMPLER",
-                    tooltip="The sampler, for SamplerCustomAdvanced with Reflection Guider.",
-                )
-            ],
-        )  # fmt: skip
-
-    @classmethod
-    def execute(cls, reflect_steps, rounds, inversion) -> io.NodeOutput:
-        """Build the sampler, with errors that carry the node's name."""
-        with reported_by(cls.DISPLAY_NAME):
-            return io.NodeOutput(ReflectionSampler(reflect_steps=reflect_steps, rounds=rounds, inversion=inversion))

@@ -14,17 +14,10 @@ from judge_weights import (
     pictures,
 )
 
-from teefusion_core.evaluation.clip_scores import (
-    CLIP_SCORE,
-    HPS,
-    PICK_SCORE,
-    RULES,
-    AestheticHead,
-    aesthetic_scores,
-    clip_scores,
-)
+from teefusion_core.evaluation.clip_scores import RULES, AestheticHead, aesthetic_scores, clip_scores
 from teefusion_core.evaluation.clip_weights import clip_of, from_open_clip
 from teefusion_core.evaluation.image_reward import ImageReward
+from teefusion_core.evaluation.judges import CLIP, HPS, PICK
 
 REFERENCES = json.loads((DATA / "judges.json").read_text(encoding="ascii"))
 CONFIG = {
@@ -61,7 +54,7 @@ def tokens_BL():
 @torch.no_grad()
 def test_hps_is_that_of_open_clip(clip, tokens_BL):
     scores = clip_scores(clip, RULES[HPS], pictures(), tokens_BL)
-    assert torch.allclose(scores, torch.tensor(REFERENCES[HPS]), rtol=0, atol=TOLERANCE)
+    assert torch.allclose(scores, torch.tensor(REFERENCES["HPSv2.1"]), rtol=0, atol=TOLERANCE)
 
 
 @torch.no_grad()
@@ -83,7 +76,7 @@ def test_image_reward_is_that_of_its_package(path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("metric", [CLIP_SCORE, PICK_SCORE])
+@pytest.mark.parametrize("metric", [CLIP, PICK])
 def test_clip_and_pick_score_are_those_of_transformers(metric, path, clip, tokens_BL):
     """By its own model from its own layout, its own processor of pictures, its own logits."""
     from transformers import CLIPConfig, CLIPModel
@@ -97,7 +90,7 @@ def test_clip_and_pick_score_are_those_of_transformers(metric, path, clip, token
     theirs.load_state_dict(weights)
     seen = Processor()(images=pictures(), return_tensors="pt")["pixel_values"]
     logits = theirs(input_ids=tokens_BL, pixel_values=seen).logits_per_image.diagonal()
-    reference = logits if metric == PICK_SCORE else (100 * logits / theirs.logit_scale.exp()).clamp(min=0)
+    reference = logits if metric == PICK else (100 * logits / theirs.logit_scale.exp()).clamp(min=0)
     own = clip_of(weights, path)[0]
     assert torch.allclose(clip_scores(own, RULES[metric], pictures(), tokens_BL), reference, rtol=0, atol=TOLERANCE)
     same = clip_scores(clip, RULES[metric], pictures(), tokens_BL)

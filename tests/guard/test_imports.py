@@ -11,12 +11,6 @@ REPO = Path(__file__).resolve().parent.parent.parent
 SOURCES = sorted([REPO / "__init__.py", *(REPO / "nodes").rglob("*.py"), *(REPO / "teefusion_core").rglob("*.py")])
 HOST_MODULES = {"comfy", "comfy_extras", "comfy_execution", "folder_paths", "latent_preview", "node_helpers", "server"}
 LONGEST_FUNCTION, LONGEST_FILE = 60, 300  # lines
-# files that are longer, with their limit: entries go, none comes
-LONG_FILES = {
-    "nodes/sampling.py": 350, "teefusion_core/comfy_host/training/distillation.py": 340,
-    "teefusion_core/training/adapters.py": 330, "teefusion_core/training/checkpoint.py": 340,
-    "teefusion_core/training/loop.py": 360,
-}  # fmt: skip
 each_file = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPO)))
 
 
@@ -86,8 +80,7 @@ def test_functions_fit_a_screen(path):
 
 @each_file
 def test_files_are_short(path):
-    name = path.relative_to(REPO).as_posix()
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONG_FILES.get(name, LONGEST_FILE)
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
 
 
 def test_the_entry_point_offers_nothing_but_itself():

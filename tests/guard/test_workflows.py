@@ -40,7 +40,7 @@ def test_every_weight_file_has_a_download(name):
 
 def test_teacher_and_student_differ_in_guidance_only():
     nodes = {node["title"]: node for node in nodes_of("01 Student beside teacher")}
-    teacher, student = (nodes[f"{who} sampler"]["widgets_values"] for who in ("Teacher", "Student"))
+    teacher, student = (nodes[f"{who} sampler"]["widgets_values"] for who in ("CFG", "Student"))
     cfg = 3
     assert [i for i in range(7) if teacher[i] != student[i]] == [cfg] and student[cfg] == 1
     assert nodes["TeEFusion Conditioning"]["widgets_values"][0] == teacher[cfg] - 1

@@ -52,7 +52,7 @@ def test_the_text_has_every_number():
         report([[2.0, 3.0], [4.0, 5.0]], [[1.0, 1.0], [1.0, 1.0]], clipped=0.0123, saturation=0.5).text().splitlines()
     )
     assert lines[:4] == [
-        "Mine: 2 steps, 8 passes (4 per step), 1.50 s", "effective guidance as cfg 3.50 over all steps, 1.00 predicted",
+        "Mine: 2 steps, 8 passes (4 per step), 1.50 s", "effective guidance as a CFG scale: 3.50 (steps), 1.00 (predictions)",
         "clipped 1.23 % of colour values, saturation 0.500", "measured with 4 passes of the model besides, 0.25 s",
     ]  # fmt: skip
     assert lines[-1] == "| 2 | 0.5 | 1.000 (1.000 to 1.000) | 4.500 (4.000 to 5.000) |"

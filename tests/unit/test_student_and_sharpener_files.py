@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from teefusion_core.errors import CheckpointMismatch, InvalidConfig
+from teefusion_core.files import tensor_file
 from teefusion_core.files.sharpener_file import SharpenerInfo, read_sharpener, write_sharpener
 from teefusion_core.files.student_file import StudentInfo, check_base, read_student, write_student
 from teefusion_core.prompts.sharpener import Sharpener
