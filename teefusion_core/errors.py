@@ -39,10 +39,6 @@ class ProcessFailed(TeEFusionError):
     """An error in another process of a distributed training."""
 
 
-class MissingExtra(TeEFusionError, ImportError):
-    """An optional dependency that is not installed."""
-
-
 @contextmanager
 def reported_by(name: str) -> Iterator[None]:
     """Prefix the messages of our errors raised inside the block with `name`.

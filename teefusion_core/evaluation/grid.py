@@ -123,16 +123,6 @@ def draw_grid(columns: Sequence[str], rows: Sequence[Row], *, side: int, legend:
     return image
 
 
-def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
-    """Join images horizontally, aligned at the top."""
-    whole = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)), PAPER)
-    left = 0
-    for image in images:
-        whole.paste(image, (left, 0))
-        left += image.width
-    return whole
-
-
 def _scaled(picture: Image.Image, side: int) -> tuple[int, int]:
     """Return (width, height) of an image scaled to the longer side `side`."""
     longer = max(picture.size)

@@ -34,11 +34,6 @@ def cfg_scale_of(w):
     return 1 + w
 
 
-def w_of(cfg_scale):
-    """Return the guidance w = s - 1 of a CFG scale s (number or tensor)."""
-    return cfg_scale - 1
-
-
 def effective_guidance(velocity: Tensor, cond: Tensor, uncond: Tensor) -> Tensor:
     """Return the CFG scale that a velocity is equivalent to.
 

@@ -45,19 +45,6 @@ def velocity_of(denoised: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
     return (x - denoised) / per_row(sigma, x)
 
 
-def denoised_of(velocity: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-    """Convert a velocity to a denoised prediction, x - sigma * velocity.
-
-    Args:
-        velocity: dx/dsigma, [B,...].
-        x: noised latent at sigma, [B,...].
-        sigma: noise level in [0, 1], [] or [B].
-    Returns:
-        Predicted clean latent [B,...].
-    """
-    return x - per_row(sigma, x) * velocity
-
-
 def euler(denoiser: Denoiser) -> Step:
     """Return the Euler Step of a denoiser.
 
@@ -107,17 +94,3 @@ def secant(x_from: Tensor, x_to: Tensor, sigma_from: Tensor, sigma_to: Tensor) -
         (x_to - x_from) / (sigma_to - sigma_from), [B,...].
     """
     return (x_to - x_from) / per_row((sigma_to - sigma_from).to(x_from), x_from)
-
-
-def shifted(sigma: Tensor, shift: float) -> Tensor:
-    """Apply the schedule shift of SD3.
-
-    Formula: shift * sigma / (1 + (shift - 1) * sigma); 1 / shift inverts it.
-
-    Args:
-        sigma: noise levels in [0, 1], any shape.
-        shift: positive factor; 1 changes nothing, SD3 uses 3.
-    Returns:
-        Shifted levels, same shape.
-    """
-    return shift * sigma / (1 + (shift - 1) * sigma)

@@ -112,7 +112,6 @@ def guidance_term(
     time_embed: Callable[[Tensor], Tensor],
     pooled_embed: Callable[[Tensor], Tensor],
     gain: float,
-    active_B: Tensor | None = None,
 ) -> Tensor:
     """Return gain * G(psi(1000 w)) * F(c - null) per row.
 
@@ -123,7 +122,6 @@ def guidance_term(
         time_embed: G(psi(.)), [B] -> [B,D].
         pooled_embed: F, [B,P] -> [B,D].
         gain: multiplier that the student was trained with.
-        active_B: bool [B]; False rows get exactly zero. None: all are active.
     Returns:
         Term [B,D] to add to the output of F(c).
     Raises:
@@ -136,7 +134,5 @@ def guidance_term(
             "encode both with the same text encoders"
         )
     rows = {"pooled": len(pooled_BP), "null": len(null_pooled_BP), "guidance": len(guidance_timestep_B)}
-    common_rows(**rows, **({} if active_B is None else {"active": len(active_B)}))
-    term_BD = gain * time_embed(guidance_timestep_B) * pooled_embed(pooled_BP - null_pooled_BP)
-    # torch.where instead of a product: a NaN in an inactive row must not get through
-    return term_BD if active_B is None else torch.where(active_B[:, None], term_BD, torch.zeros_like(term_BD))
+    common_rows(**rows)
+    return gain * time_embed(guidance_timestep_B) * pooled_embed(pooled_BP - null_pooled_BP)

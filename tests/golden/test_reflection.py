@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from literal_flow import denoised_of
 
 from teefusion_core.guidance.cfg import guided
-from teefusion_core.guidance.flow import denoised_of, euler, sample
+from teefusion_core.guidance.flow import euler, sample
 from teefusion_core.reflection.operator import core, exact, official, reflected, upper, upper_epsilon, window
 
 DATA = Path(__file__).resolve().parent / "data"

@@ -4,8 +4,9 @@ import literal
 import pytest
 import torch
 from golden_weights import CASES, EULER8_SIGMAS, inputs, relative, state_dict, stored
+from literal_flow import denoised_of
 
-from teefusion_core.guidance.flow import denoised_of, euler, sample
+from teefusion_core.guidance.flow import euler, sample
 from teefusion_core.guidance.fusion import EXACT, guidance_rows, guidance_term, guidance_timestep, sinusoid
 
 GAIN = 1 / 256

@@ -3,9 +3,10 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from literal_flow import denoised_of
 
 from teefusion_core.guidance.cfg import effective_guidance, guided
-from teefusion_core.guidance.flow import denoised_of, euler, sample, secant, velocity_of
+from teefusion_core.guidance.flow import euler, sample, secant, velocity_of
 
 levels = st.floats(0.01, 1.0)
 seeds = st.integers(0, 2**31)

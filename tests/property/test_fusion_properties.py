@@ -14,11 +14,11 @@ strengths = st.lists(st.floats(0, 100, allow_nan=False), min_size=1, max_size=5)
 seeds = st.integers(0, 2**31)
 
 
-def term(pooled_BP, null_BP, timestep_B, gain=1.0, active_B=None):
+def term(pooled_BP, null_BP, timestep_B, gain=1.0):
     return guidance_term(
         pooled_BP, null_BP, timestep_B.double(),
         time_embed=lambda t: torch.stack((t.cos(), t.sin(), torch.ones_like(t)), -1) @ TIME,
-        pooled_embed=lambda p: torch.tanh(p @ TEXT) + 0.3, gain=gain, active_B=active_B,
+        pooled_embed=lambda p: torch.tanh(p @ TEXT) + 0.3, gain=gain,
     )  # fmt: skip
 
 
@@ -34,16 +34,6 @@ def test_rows_do_not_see_each_other(w, seed):
     timestep = guidance_timestep(guidance_rows(w), precision=EXACT)
     alone = [term(pooled[i : i + 1], null[i : i + 1], timestep[i : i + 1]) for i in range(len(w))]
     torch.testing.assert_close(term(pooled, null, timestep), torch.cat(alone))
-
-
-@given(strengths, seeds)
-def test_only_active_rows_carry_anything(w, seed):
-    pooled, null, generator = rows(seed, len(w))
-    active = torch.rand(len(w), generator=generator) < 0.5
-    timestep = guidance_timestep(guidance_rows(w))
-    out, full = term(pooled, null, timestep, active_B=active), term(pooled, null, timestep)
-    assert torch.equal(out[active], full[active])
-    assert not out[~active].any()
 
 
 @given(st.floats(0, 100), seeds, st.floats(-8, 8))

@@ -5,9 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from literal_flow import denoised_of
 
 from teefusion_core.guidance.cfg import guided, proxy_prompt
-from teefusion_core.guidance.flow import denoised_of, euler, sample
+from teefusion_core.guidance.flow import euler, sample
 from teefusion_core.reflection.operator import core, exact, official, reflected, upper, upper_epsilon, window
 
 BIASES = {"cond": 0.3, "null": -0.1, "weak cond": 0.15, "weak null": -0.35}

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from literal_flow import denoised_of, shifted
 
-from teefusion_core.guidance.flow import denoised_of, euler, per_row, sample, secant, shifted
+from teefusion_core.guidance.flow import euler, per_row, sample, secant
 
 SIGMAS = torch.linspace(1.0, 0.0, 9, dtype=torch.float64)
 

@@ -47,13 +47,6 @@ def test_the_formula_row_by_row():
     assert out.tolist() == [[3.0, 4.0, 5.0], [15.0, 20.0, 25.0]]
 
 
-def test_inactive_rows_are_exactly_zero_whatever_they_hold():
-    pooled = torch.tensor([[float("nan")] * 3, [1.0, 2.0, 3.0]])
-    active = torch.tensor([False, True])
-    out = term(pooled, torch.zeros(1, 3), torch.tensor([2.0]), active_B=active)
-    assert out.tolist() == [[0.0] * 3, [2.0, 3.0, 4.0]]
-
-
 def test_widths_or_rows_that_differ_are_refused():
     with pytest.raises(ShapeMismatch, match="3.*4"):
         term(torch.ones(1, 3), torch.ones(1, 4), torch.ones(1))

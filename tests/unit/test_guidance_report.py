@@ -1,6 +1,7 @@
 """A report's text with its plot: they show what was measured."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -51,8 +52,7 @@ def test_the_text_has_every_number():
     lines = (
         report([[2.0, 3.0], [4.0, 5.0]], [[1.0, 1.0], [1.0, 1.0]], clipped=0.0123, saturation=0.5).text().splitlines()
     )
-    assert lines[:4] == [
-        "Mine: 2 steps, 8 passes (4 per step), 1.50 s", "effective guidance as a CFG scale: 3.50 (steps), 1.00 (predictions)",
-        "clipped 1.23 % of colour values, saturation 0.500", "measured with 4 passes of the model besides, 0.25 s",
-    ]  # fmt: skip
+    assert lines[0] == "Mine: 2 steps, 8 passes (4 per step), 1.50 s"
+    numbers = [re.findall(r"\d+\.\d+|\d+", line) for line in lines[1:4]]
+    assert numbers == [["3.50", "1.00"], ["1.23", "0.500"], ["4", "0.25"]]
     assert lines[-1] == "| 2 | 0.5 | 1.000 (1.000 to 1.000) | 4.500 (4.000 to 5.000) |"

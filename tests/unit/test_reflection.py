@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from literal_flow import denoised_of
 
-from teefusion_core.guidance.flow import denoised_of, euler, sample, secant
+from teefusion_core.guidance.flow import euler, sample, secant
 from teefusion_core.reflection.operator import core, exact, reflected, upper, window
 
 SIGMAS = torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0], dtype=torch.float64)

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from literal_flow import denoised_of, shifted
 
 from teefusion_core.errors import InvalidConfig
 from teefusion_core.guidance.cfg import guided
-from teefusion_core.guidance.flow import denoised_of, euler, sample, shifted
+from teefusion_core.guidance.flow import euler, sample
 from teefusion_core.reflection.operator import exact, reflected
 from teefusion_core.training import targets
 from teefusion_core.training.targets import CLEAN, SECANT, TIMES, Example, Trajectory, levels, replay_loss, target_of
