@@ -11,20 +11,9 @@ from .sampling import W2SDTeacherSampler, ZSampling
 from .training import DistillTrainer
 
 NODES = [
-    TinySD3Loader,
-    TeEFusionStudentLoader,
-    TeEFusionConditioning,
-    DICESharpen,
-    TextEmbeddingBlend,
-    W2SDTeacherSampler,
-    ZSampling,
-    ReflectionGuiderNode,
-    ReflectionSamplerNode,
-    DistillTrainer,
-    GuidanceReport,
-    CompareGrid,
-    ScoreImages,
-]
+    TinySD3Loader, TeEFusionStudentLoader, TeEFusionConditioning, DICESharpen, TextEmbeddingBlend, W2SDTeacherSampler,
+    ZSampling, ReflectionGuiderNode, ReflectionSamplerNode, DistillTrainer, GuidanceReport, CompareGrid, ScoreImages,
+]  # fmt: skip
 
 
 class TeEFusionExtension(ComfyExtension):

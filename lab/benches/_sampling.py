@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from lab.demo_world.verifier import CATEGORIES, judge
-from teefusion_core.evaluation.image_metrics import clipping, contrast, diversity, psnr, saturation, ssim
+from teefusion_core.evaluation.image_metrics import clipping, saturation
 
 from ._cost import forward_passes, now
+from ._image_metrics import contrast, diversity, psnr, ssim
 from ._methods import Arm
 from ._study import Study, first_rows
 

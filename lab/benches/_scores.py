@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from teefusion_core.evaluation.bootstrap import interval, resampled_means, resamples, verdict
+from ._bootstrap import interval, resampled_means, resamples, verdict
 
 VALUE = {"1": 1.0, "0": 0.0, "-": float("nan")}
 SPELLED = {"teefusion": "TeEFusion", "guidance only": "G(psi(w)) alone", "distillcfg": "DistillCFG", "dice": "DICE",

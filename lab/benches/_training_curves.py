@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from lab.demo_world.distill_student import STUDENTS, Recipe
-from teefusion_core.evaluation.bootstrap import resamples
 from teefusion_core.files.state_file import read_tree
 from teefusion_core.files.student_file import read_student, write_student
 from teefusion_core.guidance.architectures import architecture_of
@@ -19,6 +18,7 @@ from teefusion_core.guidance.methods import METHODS
 from teefusion_core.training.adapters import TRAINABLE
 
 from . import _methods
+from ._bootstrap import resamples
 from ._methods import Arm, Wanted, student_arm, training_record
 from ._report import packed, unpacked
 from ._scores import judged_interval

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from runner.stop import say
 
-from teefusion_core.guidance.cfg import agreement
 from teefusion_core.guidance.methods import METHODS
 
 from . import _methods, _training_curves
@@ -103,9 +102,9 @@ class Evidence(Study):
         where, moves, cond, _ = self.trajectory(arm.teacher or "W2SD", HEADLINE["w"])
         teacher, prompt, _ = arm.prepare(self, self.first, HEADLINE[arm.knob], "euler")
         seen = self.velocities(teacher.model, prompt, where)
-        whole = [float(agreement(*at).mean()) for at in zip(seen, moves, strict=True)]
+        whole = [float(_cosine(*at).mean()) for at in zip(seen, moves, strict=True)]
         added = zip(seen, moves, cond, strict=True)
-        guidance = [float(agreement(v - c, move - c).nanmean()) for v, move, c in added]
+        guidance = [float(_cosine(v - c, move - c).nanmean()) for v, move, c in added]
         return {**arm.named, "cosine": packed(whole, 4), "guidance_cosine": packed(guidance, 3)}
 
     def checkpoints(self, students: list[Arm]) -> list[dict[str, Any]]:
@@ -126,3 +125,9 @@ class Evidence(Study):
             if path.is_file() and wanted.method != DICE and not METHODS[wanted.method].embeds:
                 fit[named([{**vars(wanted), "budget": training_record(path).get("steps")}])] = path
         return embeddings(self, fit) if fit else []
+
+
+def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the cosine of each row; nan where one is zero."""
+    a, b = a.flatten(1).double(), b.flatten(1).double()
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))

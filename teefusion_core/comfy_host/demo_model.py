@@ -94,11 +94,9 @@ def load_clip(path: Path) -> comfy.sd.CLIP:
     target = comfy.supported_models_base.ClipTarget(
         functools.partial(_tokenizer, words),
         functools.partial(
-            sd1_clip.SD1ClipModel,
-            clip_name="words",
-            clip_model=functools.partial(_TextEncoder, num_words=len(words)),
+            sd1_clip.SD1ClipModel, clip_name="words", clip_model=functools.partial(_TextEncoder, num_words=len(words)),
         ),
-    )
+    )  # fmt: skip
     clip = comfy.sd.CLIP(target, tokenizer_data={}, parameters=sum(t.numel() for t in state.values()))
     clip.load_sd(state)
     return clip

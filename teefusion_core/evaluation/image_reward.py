@@ -64,11 +64,9 @@ class ImageReward(torch.nn.Module):
         device, size = self.vision.device, self.vision.config.image_size
         image_BLD = self.vision(pixel_values=pixels_of(pictures, middle_rounded, size).to(device)).last_hidden_state
         text_BLD = self.text(
-            input_ids=tokens_BL.to(device),
-            attention_mask=mask_BL.to(device),
-            encoder_hidden_states=image_BLD,
+            input_ids=tokens_BL.to(device), attention_mask=mask_BL.to(device), encoder_hidden_states=image_BLD,
             encoder_attention_mask=torch.ones(image_BLD.shape[:2], dtype=torch.long, device=device),
-        ).last_hidden_state
+        ).last_hidden_state  # fmt: skip
         reward_BD = text_BLD[:, 0]
         for place in LAYERS:
             reward_BD = linear(reward_BD, getattr(self, f"weight_{place}"), getattr(self, f"bias_{place}"))

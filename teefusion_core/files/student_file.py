@@ -72,10 +72,8 @@ class StudentInfo:
         """
         if metadata.get("format") != FORMAT:
             raise CheckpointMismatch(
-                f"{path.name} says format {metadata.get('format')!r}, a student file says {FORMAT!r}; "
-                "choose a student that this pack's trainer wrote, plain LoRA files belong in a LoRA loader, a "
-                "sharpener belongs into DICE Sharpen"
-            )
+                f"{path.name} says format {metadata.get('format')!r}, a student file says {FORMAT!r}; choose a student that this pack's trainer wrote, plain LoRA files belong in a LoRA loader, a sharpener belongs into DICE Sharpen",
+            )  # fmt: skip
         return parsed(cls, metadata, path)
 
 

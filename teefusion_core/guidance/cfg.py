@@ -52,18 +52,6 @@ def effective_guidance(velocity: Tensor, cond: Tensor, uncond: Tensor) -> Tensor
     return (offset * direction).sum(1) / direction.square().sum(1)
 
 
-def agreement(velocity: Tensor, other: Tensor) -> Tensor:
-    """Return the cosine between two velocities per row.
-
-    Args:
-        velocity, other: [B,...], of the same shape.
-    Returns:
-        float64 [B] from -1 to 1; nan where either is zero.
-    """
-    a, b = velocity.flatten(1).to(torch.float64), other.flatten(1).to(torch.float64)
-    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
-
-
 def proxy_prompt(cond: Tensor, null: Tensor, alpha: float) -> Tensor:
     """Return the proxy prompt of CHATS for the weak model, -alpha * cond + (1 + alpha) * null.
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from teefusion_core.guidance.cfg import agreement, cfg_scale_of, effective_guidance, guided
+from teefusion_core.guidance.cfg import cfg_scale_of, effective_guidance, guided
 
 
 def test_the_formula_of_the_paper_is_scale_one_plus_w():
@@ -25,10 +25,3 @@ def test_effective_guidance_ignores_what_is_across_the_direction():
 def test_effective_guidance_without_a_direction_is_nan():
     same = torch.ones(1, 2)
     assert effective_guidance(same, same, same).isnan().all()
-
-
-def test_agreement_is_the_cosine_of_each_row():
-    a, b = torch.randn(4, 2, 3), torch.randn(4, 2, 3)
-    literal = [float((x * y).sum() / (x.square().sum() * y.square().sum()).sqrt()) for x, y in zip(a, b, strict=True)]
-    torch.testing.assert_close(agreement(a, b), torch.tensor(literal).double(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(agreement(a, -3 * a), torch.full((4,), -1.0).double())

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from lab.benches._image_metrics import contrast, diversity, psnr, ssim
 from teefusion_core.errors import ShapeMismatch
-from teefusion_core.evaluation.image_metrics import clipping, contrast, diversity, psnr, saturation, ssim
+from teefusion_core.evaluation.image_metrics import clipping, saturation
 
 BLACK, WHITE, RED = (torch.tensor(color).expand(1, 16, 16, 3) for color in ([0.0] * 3, [1.0] * 3, [1.0, 0.0, 0.0]))
 

@@ -81,12 +81,9 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
     with tqdm(total=steps, disable=disable) as bar:
         phases = _Phases(model, extra_args or {}, callback)
         step = reflected(
-            euler(phases.denoiser(STRONG)),
-            INVERSIONS[inversion][kind](sigmas)(phases.denoiser(WEAK)),
-            euler(phases.denoiser(FINAL)),
-            until=window(sigmas, chosen),
-            rounds=rounds,
-        )
+            euler(phases.denoiser(STRONG)), INVERSIONS[inversion][kind](sigmas)(phases.denoiser(WEAK)),
+            euler(phases.denoiser(FINAL)), until=window(sigmas, chosen), rounds=rounds,
+        )  # fmt: skip
 
         def moved(index: int, sigma: Tensor, state: Tensor) -> None:
             phases.step = index + 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from teefusion_core.evaluation.bootstrap import FAILS, HOLDS, UNDECIDED, interval, resampled_means, resamples, verdict
+from lab.benches._bootstrap import FAILS, HOLDS, UNDECIDED, interval, resampled_means, resamples, verdict
 
 
 def normal(*shape, seed=0):
