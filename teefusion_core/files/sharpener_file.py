@@ -57,8 +57,10 @@ class SharpenerInfo:
         """
         if metadata.get("format") != FORMAT or metadata.get("method") != METHOD:
             raise CheckpointMismatch(
-                f"{path.name} says format {metadata.get('format')!r} for method {metadata.get('method')!r}, a sharpener file says {FORMAT!r} for {METHOD!r}; choose a sharpener that this pack wrote, LoRA or student files belong in their own loaders",
-            )  # fmt: skip
+                f"{path.name} says format {metadata.get('format')!r} for method {metadata.get('method')!r}, a "
+                f"sharpener file says {FORMAT!r} for {METHOD!r}; choose a sharpener that this pack wrote, LoRA or "
+                "student files belong in their own loaders"
+            )
         info = parsed(cls, metadata, path)
         if not info.alpha_min <= info.alpha <= info.alpha_max:
             raise CheckpointMismatch(
@@ -108,7 +110,9 @@ def read_sharpener(path: Path) -> tuple[Sharpener, SharpenerInfo]:
     if different := first_shape_mismatch(sharpener.state_dict(), tensors):
         name, wanted, found = different
         raise CheckpointMismatch(
-            f"{path.name} does not hold the sharpener that it describes ({info.width} wide, {info.hidden} inside): {name} is {found or 'missing'}, it should be {wanted or 'absent'}; it was cut or edited, use the original file",
-        )  # fmt: skip
+            f"{path.name} does not hold the sharpener that it describes ({info.width} wide, {info.hidden} inside): "
+            f"{name} is {found or 'missing'}, it should be {wanted or 'absent'}; "
+            "it was cut or edited, use the original file"
+        )
     sharpener.load_state_dict({name: weight.float() for name, weight in tensors.items()}, assign=True)
     return sharpener.requires_grad_(False), info

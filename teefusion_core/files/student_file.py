@@ -72,8 +72,10 @@ class StudentInfo:
         """
         if metadata.get("format") != FORMAT:
             raise CheckpointMismatch(
-                f"{path.name} says format {metadata.get('format')!r}, a student file says {FORMAT!r}; choose a student that this pack's trainer wrote, plain LoRA files belong in a LoRA loader, a sharpener belongs into DICE Sharpen",
-            )  # fmt: skip
+                f"{path.name} says format {metadata.get('format')!r}, a student file says {FORMAT!r}; "
+                "choose a student that this pack's trainer wrote, plain LoRA files belong in a LoRA loader, a "
+                "sharpener belongs into DICE Sharpen"
+            )
         return parsed(cls, metadata, path)
 
 

@@ -92,9 +92,12 @@ class RunState(Generic[E]):
         self.weights = _trained(module)  # anew, for they may be shares now
         self.average = {name: self._averaged(weight.detach()) for name, weight in self.weights.items()}
         self.optimizer = torch.optim.AdamW(
-            self.weights.values(), lr=settings.learning_rate, betas=(settings.beta1, settings.beta2),
-            weight_decay=settings.weight_decay, fused=self.device.type in ("cpu", "cuda"),
-        )  # fmt: skip
+            self.weights.values(),
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
         self.optimizer.zero_grad()  # what the caller has left
         self.step = 0
         self.saved: int | None = None
@@ -169,8 +172,10 @@ class RunState(Generic[E]):
     def _diverged(self, loss: float, gradient_norm: float) -> TrainingDiverged:
         kept = "" if self.saved is None else f", the checkpoint of step {self.saved} stays"
         return TrainingDiverged(
-            f"step {self.step + 1} has loss {loss}, gradient norm {gradient_norm}; it was not applied{kept}: give a lower learning_rate (it was {self.settings.learning_rate_at(self.step):g}), or remove the broken example from the data",
-        )  # fmt: skip
+            f"step {self.step + 1} has loss {loss}, gradient norm {gradient_norm}; it was not applied{kept}: "
+            f"give a lower learning_rate (it was {self.settings.learning_rate_at(self.step):g}), or remove the broken "
+            "example from the data"
+        )
 
     def _follow(self) -> None:
         """Move the average towards the weights."""
