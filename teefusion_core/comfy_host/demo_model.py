@@ -113,14 +113,6 @@ def variants() -> list[str]:
     return ["base", "weak", *students]
 
 
-def _check_whole(path: Path) -> None:
-    """Refuse a missing or truncated file of the pack, for example after an interrupted download."""
-    try:
-        open_tensors(path)
-    except CheckpointMismatch as error:
-        raise CheckpointMismatch(f"{error}. It is part of this pack: install the pack again") from error
-
-
 def load_demo(variant: str):
     """Load a variant of the demo model.
 
@@ -137,7 +129,10 @@ def load_demo(variant: str):
     network = "base" if variant.startswith(STUDENT) else variant
     files = {part: MODELS / f"demo_sd3_{part}.safetensors" for part in (network, "text", "vae")}
     for path in files.values():
-        _check_whole(path)
+        try:
+            open_tensors(path)
+        except CheckpointMismatch as error:
+            raise CheckpointMismatch(f"{error}. It is part of this pack: install the pack again") from error
     model = comfy.sd.load_diffusion_model(str(files[network]))
     if variant.startswith(STUDENT):
         model = load_student(model, MODELS / f"demo_sd3_{variant}.safetensors")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,14 +19,6 @@ from .tensor_file import read_tensors, write_tensors
 
 FORMAT = "teefusion-student/1"
 CONVENTION = "w of the paper; the equivalent CFG scale is 1 + w"
-
-
-class Based(Protocol):
-    """What a file says of itself, where it belongs to one base."""
-
-    @property
-    def base(self) -> str:
-        """Return the fingerprint of that base."""
 
 
 @dataclass(frozen=True)
@@ -149,14 +141,14 @@ def read_student(path: Path) -> tuple[dict[str, Tensor], StudentInfo]:
     return tensors, StudentInfo.from_metadata(metadata, path)
 
 
-def check_base(info: Based, base: str, path: Path) -> None:
+def check_base(trained_from: str, base: str, path: Path) -> None:
     """Refuse a student, or a sharpener, on a model that it was not trained from.
 
     Raises:
         CheckpointMismatch: the fingerprints differ.
     """
-    if info.base != base:
+    if trained_from != base:
         raise CheckpointMismatch(
-            f"{path.name} was trained from the base {info.base}, this model is {base}; "
+            f"{path.name} was trained from the base {trained_from}, this model is {base}; "
             "connect the base that it was made for, without merges"
         )

@@ -28,8 +28,3 @@ def example_of(trajectory, step=1):
         prompt_B=trajectory.prompt_SB[step], null_B=trajectory.null_SB[step], target_BCHW=trajectory.target_SBCHW[step],
         guidance_BCHW=trajectory.guidance_SBCHW[step], weight_B=torch.ones(rows),
     )  # fmt: skip
-
-
-def info_of(training, step):
-    """Return what the student file of a run says after so many steps."""
-    return training.distillation.student.file(training.origin(step), whole_model=training.whole_model).info

@@ -10,7 +10,7 @@ from teefusion_core.guidance.methods import METHODS
 from teefusion_core.training.adapters import TRAINABLE
 from teefusion_core.training.loop_settings import TrainSettings
 
-from .distillation_parts import LATENT, NEGATIVE, ROWS, STEPS, TEXTS, example_of, info_of, shaken
+from .distillation_parts import LATENT, NEGATIVE, ROWS, STEPS, TEXTS, example_of, shaken
 from .reflection_parts import OTHER, PROMPT, randn, relative, weights_of
 
 
@@ -188,7 +188,7 @@ class TestTraining:
     def test_a_method_from_the_future_or_without_its_layers_is_refused(self, pack, distil, world, tmp_path):
         training = pack.comfy_host.Training(distil(), LOOP, root=tmp_path, name="run", teacher="")
         path = tmp_path / "student.safetensors"
-        info = replace(info_of(training, 1), method="telepathy")
+        info = replace(training.file(1).info, method="telepathy")
         write_student(path, training.distillation.student.update.state(), info)
         with pytest.raises(pack.errors.CheckpointMismatch, match="telepathy"):
             pack.comfy_host.load_student(world.model, path)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from teefusion_core.files.student_file import write_student
 from teefusion_core.training.loop_settings import TrainSettings
 
-from .distillation_parts import info_of, shaken
+from .distillation_parts import shaken
 from .reflection_parts import relative
 
 pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
@@ -40,7 +40,7 @@ def whole(pack, distil, tmp_path, add_folder):
             where = dict(root=tmp_path, name="r", teacher="", whole_model=whole)
             training = pack.comfy_host.Training(distillation, loop, **where)
             tensors = distillation.student.update.merged() if whole else distillation.student.update.state()
-            write_student(folder / "a.safetensors", tensors, info_of(training, 1))
+            write_student(folder / "a.safetensors", tensors, training.file(1).info)
     return folders["diffusion_models"] / "a.safetensors"
 
 

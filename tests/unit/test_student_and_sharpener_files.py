@@ -167,9 +167,9 @@ class TestRefusals:
         refuse(KINDS[name], path, field)
 
     def test_another_base(self):
-        assert check_base(STUDENT, STUDENT.base, Path("a student")) is None
+        assert check_base(STUDENT.base, STUDENT.base, Path("a student")) is None
         with pytest.raises(CheckpointMismatch, match=f"{STUDENT.base}.*{'f' * 16}"):
-            check_base(STUDENT, "f" * 16, Path("a student"))
+            check_base(STUDENT.base, "f" * 16, Path("a student"))
 
 
 class TestSharpeners:

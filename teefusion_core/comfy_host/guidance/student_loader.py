@@ -81,7 +81,7 @@ def load_student(model_patcher, path: Path):
         )
     embedder = _embedder(tensors, info, path)
     if model_patcher is not None:
-        check_base(info, base_fingerprint(model_patcher), path)
+        check_base(info.base, base_fingerprint(model_patcher), path)
     elif info.mode != FULL:
         raise InvalidConfig(f"{path.name} changes the base {info.base}; connect the model that it was trained from")
     student = _whole(tensors, path) if info.mode == FULL else _patched(model_patcher, tensors, path)

@@ -41,7 +41,7 @@ def sharpen(conditioning, path: Path, *, alpha: float = 1.0, beta: float = 0.0, 
     sharpener, info = read_sharpener(path)
     info.check_alpha(alpha)
     if model is not None and info.base:
-        check_base(info, base_fingerprint(model), path)
+        check_base(info.base, base_fingerprint(model), path)
     null_BLW, negative_BLW = _context_of(null, "null"), _context_of(negative, "negative")
     against_BLW = null_BLW if negative_BLW is None else negative_BLW
     if against_BLW is None:

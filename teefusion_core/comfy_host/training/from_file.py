@@ -60,10 +60,8 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     model, clip, vae = _load(sections["model"], folder)
     teacher, told = teacher_of(sections["teacher"], model, folder)
     processes = Processes(sections["training"].pop("parallel", DDP))
-    settings, loop = (
-        _settings(DistillSettings, "distillation", sections["distillation"]),
-        _settings(TrainSettings, "training", sections["training"]),
-    )
+    settings = _settings(DistillSettings, "distillation", sections["distillation"])
+    loop = _settings(TrainSettings, "training", sections["training"])
     positives, nulls, start = _data(sections["data"], model, clip, vae, folder)
     output = sections["output"]
     name = str(_needed(output, "output", "name"))

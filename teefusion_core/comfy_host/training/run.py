@@ -12,7 +12,7 @@ from ...training.checkpoint import CheckpointFolder
 from ...training.loop import StepReport, train
 from ...training.loop_settings import TrainSettings
 from ...training.processes import Processes
-from ...training.students.student import Origin, StudentFile
+from ...training.students.student import StudentFile
 from ...training.trajectory_cache import TrajectoryCache
 from ...training.update import exchanged
 from ..guidance.student_loader import base_fingerprint
@@ -111,12 +111,12 @@ class Training:
                 should_stop=should_stop, processes=self.processes, seed=settings.run_seed,
             )  # fmt: skip
         with exchanged(student.update, trained.average):
-            file = student.file(self.origin(trained.step), whole_model=self.whole_model)
-        return Trained(file, trained.losses, trained.finished)
+            return Trained(self.file(trained.step), trained.losses, trained.finished)
 
-    def origin(self, step: int) -> Origin:
-        """Return where the student comes from, after so many steps."""
-        return Origin(self.teacher, self.base, step)
+    def file(self, step: int) -> StudentFile:
+        """Return the student file as of now, after so many steps."""
+        student, whole_model = self.distillation.student, self.whole_model
+        return student.file(teacher=self.teacher, base=self.base, step=step, whole_model=whole_model)
 
 
 def _fingerprint(distillation: Distillation) -> str:

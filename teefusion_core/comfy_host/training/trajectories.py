@@ -99,6 +99,28 @@ class TrajectoryMaker:
             null_SB=torch.full_like(prompt_SB, null),
         )  # fmt: skip
 
+    def _null(self, generator: torch.Generator) -> int:
+        """Pick the empty prompt, or a negative one with the probability `negative_share`."""
+        others = len(self.nulls) - 1
+        if others and float(torch.rand((), generator=generator)) < self.settings.negative_share:
+            return 1 + int(torch.randint(others, (), generator=generator))
+        return 0
+
+
+def checked_images(images: Sequence[Tensor], captions: int, channels: int) -> list[Tensor]:
+    """Copy the latents of training images.
+
+    Raises:
+        ShapeMismatch: several shapes, another latent space, or not one caption each.
+    """
+    shapes = {tuple(image.shape[1:]) for image in images}
+    if len(shapes) > 1:
+        raise ShapeMismatch(f"the latents have shapes {sorted(shapes)}; use images of one size")
+    if any(shape[0] != channels for shape in shapes):
+        raise ShapeMismatch(
+            f"the latents have {next(iter(shapes))[0]} channels, the model works on {channels}; encode the images "
+            "with the VAE of the model"
+        )
     if images and len(images) != captions:
         raise ShapeMismatch(f"there are {len(images)} images and {captions} captions; give each image one")
     return [image.clone() for image in images]

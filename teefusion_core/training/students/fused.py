@@ -19,7 +19,7 @@ from ...guidance.fusion import EXACT, guidance_timestep
 from ...guidance.methods import EMBEDDER, METHODS, TEEFUSION, GuidanceEmbedder, Ingredients
 from ..adapters import FULL, TRAINABLE
 from ..settings import DistillSettings
-from .student import Origin, Prompts, Student, StudentFile
+from .student import Prompts, Student, StudentFile
 
 CALIBRATION_ROWS = 256
 
@@ -88,7 +88,7 @@ class FusedStudent(Student):
         low, high = self.settings.guidance_min, self.settings.guidance_max
         return [(f"w {w:g}", w) for w in (low, (low + high) / 2, high)]
 
-    def file(self, origin: Origin, *, whole_model: bool = False) -> StudentFile:
+    def file(self, *, teacher: str, base: str, step: int, whole_model: bool = False) -> StudentFile:
         """Return the update, or all weights, with the layers of the method."""
         lora = self.update.state()
         weights = {} if self.update.embedder is None else self.update.embedder.state_dict()
@@ -96,8 +96,8 @@ class FusedStudent(Student):
         info = StudentInfo(
             method=self.settings.method, mode=FULL if whole_model else self.update.mode,
             guidance_min=self.settings.guidance_min, guidance_max=self.settings.guidance_max, gain=self.term.gain,
-            guidance_embedding_scale=self.term.scale, guidance_precision=self.term.precision, teacher=origin.teacher,
-            base=origin.base, step=origin.step, pack_version=__version__,
+            guidance_embedding_scale=self.term.scale, guidance_precision=self.term.precision, teacher=teacher,
+            base=base, step=step, pack_version=__version__,
         )  # fmt: skip
         return StudentFile((self.update.merged() if whole_model else lora) | layers, info, lora)
 

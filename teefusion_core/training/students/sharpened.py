@@ -15,7 +15,7 @@ from ...files.sharpener_file import SharpenerInfo
 from ...prompts.sharpener import Sharpener, sharpened
 from ..settings import DistillSettings
 from ..update import Update, take_over
-from .student import Origin, Prompts, Student, StudentFile
+from .student import Prompts, Student, StudentFile
 
 ALPHA, ALPHA_MIN, ALPHA_MAX = 1.0, 0.0, 2.0
 """Strength in training, and the range that its file allows; alpha stands for w / (w in training)."""
@@ -49,13 +49,13 @@ class SharpenedStudent(Student):
         """Return no, half and full strength."""
         return [(f"alpha {alpha:g}", self.w * alpha / ALPHA) for alpha in (ALPHA_MIN, ALPHA / 2, ALPHA)]
 
-    def file(self, origin: Origin, *, whole_model: bool = False) -> StudentFile:
+    def file(self, *, teacher: str, base: str, step: int, whole_model: bool = False) -> StudentFile:
         """Return the sharpener; there is nothing for a LoRA loader."""
         sharpener = self.update.sharpener
         info = SharpenerInfo(
             method=self.method, width=sharpener.width, hidden=sharpener.hidden, heads=sharpener.heads, alpha=ALPHA,
-            alpha_min=ALPHA_MIN, alpha_max=ALPHA_MAX, teacher=f"{origin.teacher}, w {self.w:g}", base=origin.base,
-            step=origin.step, pack_version=__version__,
+            alpha_min=ALPHA_MIN, alpha_max=ALPHA_MAX, teacher=f"{teacher}, w {self.w:g}", base=base,
+            step=step, pack_version=__version__,
         )  # fmt: skip
         return StudentFile(self.update.state(), info, {})
 

@@ -35,21 +35,6 @@ class Prompts(Protocol):
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a student comes from, for its file.
-
-    Attributes:
-        teacher: description of the teacher.
-        base: fingerprint of the base model.
-        step: finished training steps.
-    """
-
-    teacher: str
-    base: str
-    step: int
-
-
-@dataclass(frozen=True)
 class StudentFile:
     """The content of a student file.
 
@@ -99,10 +84,12 @@ class Student(ABC):
         """Return a label and a guidance w for each column of the preview."""
 
     @abstractmethod
-    def file(self, origin: Origin, *, whole_model: bool = False) -> StudentFile:
+    def file(self, *, teacher: str, base: str, step: int, whole_model: bool = False) -> StudentFile:
         """Return the content of the student file.
 
         Args:
-            origin: where the student comes from.
+            teacher: description of the teacher.
+            base: fingerprint of the base model.
+            step: finished training steps.
             whole_model: store all weights of the network instead of the change to its base.
         """
