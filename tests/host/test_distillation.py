@@ -77,14 +77,15 @@ class TestStudent:
         distillation = distil()
         context, extras = encoded[OTHER][0]
         short = [[context[:, :12], extras]]
-        distillation.positives = pack.comfy_host.Prompts([encoded[PROMPT], short, encoded[PROMPT]], "prompt")
-        x, sigma = randn(8, 3, *LATENT), torch.tensor([0.7, 0.4, 0.2])
+        distillation.student.positives = pack.comfy_host.Prompts([encoded[PROMPT], short, encoded[PROMPT]], "prompt")
+        x, sigma, w = randn(8, 3, *LATENT), torch.tensor([0.7, 0.4, 0.2]), torch.tensor([1.0, 2.0, 3.0])
         with torch.no_grad():
-            together = distillation.velocity([0, 1, 2])(x, sigma)
+            together = distillation.velocity([0, 1, 2], [0, 0, 0], w)(x, sigma)
             for row in range(3):
                 one = slice(row, row + 1)
-                assert relative(distillation.velocity([row])(x[one], sigma[one]), together[one]) < 1e-4
-        assert distillation.positives.groups == [[0, 2], [1]]
+                alone = distillation.velocity([row], [0], w[one])(x[one], sigma[one])
+                assert relative(alone, together[one]) < 1e-4
+        assert distillation.student.positives.groups == [[0, 2], [1]]
 
     @pytest.mark.parametrize("kind", TRAINABLE)
     @pytest.mark.parametrize("checkpointing", [False, True])

@@ -133,7 +133,7 @@ def test_models_without_a_place_for_the_term_are_fine(host, pack, top, kind, tmp
 
 
 def test_a_range_of_guidance_and_the_whole_model_are_refused(pack, distil, teach):
-    with pytest.raises(pack.errors.InvalidConfig, match="sharpener"):
+    with pytest.raises(pack.errors.InvalidConfig, match="whole_model"):
         teach(whole=True)
     with pytest.raises(ValueError, match="1.0.*2.0"):
         distil(**DICE | dict(guidance_min=1.0))

@@ -20,10 +20,10 @@ def bench(host):
     """Return the modules of the tables."""
     sys.path.insert(0, str(REPO / "scripts"))
     try:
-        from lab.benches import _arms, _painting, _study
+        from lab.benches import _methods, _sampling, _study
     finally:
         sys.path.remove(str(REPO / "scripts"))
-    return _arms, _painting, _study
+    return _methods, _sampling, _study
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +32,15 @@ def study(bench):
 
 
 @pytest.fixture(scope="module")
-def painted(bench, study):
-    """Return a function that paints by an arm at a strength, every figure measured."""
+def sampled(bench, study):
+    """Return a function that samples an arm at a strength, every figure measured."""
     other = torch.randn(FEW, 16, 8, 8, generator=torch.Generator().manual_seed(1))
 
-    def paint(arm, strength):
+    def sample(arm, strength):
         with torch.inference_mode():
-            return bench[1].painted(study, arm, strength, other_BCHW=other)
+            return bench[1].sampled(study, arm, strength, other_BCHW=other)
 
-    return paint
+    return sample
 
 
 @pytest.fixture(scope="module")
@@ -49,24 +49,29 @@ def teachers(bench):
 
 
 @pytest.fixture(scope="module")
-def plain(painted, teachers):
-    return painted(teachers["base"], 2.0)
+def plain(sampled, teachers):
+    return sampled(teachers["base"], 2.0)
 
 
 @pytest.fixture(scope="module")
-def student(bench, painted):
-    return painted(bench[0].shipped(), 2.0)
+def student(bench, sampled):
+    return sampled(bench[0].shipped(), 2.0)
 
 
 @pytest.mark.parametrize(("name", "passes"), [("CFG", 2), ("W2SD", 3.9), ("Z-Sampling", 4.85)])
-def test_teachers_cost_what_they_cost(painted, teachers, name, passes):
-    row = painted(teachers[name], 1.0).row
+def test_teachers_cost_what_they_cost(sampled, teachers, name, passes):
+    row = sampled(teachers[name], 1.0).row
     assert row["passes"] == pytest.approx(passes) and row["effective"] > 1
 
 
-def test_cfg_amounts_to_its_scale(painted, teachers, plain):
-    assert painted(teachers["CFG"], 2.0).row["effective"] == pytest.approx(3, abs=0.01)
+def test_cfg_amounts_to_its_scale(sampled, teachers, plain):
+    assert sampled(teachers["CFG"], 2.0).row["effective"] == pytest.approx(3, abs=0.01)
     assert plain.row["effective"] == pytest.approx(1, abs=0.01) and plain.row["passes"] == 1
+
+
+def test_matched_cfg_is_cfg(bench, sampled, teachers):
+    arm = bench[0].matched(3.0)
+    assert np.array_equal(sampled(arm, arm.grid[0]).images_BHW3, sampled(teachers["CFG"], 2.0).images_BHW3)
 
 
 def test_a_student_takes_one_pass_for_more_guidance(student, plain):
@@ -74,40 +79,47 @@ def test_a_student_takes_one_pass_for_more_guidance(student, plain):
     assert not np.array_equal(student.images_BHW3, plain.images_BHW3)
 
 
-def test_a_sharpener_is_sampled_at_its_alpha(bench, study, painted, plain, tmp_path):
+def test_the_same_pictures_each_time(bench, sampled, student):
+    again = sampled(bench[0].shipped(), 2.0)
+    assert np.array_equal(again.images_BHW3, student.images_BHW3)
+    assert again.row["right"] == student.row["right"] and again.row["effective"] == student.row["effective"]
+
+
+def test_the_untrained_term_fades_with_its_share(bench, sampled, plain):
+    arm = bench[0].untrained(STUDENT)
+    little, much = (sampled(arm, share).images_BHW3.astype(float) for share in (1e-6, 0.5))
+    assert abs(little - plain.images_BHW3).max() <= 1 < abs(much - plain.images_BHW3).max()
+
+
+def test_a_sharpener_is_sampled_at_its_alpha(bench, study, sampled, plain, tmp_path):
     width = study.first[0][0].shape[-1]
     info = SharpenerInfo("dice", width, 8, 2, 1.0, 0.0, 2.0, "any", "", 1, "0")
     path = tmp_path / "w2sd-dice-0.safetensors"
     write_sharpener(path, Sharpener(width, 8, 2), info)
     [wanted] = [wanted for wanted in bench[0].WANTED if wanted.method == bench[0].DICE]
     arm = bench[0].student_arm(wanted, 0, path, None)
-    assert arm.knob == "alpha" and painted(arm, 1.0).row["passes"] == 1
-    assert np.array_equal(painted(arm, 0.0).images_BHW3, plain.images_BHW3)
-    assert not np.array_equal(painted(arm, 2.0).images_BHW3, plain.images_BHW3)
+    assert arm.knob == "alpha" and sampled(arm, 1.0).row["passes"] == 1
+    assert np.array_equal(sampled(arm, 0.0).images_BHW3, plain.images_BHW3)
+    assert not np.array_equal(sampled(arm, 2.0).images_BHW3, plain.images_BHW3)
 
 
-def test_the_whole_measurement_on_two_prompts(bench, host, monkeypatch, tmp_path):
+def test_the_whole_measurement_on_two_prompts(bench, host, monkeypatch):
     monkeypatch.syspath_prepend(str(REPO / "scripts"))
-    from lab.benches import _arms, _curves, _page, _pictures, _rivals, tables
+    from lab.benches import _claims, _methods, _paper_tables, _training_curves, tables
 
-    only = [wanted for wanted in _arms.WANTED if (wanted.method, wanted.teacher) == ("teefusion", "CFG")][:1]
-    for module in (_arms, _curves, tables):
-        monkeypatch.setattr(module, "WANTED", only)
-        monkeypatch.setattr(module, "SEEDS", (0,))
+    only = [wanted for wanted in _methods.WANTED if (wanted.method, wanted.teacher) == ("teefusion", "CFG")][:1]
+    monkeypatch.setattr(_methods, "WANTED", only)
+    monkeypatch.setattr(_methods, "SEEDS", (0,))
+    for module in (_methods, tables):
         monkeypatch.setattr(module, "student_path", lambda wanted, seed: STUDENT)
     for name, value in (("GRID", (1.0, 2.0)), ("SHARES", (0.1, 0.25))):
-        monkeypatch.setattr(_arms, name, value)
+        monkeypatch.setattr(_methods, name, value)
     for name in ("NUM_PROMPTS", "FEW", "TWICE"):
         monkeypatch.setattr(tables, name, 2)
-    monkeypatch.setattr(_pictures, "PROMPTS", 2)
-    monkeypatch.setattr(_pictures, "SHEET", tmp_path / "tables.png")
-    monkeypatch.setattr(_curves, "checkpoints", lambda base, arm: iter(()))
-    monkeypatch.setattr(_pictures.keep, "__defaults__", (tmp_path / "tables.png",))
+    monkeypatch.setattr(_training_curves, "checkpoints", lambda base, arm: iter(()))
     result = tables.measure()
     assert {row["method"] for row in result["rows"]} == {
         "no guidance", "teacher", "untrained fusion", "teefusion", "CFG, matched"
     }  # fmt: skip
     assert [found["name"] for found in result["embedding"]][0] == "base" and len(result["embedding"]) == 2
-    assert result["claims"] and len(_rivals.table(result)) == 8
-    assert len(_pictures.strips(tmp_path / "tables.png")) == 7
-    assert "<svg" in _page.page(result, {})
+    assert _claims.claims(result) and len(_paper_tables.table(result)) == 8

@@ -143,7 +143,7 @@ def test_cancel_keeps_the_work(host, top, world, train, output, shown, monkeypat
 
 
 @pytest.mark.parametrize("trainable", ["lora", "everything"])
-def test_cancel_before_a_picture_is_a_cancel(host, train, monkeypatch, trainable):
+def test_cancel_before_a_picture_is_a_cancel(host, pack, train, monkeypatch, trainable):
     """On a base of 16 bits, where what is trained stands in for its weights as rounded copies."""
     path = Path(__file__).resolve().parent.parent.parent / "models" / "demo_sd3_base.safetensors"
     model = host.comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.bfloat16})
@@ -153,7 +153,7 @@ def test_cancel_before_a_picture_is_a_cancel(host, train, monkeypatch, trainable
         raise management.InterruptProcessingException()
 
     before = weights_of(model)
-    monkeypatch.setattr(host.comfy.sample, "sample", interrupted)
+    monkeypatch.setattr(pack.comfy_host.Distillation, "preview", interrupted)
     with pytest.raises(management.InterruptProcessingException):
         train(model=model, guider=host.comfy.samplers.CFGGuider(model), trainable=trainable, preview_every=1)
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(model).items())
