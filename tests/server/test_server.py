@@ -105,9 +105,10 @@ def test_the_shipped_comparison_runs_with_counted_passes(server):
     for title in samplers:
         filled[find(filled, title)]["inputs"]["steps"] = 3
     run = run_prompt(server, filled)
-    assert passes_per_step(server, run, filled, columns) == [2.0, 1.0]
-    assert guidance_of(filled, find(filled, samplers[0])).startswith("cfg ")
-    assert guidance_of(filled, find(filled, samplers[1])).startswith("w ")
+    two_reflected_steps_and_one_plain = 2 * 4 + 2
+    assert passes_per_step(server, run, filled, columns) == [1.0, 2.0, two_reflected_steps_and_one_plain / 3, 1.0]
+    guidance = [guidance_of(filled, find(filled, title)) for title in samplers]
+    assert guidance == ["cfg 1", "cfg 4", "cfg 1 / 1 / 4", "w 3 (as cfg 4)"]
     for column in columns:
         assert as_made(pictures(server, run, find(filled, column.pictures))).shape == (4, 64, 64, 3)
 
