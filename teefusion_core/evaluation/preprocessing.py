@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
@@ -46,7 +47,7 @@ def pixels_of(pictures: Sequence[Image.Image], prepare: Prepare, side: int) -> T
 
 
 def _values(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
+    return rearrange(torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255), "h w c -> c h w")
 
 
 def _cut(picture: Image.Image, side: int, half: Callable[[int], int]) -> Tensor:

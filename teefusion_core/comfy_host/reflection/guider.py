@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from einops import repeat
 
 from ...errors import InvalidConfig, ShapeMismatch
 from ...guidance.cfg import proxy_prompt
@@ -191,7 +192,7 @@ def _proxy(positive, negative, alpha: float) -> list:
                 f"the prompt has {cond.shape[1]} tokens, the negative prompt {null.shape[1]}; CHATS mixes token "
                 "by token, so encode both with the same text encoder"
             )
-        null = null.repeat(1, cond.shape[1] // null.shape[1], 1)
+        null = repeat(null, "b l w -> b (n l) w", n=cond.shape[1] // null.shape[1])
         mixed = dict(extras)
         if (pooled := extras.get("pooled_output")) is not None:
             mixed["pooled_output"] = proxy_prompt(pooled, null_extras["pooled_output"], alpha)
