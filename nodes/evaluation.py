@@ -26,7 +26,7 @@ class GuidanceReport(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Samples like SamplerCustomAdvanced and reports the effective guidance: the CFG scale that "
-                "each step really had. It also reports passes, seconds and clipped colours. Measuring adds 2 "
+                "each step really had. It also reports passes, seconds and clipped colors. Measuring adds 2 "
                 "passes of model per step."
             ),
             search_aliases=["effective guidance", "w_e", "evaluate guider", "count passes", "nfe", "compare cfg"],
@@ -65,7 +65,7 @@ class GuidanceReport(io.ComfyNode):
                 ),
                 inp(
                     io.Vae.Input, "vae", optional=True,
-                    tooltip="Decodes the result to measure clipped colours and saturation. If not connected, the "
+                    tooltip="Decodes the result to measure clipped colors and saturation. If not connected, the "
                     "report leaves them out.",
                 ),
             ],
@@ -128,7 +128,7 @@ class CompareGrid(io.ComfyNode):
                 "Puts the images of up to 6 methods side by side, with one column per method, one row per "
                 "prompt and the costs below. Use the same prompts and seeds for every method."
             ),
-            search_aliases=["xy plot", "side by side", "contact sheet", "comparison", "labelled grid"],
+            search_aliases=["xy plot", "side by side", "contact sheet", "comparison", "labeled grid"],
             inputs=[
                 inp(
                     io.Image.Input, "images_a",

@@ -29,13 +29,14 @@ class TeEFusionStudentLoader(io.ComfyNode):
             inputs=[
                 inp(
                     io.Model.Input, "model", optional=True,
-                    tooltip="The base model that the student was trained from, without merges. Any other model is "
-                    "refused. A whole model from a diffusion_models folder needs no base.",
+                    tooltip="The base model that the student was trained from. Any other model is refused, also a file "
+                    "of merged weights. LoRA and merge nodes may come before this one. A whole model from a "
+                    "diffusion_models folder needs no base.",
                 ),
                 inp(
                     io.Combo.Input, "student", options=student_files(),
-                    tooltip="A student file made by Distill Trainer, from a loras or diffusion_models folder. Press "
-                    "R to refresh the list. Use a LoRA loader for ordinary LoRA files.",
+                    tooltip="A student file made by Distill Trainer. Files in output are listed without copying; press "
+                    "R to refresh the list. Ordinary LoRA files, also those of Save LoRA Weights, are refused.",
                 ),
             ],
             outputs=[
@@ -70,7 +71,7 @@ class TinySD3Loader(io.ComfyNode):
             display_name=DEMO,
             category=CATEGORY,
             description=(
-                "Loads the small SD3 that is included in the pack. It draws coloured shapes at 64x64 pixels, "
+                "Loads the small SD3 that is included in the pack. It draws colored shapes at 64x64 pixels, "
                 "in seconds on a CPU, from English prompts such as: a red circle left of a small blue square "
                 "on a white background."
             ),

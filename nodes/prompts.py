@@ -34,8 +34,8 @@ class DICESharpen(io.ComfyNode):
                 ),
                 inp(
                     io.Combo.Input, "sharpener", options=update_files(),
-                    tooltip="A sharpener file, made by Distill Trainer with method dice. Files in models/loras and "
-                    "output/loras are listed; files of any other kind are refused.",
+                    tooltip="A sharpener file, made by Distill Trainer with method dice. Files in output/loras are "
+                    "listed without copying, and those in models/loras too; files of any other kind are refused.",
                 ),
                 inp(
                     io.Float.Input, "alpha", default=1.0, min=0.0, max=10.0, step=0.01,
@@ -45,7 +45,8 @@ class DICESharpen(io.ComfyNode):
                 inp(
                     io.Float.Input, "beta", default=0.0, min=0.0, max=10.0, step=0.01,
                     tooltip="How much of the difference between negative and null is subtracted from the prompt. 0: "
-                    "nothing. Above 0, null must be connected; without negative it has no effect.",
+                    "nothing, as the authors use it. Above 0, null must be connected; without negative it has no "
+                    "effect.",
                 ),
                 inp(
                     io.Conditioning.Input, "null", optional=True,
@@ -132,8 +133,8 @@ class TextEmbeddingBlend(io.ComfyNode):
                 ),
                 inp(
                     io.Conditioning.Input, "subtract", optional=True,
-                    tooltip="An encoded prompt whose content is removed from base. Subtract the empty prompt when "
-                    "you add another prompt.",
+                    tooltip="An encoded prompt whose content is removed from base. When you only add a prompt, connect "
+                    "the empty prompt here; when you only subtract one, connect the empty prompt to add.",
                 ),
                 inp(
                     io.Conditioning.Input, "reference", optional=True,

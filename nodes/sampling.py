@@ -10,9 +10,9 @@ from ._schema import CATEGORY, inp, schema
 
 ALIASES = ["teefusion", "reflection", "zigzag", "weak to strong", "w2sd", "teacher sampler", "guidance"]
 INVERSION_TOOLTIP = (
-    "The noise level that the model is given in the weak phase. exact: the level that the latent has; works "
-    "with every model. upper: the next higher level, as in the W2SD paper. official: as in the authors' "
-    "code, for comparison only."
+    "Leave it at exact. The noise level that the model is given in the weak phase. exact: the level that the "
+    "latent has; works with every model. upper: the next higher level, as in the W2SD paper. official: as in the "
+    "authors' code, for comparison only."
 )
 REFLECT_TOOLTIP = (
     "How many steps reflect, counted from the first. -1: all of them. 0: none, which is plain Euler sampling "
@@ -106,7 +106,7 @@ class W2SDTeacherSampler(io.ComfyNode):
             inputs=[
                 inp(
                     io.Model.Input, "strong_model",
-                    tooltip="The better model, for example with a LoRA at full strength. It is not changed.",
+                    tooltip="The better model, for example with a LoRA that improves images. It is not changed.",
                 ),
                 prompt_input("positive", "The encoded prompt: what the image should show."),
                 prompt_input(

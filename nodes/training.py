@@ -38,8 +38,9 @@ def _teacher() -> list:
             io.Guider.Input,
             "guider",
             tooltip=(
-                "The teacher's guidance: CFGGuider, Reflection Guider or another guider with a single CFG scale. The "
-                "trainer replaces its prompts and its scale."
+                "The teacher's guidance: CFGGuider, Reflection Guider or another guider that a single CFG scale sets. "
+                "The trainer replaces its prompts. It sets the scale of CFGGuider to 1 + w. In Reflection Guider it "
+                "sets final_cfg to 1 + w, and strong_cfg too if both are the same; weak_cfg stays."
             ),
         ),
         inp(
@@ -47,7 +48,7 @@ def _teacher() -> list:
             "sampler",
             tooltip=(
                 "The teacher's sampler: euler, heun, Reflection Sampler or another one that adds no noise and keeps no "
-                "history between steps."
+                "history between steps. No ancestral, SDE or multistep samplers, such as dpmpp_2m."
             ),
         ),
     ]
@@ -65,16 +66,19 @@ def _common() -> list:
         ),
         _float(
             "guidance_min", 1.0, 0.0, 100.0, 0.1,
-            "Smallest guidance w that the student learns. The teacher uses the CFG scale 1 + w.",
+            "Smallest guidance w that the student learns. The teacher is set to the CFG scale 1 + w.",
         ),
         _float(
             "guidance_max", 8.0, 0.0, 100.0, 0.1,
             (
-                "Largest guidance w that the student learns. The teacher uses the CFG scale 1 + w. A student "
+                "Largest guidance w that the student learns. The teacher is set to the CFG scale 1 + w. A student "
                 "refuses values outside its range."
             ),
         ),
-        _int("steps", 1000, 1, 10_000_000, "Total number of training steps. A resumed run continues up to it."),
+        _int(
+            "steps", 1000, 1, 10_000_000, "Total number of training steps. To train longer, raise it and write steps "
+            "in accept_changes.",
+        ),
         _int(
             "teacher_steps", 20, 1, 1000,
             "Sampling steps of the teacher. Sample the student with about as many. More steps cost more teacher time.",
@@ -101,7 +105,7 @@ def _common() -> list:
         ),
         _int(
             "preview_every", 100, 0, 1_000_000,
-            "Training steps between preview images of the student. 0 shows the loss curve only.",
+            "Training steps between previews at the smallest, middle and largest w. 0 shows the loss curve only.",
         ),
         # not named seed, which the interface would change after every run, so that no run could be resumed
         _int("run_seed", 0, 0, 2**53, "Seed of noise, prompts, guidance and initial weights."),
@@ -116,17 +120,18 @@ def _advanced() -> list:
     return [
         _combo(
             "target", TARGETS, "secant",
-            "Velocity that the student learns. secant: lands where the teacher's step lands. re-evaluated: the "
-            "teacher's last prediction. clean: straight to the teacher's final image.",
+            "Velocity that the student learns. Leave it at secant. secant: lands where the teacher's step lands. "
+            "re-evaluated: the teacher's last prediction. clean: straight to the teacher's final image.",
         ),
         _combo(
             "timestep_sampling", TIMES, "jittered",
-            "Noise levels of the teacher's steps. schedule: those of the scheduler. jittered: random levels between "
-            "them. uniform: random levels with equal spacing.",
+            "Noise levels of the teacher's steps. Leave it at jittered. schedule: those of the scheduler. jittered: "
+            "random levels between them. uniform: random levels with equal spacing.",
         ),
         _int(
             "images_per_trajectory", 8, 1, 1024,
-            "Images that the teacher samples at a time. More images are faster per image and take more memory.",
+            "Images in a trajectory, which is one sampling run of the teacher. More images are faster per image and "
+            "take more memory.",
         ),
         _int(
             "cache_size", 16, 1, 100_000,
@@ -144,8 +149,9 @@ def _advanced() -> list:
         ),
         _float(
             "initial_gain_ratio", 0.0, 0.0, 4.0, 0.05,
-            "Initial strength of the guidance term relative to the modulation vector. 0: the published gain, right for "
-            "SD3. The demo model needs 0.25.",
+            "Initial strength of the guidance term relative to the modulation vector. 0: the published gain, for SD3 "
+            "and SD3.5. Use 0.25 for the demo model. Other families have no published gain: start with 0.25 too "
+            "(untested).",
         ),
         inp(
             io.Boolean.Input, "gradient_checkpointing", default=False,
@@ -177,9 +183,9 @@ def _optional() -> list:
         ),
         _combo(
             "method", TAUGHT, TEEFUSION,
-            "How guidance enters the student. teefusion: as published. teefusion split: ours, for negative prompts. "
-            "guidance only, distillcfg: for comparison. dice: trains a prompt sharpener for DICE Sharpen; set "
-            "guidance_min and guidance_max to the same value.", optional=True,
+            "How guidance enters the student. Leave it at teefusion. teefusion: as published. teefusion split: ours, "
+            "for students that learn negative prompts. guidance only, distillcfg: for comparison. dice: trains a "
+            "prompt sharpener for DICE Sharpen; set guidance_min and guidance_max to the same value.", optional=True,
         ),
         inp(
             io.Boolean.Input, "whole_model", default=False, optional=True,
@@ -189,7 +195,7 @@ def _optional() -> list:
 
 
 class DistillTrainer(io.ComfyNode):
-    """Distil any wired teacher into a student of one pass per step."""
+    """Distill any wired teacher into a student of one pass per step."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
