@@ -1,4 +1,4 @@
-"""Sampling of a LATENT with a guider, as KSampler does it."""
+"""Sample a LATENT with a guider, as KSampler does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def schedule(model, scheduler: str, steps: int, denoise: float) -> Tensor:
     """Return the last steps + 1 noise levels of the host's schedule for a denoise strength; empty at denoise 0.
 
     Raises:
-        InvalidConfig: no such scheduler, or fewer than 1 step.
+        InvalidConfig: the scheduler does not exist, or steps is below 1.
     """
     if scheduler not in schedulers():
         raise InvalidConfig(f"scheduler is {scheduler!r}; choose one of {', '.join(schedulers())}")
@@ -47,11 +47,11 @@ def run_reflection(guider: ReflectionGuider, sampler: ReflectionSampler, sigmas:
     """Sample a LATENT with the host's preview and noise mask, and with progress per evaluation.
 
     Args:
-        guider: with prompts set.
+        guider: guider whose prompts are set.
         sampler: the reflection sampler.
         sigmas: noise levels [S+1].
         latent: LATENT; not modified.
-        seed: of the noise.
+        seed: seed of the noise.
     Returns:
         (LATENT, cost line of the run).
     """
@@ -65,7 +65,7 @@ def run_reflection(guider: ReflectionGuider, sampler: ReflectionSampler, sigmas:
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,
     )  # fmt: skip
     cost = cost_line(guider, max(len(sigmas) - 1, 0), time.perf_counter() - begin)
-    tell(cost)
+    notify(cost)
     out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}
     out["samples"] = samples.to(comfy.model_management.intermediate_device())
     return out, cost
@@ -83,7 +83,7 @@ def cost_line(guider: ReflectionGuider, steps: int, seconds: float) -> str:
     return f"{steps} steps, {guider.passes:g} forward passes ({per_step:.3g} per step), {seconds:.1f} s"
 
 
-def tell(text: str) -> None:
+def notify(text: str) -> None:
     """Show a line in the node that is running, and log it."""
     log.info("TeEFusion: %s", text)
     # there is no server if ComfyUI is used as a library

@@ -18,18 +18,18 @@ FORMULA = "c + alpha r(c, n) - beta (n - null), first token kept"
 
 @dataclass(frozen=True)
 class SharpenerInfo:
-    """What a sharpener file says of itself.
+    """The metadata of a sharpener file.
 
     Attributes:
         method: how guidance enters ("dice").
-        width: of the text embedding that it changes.
-        hidden, heads: sizes of the network inside.
+        width: width of the text embedding that it changes.
+        hidden, heads: hidden width and number of attention heads of its network.
         alpha: strength that it was trained at.
-        alpha_min, alpha_max: strengths at which it may be used.
-        teacher: the teacher in words.
-        base: fingerprint of the base model; "" where it goes with several.
-        step: optimizer steps trained.
-        pack_version: version of this pack that wrote it.
+        alpha_min, alpha_max: range of strengths that it may be used at.
+        teacher: description of the teacher.
+        base: fingerprint of the base model; "" if it works with several.
+        step: number of optimizer steps trained.
+        pack_version: version of this pack that wrote the file.
     """
 
     method: str
@@ -45,7 +45,7 @@ class SharpenerInfo:
     pack_version: str
 
     def metadata(self) -> dict[str, str]:
-        """As safetensors metadata, all strings."""
+        """Return safetensors metadata, all strings."""
         return {"format": FORMAT, "formula": FORMULA, **described(self, self.teacher)}
 
     @classmethod
@@ -53,19 +53,19 @@ class SharpenerInfo:
         """Read metadata back.
 
         Raises:
-            CheckpointMismatch: it is not a sharpener's, incomplete, or contradicts itself.
+            CheckpointMismatch: it is not a sharpener's, it is incomplete, or it contradicts itself.
         """
         if metadata.get("format") != FORMAT or metadata.get("method") != METHOD:
             raise CheckpointMismatch(
-                f"{path.name} says format {metadata.get('format')!r} for method {metadata.get('method')!r}, a "
-                f"sharpener file says {FORMAT!r} for {METHOD!r}; choose a sharpener that this pack wrote, LoRA or "
-                "student files belong in their own loaders"
+                f"{path.name} has format {metadata.get('format')!r} and method {metadata.get('method')!r}, but a "
+                f"sharpener file has {FORMAT!r} and {METHOD!r}; choose a sharpener that this pack wrote. LoRA files "
+                "and student files have their own loaders"
             )
         info = parsed(cls, metadata, path)
         if not info.alpha_min <= info.alpha <= info.alpha_max:
             raise CheckpointMismatch(
                 f"{path.name} was trained at alpha {info.alpha:g}, outside of its own range {info.alpha_min:g} to "
-                f"{info.alpha_max:g}; it was edited, use the original file"
+                f"{info.alpha_max:g}, so it was edited; use the original file"
             )
         return info
 
@@ -73,17 +73,17 @@ class SharpenerInfo:
         """Refuse a strength that the file does not allow.
 
         Raises:
-            InvalidConfig: it lies outside.
+            InvalidConfig: alpha is outside of the range of the file.
         """
         if not self.alpha_min <= alpha <= self.alpha_max:
             raise InvalidConfig(
-                f"alpha is {alpha:g}, this sharpener takes {self.alpha_min:g} to {self.alpha_max:g}; "
-                f"choose an alpha inside, it was trained at {self.alpha:g}"
+                f"alpha is {alpha:g}, but this sharpener allows {self.alpha_min:g} to {self.alpha_max:g}; "
+                f"choose an alpha in this range (it was trained at {self.alpha:g})"
             )
 
 
 def write_sharpener(path: Path, sharpener: Sharpener, info: SharpenerInfo) -> None:
-    """Write a sharpener file, whole or not at all."""
+    """Write a sharpener file atomically."""
     assert (info.width, info.hidden, info.heads) == (sharpener.width, sharpener.hidden, sharpener.heads)
     tensors = {name: weight.detach().contiguous() for name, weight in sharpener.state_dict().items()}
     write_tensors(path, tensors, info.metadata())
@@ -95,24 +95,24 @@ def read_sharpener(path: Path) -> tuple[Sharpener, SharpenerInfo]:
     Args:
         path: a .safetensors file.
     Returns:
-        (network in float32 on the CPU, frozen; what the file says of itself).
+        (frozen network in float32 on the CPU, metadata of the file).
     Raises:
-        CheckpointMismatch: missing, truncated, a pickle (never opened), of another kind, or with weights that are not
-            those of the network that it describes.
+        CheckpointMismatch: the file is missing, truncated, a pickle (never opened) or of another kind, or its weights
+            do not fit its metadata.
     """
     tensors, metadata = read_tensors(path)
     info = SharpenerInfo.from_metadata(metadata, path)
     try:
-        with torch.device("meta"):  # shapes alone, before anything of the size that the file claims is made
+        with torch.device("meta"):  # shapes only, before memory of the size that the file claims is allocated
             sharpener = Sharpener(info.width, info.hidden, info.heads)
     except InvalidConfig as error:
-        raise CheckpointMismatch(f"{path.name} was edited, use the original file: {error}") from error
+        raise CheckpointMismatch(f"{path.name} was edited ({error}); use the original file") from error
     if different := first_shape_mismatch(sharpener.state_dict(), tensors):
         name, wanted, found = different
         raise CheckpointMismatch(
-            f"{path.name} does not hold the sharpener that it describes ({info.width} wide, {info.hidden} inside): "
-            f"{name} is {found or 'missing'}, it should be {wanted or 'absent'}; "
-            "it was cut or edited, use the original file"
+            f"{path.name} does not contain the sharpener of its metadata (width {info.width}, hidden {info.hidden}): "
+            f"{name} is {found or 'missing'}, but it should be {wanted or 'absent'}; "
+            "the file was cut or edited, so use the original"
         )
     sharpener.load_state_dict({name: weight.float() for name, weight in tensors.items()}, assign=True)
     return sharpener.requires_grad_(False), info

@@ -19,13 +19,13 @@ _TENSOR = "__tensor__"
 
 
 def write_tree(path: Path, tree: Tree) -> None:
-    """Write a tree, whole or not at all.
+    """Write a tree atomically.
 
     Args:
         path: a .safetensors file; tensors are named after their place ("data.generator").
-        tree: tensors of any device.
+        tree: the tree, with tensors on any device.
     Raises:
-        TypeError, ValueError: what JSON cannot hold (NaN, keys other than text, objects).
+        TypeError, ValueError: the tree has values that JSON cannot store (NaN, keys other than text, objects).
         OSError, SafetensorError: the disk is full or not writable.
     """
     tensors: dict[str, Tensor] = {}
@@ -34,10 +34,10 @@ def write_tree(path: Path, tree: Tree) -> None:
 
 
 def read_tree(path: Path) -> Tree:
-    """Read a tree back, tensors on the CPU, tuples as lists.
+    """Read a tree; its tensors are on the CPU, and its tuples have become lists.
 
     Raises:
-        CheckpointMismatch, LookupError, TypeError, ValueError: not a file that `write_tree` wrote.
+        CheckpointMismatch, LookupError, TypeError, ValueError: `write_tree` did not write this file.
     """
     tensors, metadata = read_tensors(path)
     return _unpacked(json.loads(metadata["tree"]), tensors.__getitem__)
@@ -52,7 +52,7 @@ def _packed(tree: Tree, place: str, tensors: dict[str, Tensor]) -> Any:
         return {_TENSOR: place}
     if isinstance(tree, Mapping):
         if _TENSOR in tree or not all(isinstance(key, str) for key in tree):
-            raise TypeError(f"a checkpoint has text as keys, none of them {_TENSOR}; {place or 'it'} has {list(tree)}")
+            raise TypeError(f"{place or 'the tree'} has the keys {list(tree)}; use text other than {_TENSOR}")
         return {key: _packed(value, f"{place}.{key}".lstrip("."), tensors) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return [_packed(value, f"{place}.{index}".lstrip("."), tensors) for index, value in enumerate(tree)]
@@ -60,7 +60,7 @@ def _packed(tree: Tree, place: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _apart(tensor: Tensor, others: Mapping[str, Tensor]) -> Tensor:
-    """The tensor, copied where it shares memory with others, which safetensors refuses."""
+    """Return the tensor, copied if it shares memory with others, which safetensors refuses."""
     storage = tensor.untyped_storage()
     shared = any(other.untyped_storage().data_ptr() == storage.data_ptr() for other in others.values())
     return tensor.clone() if shared or storage.nbytes() != tensor.nbytes else tensor

@@ -23,7 +23,7 @@ CONVENTION = "w of the paper; the equivalent CFG scale is 1 + w"
 
 @dataclass(frozen=True)
 class StudentInfo:
-    """What a student file says of itself.
+    """The metadata of a student file.
 
     Attributes:
         method: how guidance enters, a name in METHODS.
@@ -31,12 +31,12 @@ class StudentInfo:
             weights of the student).
         guidance_min, guidance_max: trained range of guidance.
         gain: multiplier of the guidance term.
-        guidance_embedding_scale: factor on w before psi.
+        guidance_embedding_scale: factor on w before its sinusoidal embedding.
         guidance_precision: rounding of w, "exact" or "official bf16".
-        teacher: the teacher in words.
+        teacher: description of the teacher.
         base: fingerprint of the base model.
-        step: optimizer steps trained.
-        pack_version: version of this pack that wrote it.
+        step: number of optimizer steps trained.
+        pack_version: version of this pack that wrote the file.
     """
 
     method: str
@@ -52,7 +52,7 @@ class StudentInfo:
     pack_version: str
 
     def metadata(self) -> dict[str, str]:
-        """As safetensors metadata, all strings; the teacher comes with its hash."""
+        """Return safetensors metadata, all strings, with a hash of the teacher."""
         return {"format": FORMAT, "guidance_convention": CONVENTION, **described(self, self.teacher)}
 
     @classmethod
@@ -60,28 +60,28 @@ class StudentInfo:
         """Read metadata back.
 
         Raises:
-            CheckpointMismatch: it is not a student's, or incomplete.
+            CheckpointMismatch: it is not a student's, or it is incomplete.
         """
         if metadata.get("format") != FORMAT:
             raise CheckpointMismatch(
-                f"{path.name} says format {metadata.get('format')!r}, a student file says {FORMAT!r}; "
-                "choose a student that this pack's trainer wrote, plain LoRA files belong in a LoRA loader, a "
-                "sharpener belongs into DICE Sharpen"
+                f"{path.name} has format {metadata.get('format')!r}, but a student file has {FORMAT!r}; "
+                "choose a file that Distill Trainer wrote. Use a LoRA loader for plain LoRA files, and DICE Sharpen "
+                "for sharpeners"
             )
         return parsed(cls, metadata, path)
 
 
 def described(info: Any, teacher: str) -> dict[str, str]:
-    """Say a dataclass of numbers or text in metadata, all strings; the teacher comes with its hash."""
+    """Return a dataclass of numbers and text as metadata, all strings, with a hash of the teacher."""
     values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in asdict(info).items()}
     return {"teacher_sha256": hashlib.sha256(teacher.encode()).hexdigest(), **values}
 
 
 def parsed(cls: Any, metadata: Mapping[str, str], path: Path) -> Any:
-    """Read a dataclass of numbers or text from metadata.
+    """Read a dataclass of numbers and text from metadata.
 
     Raises:
-        CheckpointMismatch: a field is missing, or not of its type.
+        CheckpointMismatch: a field is missing or has the wrong type.
     """
     values = {}
     for field in fields(cls):
@@ -90,7 +90,7 @@ def parsed(cls: Any, metadata: Mapping[str, str], path: Path) -> Any:
             values[field.name] = read(metadata[field.name])
         except (KeyError, ValueError) as error:
             raise CheckpointMismatch(
-                f"{path.name} has no usable {field.name} in its metadata; it was cut or edited, use the original file"
+                f"{path.name} has no usable {field.name} in its metadata; it was cut or edited, so use the original"
             ) from error
     return cls(**values)
 
@@ -106,14 +106,14 @@ _READERS: dict[str, Callable[[str], Any]] = {"float": _finite, "int": int, "str"
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """Name a base model by the signs in its one-dimensional tensors, 16 hex digits.
+    """Return a fingerprint of a base model from the signs in its one-dimensional tensors, 16 hex digits.
 
     Biases and norms are a thousandth of a model, yet some change sign between any two trainings. Signs survive
-    every rounding, so copies in float32, float16 or bfloat16 share a name; rounded values would not, since
-    rounding twice (to float16, then to bfloat16) is not rounding once.
+    every rounding, so copies in float32, float16 or bfloat16 have the same fingerprint. Rounded values would not,
+    because rounding twice (to float16, then to bfloat16) differs from rounding once.
 
     Args:
-        weights: parameters by name, any device; the names must not carry a loader's prefix.
+        weights: parameters by name, on any device, without the prefix of a loader.
     """
     digest = hashlib.sha256()
     for name in sorted(n for n, w in weights.items() if w.ndim == 1):
@@ -123,7 +123,7 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 def write_student(path: Path, tensors: Mapping[str, Tensor], info: StudentInfo) -> None:
-    """Write a student file, whole or not at all."""
+    """Write a student file atomically."""
     write_tensors(path, tensors, info.metadata())
 
 
@@ -133,22 +133,22 @@ def read_student(path: Path) -> tuple[dict[str, Tensor], StudentInfo]:
     Args:
         path: a .safetensors file.
     Returns:
-        (tensors by name, what the file says about the student).
+        (tensors by name, metadata of the student).
     Raises:
-        CheckpointMismatch: missing, cut off, not safetensors, or without our metadata.
+        CheckpointMismatch: the file is missing, cut off, not safetensors, or without our metadata.
     """
     tensors, metadata = read_tensors(path)
     return tensors, StudentInfo.from_metadata(metadata, path)
 
 
 def check_base(trained_from: str, base: str, path: Path) -> None:
-    """Refuse a student, or a sharpener, on a model that it was not trained from.
+    """Refuse a student or a sharpener on a model that it was not trained from.
 
     Raises:
         CheckpointMismatch: the fingerprints differ.
     """
     if trained_from != base:
         raise CheckpointMismatch(
-            f"{path.name} was trained from the base {trained_from}, this model is {base}; "
-            "connect the base that it was made for, without merges"
+            f"{path.name} was trained from the base {trained_from}, but this model is {base}; "
+            "connect the original base model, without merges"
         )

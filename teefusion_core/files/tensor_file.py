@@ -1,6 +1,6 @@
-"""The one reader of safetensors files with metadata, their one writer.
+"""Safetensors files with metadata: all reading and writing.
 
-Nothing in such a file can run code when it is opened.
+Opening such a file cannot run code.
 """
 
 import os
@@ -18,7 +18,7 @@ SUFFIX = ".safetensors"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a file, whole or not at all; missing folders are made.
+    """Write a file atomically; missing folders are created.
 
     Args:
         path: a .safetensors file; an existing one is replaced.
@@ -33,7 +33,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         part.touch()
         mode = part.stat().st_mode
         save_file(dict(tensors), part, metadata=dict(metadata))
-        part.chmod(mode)  # safetensors leaves it to its owner alone; a server may run as someone else
+        part.chmod(mode)  # safetensors lets only the owner read it, but a server may run as another user
         flush(part)
         os.replace(part, path)
     finally:
@@ -44,7 +44,7 @@ def open_tensors(path: Path) -> Any:
     """Open a file whose tensors are read one by one, with `get_tensor`, `get_slice`, `keys` and `metadata`.
 
     Raises:
-        CheckpointMismatch: missing, cut off, or not safetensors.
+        CheckpointMismatch: the file is missing, cut off, or not safetensors.
     """
     if path.suffix.lower() != SUFFIX:
         raise CheckpointMismatch(
@@ -52,12 +52,12 @@ def open_tensors(path: Path) -> Any:
             f"weights once: python -m teefusion_core convert {path.name} {path.stem}{SUFFIX}"
         )
     if not path.is_file():
-        raise CheckpointMismatch(f"{path.name} does not exist; choose another file or copy it there")
+        raise CheckpointMismatch(f"{path.name} does not exist; choose another file, or copy it to its folder")
     try:
         return safe_open(path, "pt")
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointMismatch(
-            f"{path.name} is not a whole safetensors file ({error}); download or copy it again"
+            f"{path.name} is not an intact safetensors file ({error}); download or copy it again"
         ) from error
 
 
@@ -71,7 +71,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def flush(path: Path) -> None:
     """Wait until a file, or the list of files in a folder, is on the disk."""
     if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders; it writes renames through its journal
+        return  # Windows cannot open folders; its journal secures renames
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -82,10 +82,10 @@ def flush(path: Path) -> None:
 def first_shape_mismatch(
     ours: Mapping[str, Tensor], given: Mapping[str, Tensor]
 ) -> tuple[str, list[int] | None, list[int] | None] | None:
-    """Return the first name whose tensors differ in shape, with the shapes: ours, given; None for a missing one.
+    """Return the first name whose tensors differ in shape, with both shapes: ours and given; None if one is missing.
 
     Returns:
-        None where all fit.
+        None if all shapes are equal.
     """
     shapes, others = ({name: list(tensor.shape) for name, tensor in which.items()} for which in (ours, given))
     different = sorted(name for name in shapes.keys() | others.keys() if shapes.get(name) != others.get(name))
@@ -93,11 +93,11 @@ def first_shape_mismatch(
 
 
 def without_prefix(tensors: Mapping[str, Tensor], known: str) -> dict[str, Tensor] | None:
-    """Return tensors by their names in their own model, without what a file puts in front of them.
+    """Return tensors under the names of their own model, without the prefix that a file adds.
 
     Args:
-        tensors: as they are in a file.
-        known: a name that the model always has; None is returned where no tensor ends with it.
+        tensors: tensors of a file.
+        known: a name that the model always has; the result is None if no tensor ends with it.
     """
     ends = (name for name in tensors if name == known or name.endswith(f".{known}"))
     found = min(ends, key=len, default=None)

@@ -1,4 +1,4 @@
-"""What can be trained of a network: LoRA factors, or copies of its parameters.
+"""Trainable updates of a network: LoRA factors, or copies of its parameters.
 
 Shapes: O output width, I input width, R rank.
 Source: LoRA, arXiv 2106.09685; the keys of `state` are those that ComfyUI's LoRA loaders read.
@@ -16,36 +16,36 @@ from torch import Tensor, nn
 from ..errors import InvalidConfig
 from ..guidance.architectures import Architecture
 from ..reflection.low_rank import LowRank
-from .update import Update, take_over
+from .update import Update, copy_into
 
 LORA, DIFF, FULL = "lora", "diff", "full"
 PREFIX = "diffusion_model."
-"""In front of every name in a student file."""
+"""Prefix of every name in a student file."""
 
 
 class Lora(Update):
-    """An update scale * up @ down for every linear layer it is given, zero at the start."""
+    """An update scale * up @ down of each given linear layer, zero at the start."""
 
     mode = LORA
 
     def __init__(
         self, network: nn.Module, rank: int, *, layers: Iterable[str] = (), alpha: float | None = None, seed: int = 0
     ):
-        """Make the factors, float32 where the network is.
+        """Make the factors, float32 on the device of the network.
 
         Args:
-            network: holds the layers.
+            network: the network with the layers.
             rank: R, 1 or more; layers narrower than R use their own width.
-            layers: paths of linear layers; by default all of the network.
+            layers: paths of linear layers; by default all linear layers of the network.
             alpha: scale times R; None means scale 1.
-            seed: of the random `down` factors.
+            seed: seed of the random `down` factors.
         Raises:
-            InvalidConfig: rank below 1, or no layer.
+            InvalidConfig: rank is below 1, or there are no layers.
         """
         super().__init__(network)
         self.layers = list(layers) or linear_layers(network)
         if rank < 1 or not self.layers:
-            raise InvalidConfig(f"rank is {rank} for {len(self.layers)} layers; give a rank of 1 or more and a network")
+            raise InvalidConfig(f"rank is {rank} for {len(self.layers)} layers; use 1 or more of both")
         self.scale = 1.0 if alpha is None else alpha / rank
         generator = torch.Generator().manual_seed(seed)
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
@@ -58,12 +58,12 @@ class Lora(Update):
             self.up[_key(path)] = nn.Parameter(torch.zeros(outputs, r, device=weight_OI.device))
 
     def factors(self, path: str) -> tuple[Tensor, Tensor]:
-        """Return up [O,R] times the scale with down [R,I] of a layer, differentiable."""
+        """Return the factors of a layer, differentiable: up [O,R] times the scale, and down [R,I]."""
         return self.scale * self.up[_key(path)], self.down[_key(path)]
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Add the update to what the layers return inside the block."""
+        """Add the update to the outputs of the layers inside the block."""
         with ExitStack() as stack:
             for path in self.layers:
                 hook = partial(self._added, path)
@@ -85,56 +85,56 @@ class Lora(Update):
         return tensors
 
     def changed(self) -> Iterator[tuple[str, Tensor]]:
-        """Go through the weights of the layers, the products of the factors added."""
+        """Yield the weights of the layers with the products of the factors added."""
         for path in self.layers:
             up_OR, down_RI = self.factors(path)
             yield f"{path}.weight", self.network.get_parameter(f"{path}.weight").float() + up_OR @ down_RI
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave."""
+        """Load tensors that `state` returned."""
         parts = {"down": self.down, "up": self.up}
         ours = {f"{PREFIX}{p}.lora_{n}.weight": part[_key(p)] for p in self.layers for n, part in parts.items()}
-        take_over(ours, {name: t for name, t in tensors.items() if not name.endswith(".alpha")})
+        copy_into(ours, {name: t for name, t in tensors.items() if not name.endswith(".alpha")})
 
 
-class Whole(Update):
-    """Copies of some parameters, trained as they are; float32, whatever the base is kept in."""
+class ParameterCopies(Update):
+    """Trainable float32 copies of some parameters, whatever the dtype of the base."""
 
     mode = DIFF
 
     def __init__(self, network: nn.Module, names: Iterable[str]):
-        """Copy the parameters of these names.
+        """Copy the named parameters.
 
         Raises:
-            InvalidConfig: no name.
+            InvalidConfig: names is empty.
         """
         super().__init__(network)
         self.names = list(names)
         if not self.names:
-            raise InvalidConfig("no parameter of the network is to be trained; choose another part of it")
+            raise InvalidConfig("no parameter of this network would be trained; choose another value of trainable")
         self.copies = nn.ParameterDict(
             {_key(name): nn.Parameter(network.get_parameter(name).detach().float().clone()) for name in self.names}
         )
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Exchange the parameters for the copies while their layers are at work inside the block.
+        """Use the copies in place of the parameters while their layers run inside the block.
 
-        Only then: the host may load, freeze or patch the network in the middle of a training.
+        Only while they run, because the host may load, freeze or patch the network at any other time.
         """
         with ExitStack() as stack:
             for name in self.names:
                 path, _, leaf = name.rpartition(".")
                 module = self.network.get_submodule(path)
                 own: list[nn.Parameter] = []
-                back = partial(_put_back, leaf, own)
-                stack.callback(back, module)  # after what no hook hears of, such as Ctrl-C
-                exchange = partial(self._exchange, name, leaf, own)
-                stack.callback(module.register_forward_pre_hook(exchange).remove)
-                stack.callback(module.register_forward_hook(back, always_call=True).remove)
+                restore = partial(_restore, leaf, own)
+                stack.callback(restore, module)  # for interrupts that skip the hooks
+                swap_in = partial(self._swap_in, name, leaf, own)
+                stack.callback(module.register_forward_pre_hook(swap_in).remove)
+                stack.callback(module.register_forward_hook(restore, always_call=True).remove)
             yield
 
-    def _exchange(self, name: str, leaf: str, own: list[nn.Parameter], module: nn.Module, inputs: tuple) -> None:
+    def _swap_in(self, name: str, leaf: str, own: list[nn.Parameter], module: nn.Module, inputs: tuple) -> None:
         own.append(module.get_parameter(leaf))
         module._parameters[leaf] = self.copies[_key(name)].to(own[0].dtype)
 
@@ -143,14 +143,14 @@ class Whole(Update):
         return {file_name: _stored(self.copies[_key(n)] - self._base(n)) for n, file_name in self._file_names()}
 
     def changed(self) -> Iterator[tuple[str, Tensor]]:
-        """Go through the copies."""
+        """Yield the copies."""
         for name in self.names:
             yield name, self.copies[_key(name)]
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave."""
+        """Load tensors that `state` returned."""
         names = self._file_names()
-        take_over({file_name: self.copies[_key(name)] for name, file_name in names}, tensors)
+        copy_into({file_name: self.copies[_key(name)] for name, file_name in names}, tensors)
         with torch.no_grad():
             for name in self.names:
                 self.copies[_key(name)] += self._base(name)
@@ -159,7 +159,7 @@ class Whole(Update):
         return self.network.get_parameter(name).detach().float()
 
     def _file_names(self) -> list[tuple[str, str]]:
-        """Names of parameters with those in a file: x.weight is x.diff there, x.bias is x.diff_b."""
+        """Pair each parameter with its name in a file: x.weight becomes x.diff, and x.bias becomes x.diff_b."""
         ends = {"weight": "diff", "bias": "diff_b"}
         found = []
         for name in self.names:
@@ -168,13 +168,13 @@ class Whole(Update):
         return found
 
 
-def _put_back(leaf: str, own: list[nn.Parameter], module: nn.Module, *_: object) -> None:
+def _restore(leaf: str, own: list[nn.Parameter], module: nn.Module, *_: object) -> None:
     while own:
         module._parameters[leaf] = own.pop()
 
 
 def linear_layers(network: nn.Module) -> list[str]:
-    """Paths of the layers that multiply by a matrix."""
+    """Return the paths of all linear layers."""
     return [path for path, layer in network.named_modules() if path and isinstance(layer, nn.Linear)]
 
 
@@ -193,18 +193,18 @@ TRAINABLE: dict[str, Maker] = {
     "lora on modulation": lambda network, row, rank, seed: Lora(
         network, rank, layers=_of_modulation(network, row), seed=seed
     ),
-    "embedders": lambda network, row, rank, seed: Whole(network, _of_embedders(network, row)),
-    "everything": lambda network, row, rank, seed: Whole(network, [n for n, _ in network.named_parameters()]),
+    "embedders": lambda network, row, rank, seed: ParameterCopies(network, _of_embedders(network, row)),
+    "everything": lambda network, row, rank, seed: ParameterCopies(network, [n for n, _ in network.named_parameters()]),
 }
-"""Name of what is trained -> how to make it from (network, architecture, rank, seed); only LoRA has a rank.
+"""Value of `trainable` -> how to make the update from (network, architecture, rank, seed); only LoRA uses the rank.
 
-lora: every linear layer. lora on modulation: the embedders of time with pooled text, the layers that modulate by them.
-embedders: these two themselves. everything: all parameters.
+lora: every linear layer. lora on modulation: the embedders of the time and of the pooled text, and the modulation
+layers. embedders: the parameters of these two embedders. everything: all parameters.
 """
 
 
 def _key(name: str) -> str:
-    """A name without dots, which a ParameterDict cannot hold."""
+    """Replace the dots of a name, which a ParameterDict does not allow."""
     return name.replace(".", "/")
 
 

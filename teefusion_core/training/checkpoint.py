@@ -3,11 +3,11 @@
 A checkpoint is a folder that appears whole or not at all:
 
     <root>/<run>/step-00000120/
-        weights.safetensors ...     what the processes share, written by the first
-        rank-0.safetensors ...      what each process has for itself
-        checkpoint.json             step, base, settings, checksum of every file, seal
+        weights.safetensors ...     state that all processes share, written by the first one
+        rank-0.safetensors ...      state of one process each
+        checkpoint.json             step, base, settings, checksum of every file, and seal
 
-It is written under another name, flushed to the disk, then renamed; nothing in it can run code when it is opened.
+It is written under another name, flushed to the disk and then renamed. Opening it cannot run code.
 """
 
 import json
@@ -41,11 +41,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stored:
-    """A checkpoint as read.
+    """A checkpoint that was read.
 
     Attributes:
-        step: finished steps.
-        shared: trees that all processes share, by name; tensors on the CPU.
+        step: number of finished steps.
+        shared: trees that all processes share, by name, with tensors on the CPU.
         own: the tree of this process.
     """
 
@@ -57,7 +57,7 @@ class Stored:
 class CheckpointFolder:
     """The newest checkpoints of one run.
 
-    Every process of the run makes one of its own on the same disk, then calls `save`, `load` at the same steps.
+    Every process creates its own instance on the same disk, and calls `save` and `load` at the same steps.
     """
 
     def __init__(
@@ -71,21 +71,21 @@ class CheckpointFolder:
         keep: int = 3,
         processes: Processes | None = None,
     ):
-        """Name a run; nothing is written before the first `save`.
+        """Set up the folder of a run; nothing is written before the first `save`.
 
         Args:
-            root: folder of runs.
-            name: of the run, one folder name.
+            root: folder that contains all runs.
+            name: name of the run, a plain folder name.
             base: fingerprint of the base model.
-            described: settings of the run that the loop does not know (teacher, rank ...), as JSON can hold them.
+            described: further settings of the run that JSON can store, such as teacher and rank.
             accept_changes: names of settings that may differ from those of the stored run.
-            keep: how many checkpoints stay, 1 or more.
-            processes: who trains; by default those of torch.distributed.
+            keep: number of checkpoints to keep, 1 or more.
+            processes: the training processes; by default those of torch.distributed.
         Raises:
-            InvalidConfig: a name that is no plain folder name, leads out of root, or a keep below 1.
+            InvalidConfig: the name is not a plain folder name or leads out of root, or keep is below 1.
         """
         if keep < 1:
-            raise InvalidConfig(f"keep is {keep}; keep one checkpoint or more")
+            raise InvalidConfig(f"keep is {keep}; keep 1 checkpoint or more")
         self.path = _inside(root, name)
         self.described, self.keep = dict(described or {}), keep
         self.processes = processes or Processes()
@@ -93,22 +93,22 @@ class CheckpointFolder:
         self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
-        """Return the steps that have a checkpoint, ascending; one may turn out damaged when it is read."""
+        """Return the steps that have a checkpoint, ascending; a checkpoint among them may be damaged."""
         if not self.path.is_dir():
             return []
         found = (_STEP.fullmatch(entry.name) for entry in self.path.iterdir() if entry.is_dir())
         return sorted(int(match[1]) for match in found if match)
 
     def save(self, step: int, settings: Mapping[str, Any], shared: Mapping[str, Tree], own: Tree) -> None:
-        """Write a checkpoint, whole or not at all, then drop the oldest.
+        """Write a checkpoint atomically, then remove the oldest ones.
 
         Args:
-            step: finished steps.
-            settings: of the loop; names other than those in `described`.
+            step: number of finished steps.
+            settings: settings of the loop; their names differ from those in `described`.
             shared: trees by part name (a-z, 0-9, _); those of the first process are written.
             own: tree of this process.
         Raises:
-            CheckpointNotSaved: disk full, not writable, not shared by the processes; the ones before stay whole.
+            CheckpointNotSaved: the disk is full, not writable or not shared; earlier checkpoints are intact.
         """
         part, first = self.path / f"{_folder_name(step)}{_UNFINISHED}", self.processes.first
         try:
@@ -131,19 +131,19 @@ class CheckpointFolder:
             self._prune(step)
 
     def load(self, settings: Mapping[str, Any]) -> Stored | None:
-        """Read the newest whole checkpoint; a damaged one is told through `logging`, the one before it taken.
+        """Read the newest intact checkpoint; damaged ones are logged and skipped.
 
         Args:
-            settings: of the loop, as for `save`.
+            settings: settings of the loop, as for `save`.
         Returns:
-            None where the run has no checkpoint yet.
+            The checkpoint, or None if the run has none yet.
         Raises:
-            CheckpointMismatch: another base or number of processes, another format, or no checkpoint is whole.
-            InvalidConfig: settings changed without being accepted.
+            CheckpointMismatch: the base, number of processes or format differs, or all checkpoints are damaged.
+            InvalidConfig: a setting changed that is not in `accept_changes`.
         """
         steps = self.steps()
         for step in reversed(steps):
-            stored, reason = None, "damaged for another process"
+            stored, reason = None, "another process could not read it"
             try:
                 stored = self._read(step, {**self.described, **settings})
             except _Damaged as damage:
@@ -151,37 +151,37 @@ class CheckpointFolder:
             if not self.processes.any(stored is None):
                 return stored
             self._damaged.add(step)
-            log.warning("%s: checkpoint of step %d is damaged (%s), trying the one before", self.path, step, reason)
+            log.warning("%s: checkpoint of step %d is damaged (%s); trying the one before", self.path, step, reason)
         if steps:
             raise CheckpointMismatch(
-                f"{self.path} has {len(steps)} checkpoints, none of them whole; restore one from a backup, "
-                "or start under another run name"
+                f"{self.path} has {len(steps)} checkpoints, and all of them are damaged; restore one from a "
+                "backup, or choose another run name"
             )
         return None
 
     def sweep(self) -> None:
-        """Remove what a killed run left unfinished; for who trains, not for who looks on."""
+        """Remove unfinished checkpoints of a killed run; call this only from the training run itself."""
         if self.processes.first:
             for leftover in self.path.glob(f"step-*{_UNFINISHED}"):
                 shutil.rmtree(leftover, ignore_errors=True)
 
     @contextmanager
     def _all_or_none(self, step: int) -> Iterator[None]:
-        """Fail in every process if the disk fails one, or the others would wait for it forever."""
+        """Fail in every process if writing fails in one; otherwise the others would wait for it forever."""
         try:
             with self.processes.all_or_none():
                 yield
         except (OSError, SafetensorError, ProcessFailed) as error:
             raise CheckpointNotSaved(
-                f"the checkpoint of step {step} could not be written to {self.path} ({error}); those before it are "
-                "whole: make room on that disk or mend its rights, then start the run again to go on from them"
+                f"the checkpoint of step {step} could not be written to {self.path} ({error}); earlier ones are "
+                "intact. Free space on that disk or correct its permissions, then start the run again to resume it"
             ) from error
 
     def _seal(self, part: Path, step: int, settings: Mapping[str, Any]) -> None:
-        """Write the manifest, last of all files."""
+        """Write the manifest after all other files."""
         missing = [f"rank-{rank}" for rank in range(self.processes.size) if not _file(part, f"rank-{rank}").is_file()]
         if missing:
-            raise OSError(f"{missing[0]}{_PARTS} did not arrive; all processes need the same disk")
+            raise OSError(f"{missing[0]}{_PARTS} is missing; all processes must write to the same disk")
         files = {path.stem: _checksum(path) for path in sorted(part.iterdir())}
         manifest = {**self.identity.manifest(step, settings), "files": files}
         text = json.dumps({**manifest, "seal": _seal_of(manifest)}, indent=1, allow_nan=False)
@@ -191,7 +191,7 @@ class CheckpointFolder:
 
     def _publish(self, part: Path, step: int) -> None:
         target = self.path / _folder_name(step)
-        if target.exists():  # damaged, or the run would not be at this step again
+        if target.exists():  # it is damaged: the run would have resumed from an intact one
             os.replace(target, target.with_name(f"{target.name}.old{_UNFINISHED}"))
         os.replace(part, target)
         self._damaged.discard(step)
@@ -199,13 +199,13 @@ class CheckpointFolder:
         flush(self.path.parent)
 
     def _prune(self, step: int) -> None:
-        """Keep the newest that can be whole; later ones belong to a future that did not happen."""
+        """Keep the newest usable checkpoints; remove damaged ones, and later ones of an abandoned attempt."""
         steps = self.steps()
         usable = [s for s in steps if s <= step and s not in self._damaged]
         try:
             for old in set(steps) - set(usable[-self.keep :]):
                 path = self.path / _folder_name(old)
-                # renamed first: killed halfway, it shall not look like a checkpoint
+                # renamed first, so that a half-removed folder does not look like a checkpoint
                 os.replace(path, path.with_name(f"{path.name}.old{_UNFINISHED}"))
         except OSError as error:
             log.warning("%s: an old checkpoint could not be removed (%s)", self.path, error)
@@ -216,7 +216,7 @@ class CheckpointFolder:
         with _as_damage():
             manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
             if manifest.pop("seal") != _seal_of(manifest):
-                raise _Damaged(f"{_MANIFEST} is altered")
+                raise _Damaged(f"{_MANIFEST} was altered")
         self.identity.check(manifest, settings)
         own, shared = f"rank-{self.processes.rank}", {}
         with _as_damage():
@@ -225,18 +225,18 @@ class CheckpointFolder:
             for name, checksum in manifest["files"].items():
                 if name == own or not name.startswith("rank-"):
                     if _checksum(_file(folder, name)) != checksum:
-                        raise _Damaged(f"{name}{_PARTS} is cut or altered")
+                        raise _Damaged(f"{name}{_PARTS} was cut or altered")
                     shared[name] = read_tree(_file(folder, name))
             return Stored(step, shared, shared.pop(own))
 
 
 class _Damaged(Exception):
-    """A checkpoint that is not what was written."""
+    """A checkpoint that differs from what was written."""
 
 
 @contextmanager
 def _as_damage() -> Iterator[None]:
-    """Whatever goes wrong while reading says that the files are not those that were written."""
+    """Turn any error while reading into `_Damaged`."""
     try:
         yield
     except (CheckpointMismatch, OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -244,16 +244,16 @@ def _as_damage() -> Iterator[None]:
 
 
 def _inside(root: Path, name: str) -> Path:
-    """Return the folder of a run, which is a child of root on any system.
+    """Return the folder of a run, a direct child of root on every operating system.
 
     Raises:
-        InvalidConfig: it is not.
+        InvalidConfig: the name does not give such a folder.
     """
     plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and 0 < len(name) <= _LONGEST_NAME
     if not plain or name != name.strip(" .") or (root / name).resolve().parent != root.resolve():
         raise InvalidConfig(
-            f"the run name {name!r} is no plain folder name; use up to {_LONGEST_NAME} letters, digits, spaces, "
-            "'.', '_', '-' (no '/' or '\\', no '.' or space at either end, no link to another place)"
+            f"the run name {name!r} is not a plain folder name; use at most {_LONGEST_NAME} letters, digits, spaces, "
+            "'.', '_' and '-', with no '.' or space at either end, and no link to another folder"
         )
     return root / name
 
@@ -264,12 +264,12 @@ def _folder_name(step: int) -> str:
 
 def _file(folder: Path, name: str) -> Path:
     if not _PART_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name of a part; use a-z, 0-9, _")
+        raise ValueError(f"{name!r} is not the name of a part; use a-z, 0-9 and _")
     return folder / f"{name}{_PARTS}"
 
 
 def _checksum(path: Path) -> str:
-    """Tell accidents, not forgery: CRC-32 with the length, which costs less than reading the disk."""
+    """Return CRC-32 and length, which detect accidents but not forgery, and cost less than reading the disk."""
     crc = length = 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

@@ -1,4 +1,4 @@
-"""Activations of a network's blocks made again in the backward pass, instead of being kept.
+"""Recompute the activations of a network's blocks in the backward pass instead of storing them.
 
 Source: arXiv 1604.06174.
 """
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """The layers of the outermost lists of a network: what it repeats."""
+    """Return the layers in the outermost module lists of a network, which are its repeated blocks."""
     found: list[nn.Module] = []
     for child in network.children():
         found += list(child) if isinstance(child, nn.ModuleList) else blocks(child)
@@ -20,8 +20,8 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def exchanged(block: nn.Module, forward: Callable) -> Iterator[None]:
-    """Give a block another forward inside the block of code, then the one that it had."""
+def replaced(block: nn.Module, forward: Callable) -> Iterator[None]:
+    """Replace the forward of a network block inside the `with` block."""
     own = block.__dict__.get("forward")
     block.forward = forward
     try:
@@ -34,8 +34,8 @@ def exchanged(block: nn.Module, forward: Callable) -> Iterator[None]:
 
 @contextmanager
 def checkpointed(network: nn.Module) -> Iterator[None]:
-    """Keep only what enters each block, for forward and backward passes inside the block of code."""
+    """Store only the inputs of each network block, for forward and backward passes inside the `with` block."""
     with ExitStack() as stack:
         for block in blocks(network):
-            stack.enter_context(exchanged(block, partial(checkpoint, block.forward, use_reentrant=False)))
+            stack.enter_context(replaced(block, partial(checkpoint, block.forward, use_reentrant=False)))
         yield

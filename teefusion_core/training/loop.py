@@ -1,8 +1,8 @@
-"""The training loop, for one process or many.
+"""The training loop, for one process or several.
 
-The caller brings a module, a source of examples, a loss; the loop knows nothing of guidance, networks or screens.
-On a CPU a run depends on nothing but its settings: stopped, killed, resumed or watched, it ends with the same weights,
-bit for bit, as long as data and loss draw from their own state or from torch's global generators.
+The caller provides a module, a source of examples and a loss; the loop is independent of guidance and of ComfyUI.
+On a CPU the result depends on the settings only: a run that was stopped, killed or resumed ends with bit-identical
+weights, as long as data and loss draw random numbers from their own state or from torch's global generators.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .checkpoint import CheckpointFolder
 from .loop_settings import TrainSettings
-from .parallel import make_whole, whole
+from .parallel import unshard_parameters, unsharded
 from .processes import Processes
 from .random_state import kept_random_state, seed_random
 from .run_state import Data, RunState, StepReport
@@ -24,13 +24,13 @@ E = TypeVar("E")
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run has come to.
+    """The result of a run.
 
     Attributes:
-        step: finished steps.
-        finished: whether these are all.
-        losses: of every step since the start, resumed or not.
-        average: the moving average of the weights by name, float32; without ema the weights themselves.
+        step: number of finished steps.
+        finished: whether all steps are done.
+        losses: loss of every step since the start, also across resumed runs.
+        average: moving average of the weights by name, float32; without EMA the weights themselves.
     """
 
     step: int
@@ -53,59 +53,59 @@ def train(
 ) -> Trained:
     """Train the parameters of a module that require gradients, in place.
 
-    A checkpoint is made before the first step, so that a disk which cannot hold one is known by then, every
-    `save_every` steps, at the end or stop. A run folder with checkpoints is gone on with.
+    Checkpoints are written before the first step (a disk that cannot hold one is then noticed early), every
+    `save_every` steps, and at the end or when the run stops. A run folder with checkpoints is resumed.
 
     Args:
-        module: equal in all processes, or made so from the first.
+        module: module to train; the first process sends its weights to the others.
         data: this process's share of the examples of each step.
-        loss: scalar mean over the rows of an example, differentiable in the parameters, which it reads off the module.
-        settings: how.
-        folder: where the run is kept; None keeps nothing.
+        loss: returns the scalar mean loss of an example, differentiable in the parameters of the module.
+        settings: settings of the loop.
+        folder: where checkpoints are written; None writes none.
         on_step: called in the first process after each step. It may draw random numbers without changing the run.
-        should_stop: asked in every process before each step; one yes stops all. An exception out of this or of
-            on_step stops like a yes, is raised again once the checkpoint is written.
-        processes: who trains; by default those of torch.distributed.
-        seed: of the global random generators; the rank is added.
+        should_stop: called in every process before each step; True in one process stops all. An exception in this or in
+            on_step also stops the run, and is raised again after the checkpoint is written.
+        processes: the training processes; by default those of torch.distributed.
+        seed: seed of the global random generators; the rank is added.
     Returns:
-        How far it came; the weights are in the module, whole in every process; an exception may leave shares.
+        The result. The module has the full weights in every process; after an exception it may have shards.
     Raises:
-        InvalidConfig: nothing to train, a loss that is no scalar or does not depend on the weights, changed settings.
-        CheckpointMismatch: a run folder that is not of this run.
-        CheckpointNotSaved: the disk does not take a checkpoint.
-        TrainingDiverged: loss or gradient is not finite; the step is not applied, the last checkpoint stays.
+        InvalidConfig: there is nothing to train, the loss is no scalar function of the weights, or settings changed.
+        CheckpointMismatch: the run folder belongs to another run.
+        CheckpointNotSaved: a checkpoint cannot be written.
+        TrainingDiverged: loss or gradient is not finite; the step is not applied, and the last checkpoint stays.
     """
     run = RunState(module, data, loss, settings, folder, processes or Processes())
-    callers = _Callers(on_step, should_stop)
+    callbacks = _Callbacks(on_step, should_stop)
     with kept_random_state(run.device):
         seed_random(run.device, (seed + run.processes.rank) % 2**64)
         run.resume()
         try:
-            while run.step < settings.steps and not run.processes.any(callers.want_to_stop()):
-                report = run.advanced()
+            while run.step < settings.steps and not run.processes.any(callbacks.want_to_stop()):
+                report = run.advance()
                 if run.processes.first:
                     with kept_random_state(run.device):
-                        callers.told(report)
+                        callbacks.report(report)
                 if settings.save_every and run.step % settings.save_every == 0:
                     run.save()
             run.save()
         finally:
             run.optimizer.zero_grad()
-    if callers.raised is not None:
-        raise callers.raised
-    average = {name: whole(mean) for name, mean in run.average.items()}
-    make_whole(module)
+    if callbacks.raised is not None:
+        raise callbacks.raised
+    average = {name: unsharded(mean) for name, mean in run.average.items()}
+    unshard_parameters(module)
     return Trained(run.step, run.step == settings.steps, run.losses, average)
 
 
-class _Callers:
-    """The caller's say between two steps; what it raises waits until the work is saved."""
+class _Callbacks:
+    """The caller's functions between two steps; an exception in them waits until a checkpoint is written."""
 
     def __init__(self, on_step: Callable[[StepReport], None] | None, should_stop: Callable[[], bool] | None):
         self.on_step, self.should_stop = on_step, should_stop
         self.raised: BaseException | None = None
 
-    def told(self, report: StepReport) -> None:
+    def report(self, report: StepReport) -> None:
         if self.on_step is not None:
             self._guarded(partial(self.on_step, report))
 
@@ -116,5 +116,5 @@ class _Callers:
     def _guarded(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
-        except BaseException as error:  # an interrupt is one that Exception leaves out
+        except BaseException as error:  # includes interrupts, which are no Exception
             self.raised = error

@@ -1,4 +1,4 @@
-"""The settings of a training run, refused in words where they make no sense."""
+"""The settings of the training loop, validated when they are made."""
 
 import math
 from collections.abc import Callable
@@ -12,25 +12,25 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 + 0.5 * math.cos(math.pi * progress),
 }
-"""Factor on the learning rate by the progress after warm-up, 0 at its first step, just below 1 at the last."""
+"""Name -> factor on the learning rate by the progress after warm-up: 0 at its first step, just below 1 at its last."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to train; what to train on is the caller's.
+    """Settings of the optimizer, the schedule and the checkpoints.
 
     Attributes:
-        steps: optimizer steps of the whole run.
+        steps: number of optimizer steps of the whole run.
         learning_rate: peak learning rate.
         batch_size: examples per forward pass in each process; a step uses batch_size * gradient_accumulation *
-            processes of them.
+            (number of processes) examples.
         gradient_accumulation: forward passes per step.
-        max_grad_norm: longest gradient, as L2 norm over all weights; 0 does not clip.
+        max_grad_norm: limit of the L2 norm of the gradient over all weights; 0 does not clip.
         warmup_steps: steps over which the learning rate rises from 0.
-        learning_rate_schedule: shape of the learning rate after them, a name in SCHEDULES.
-        weight_decay, beta1, beta2: of AdamW.
+        learning_rate_schedule: learning rate after the warm-up, a name in SCHEDULES.
+        weight_decay, beta1, beta2: parameters of AdamW.
         ema_decay: decay of the moving average of the weights; 0 keeps no average. It is lower in the first steps.
-        save_every: steps between checkpoints; 0 makes them at the start with the end only.
+        save_every: steps between checkpoints; 0 writes them at the start and at the end only.
     """
 
     steps: int
@@ -49,13 +49,13 @@ class TrainSettings:
     def __post_init__(self):
         check(asdict(self), _LEGAL)
         if self.warmup_steps >= self.steps:
-            raise InvalidConfig(f"warmup_steps is {self.warmup_steps} of {self.steps} steps; give fewer than steps")
+            raise InvalidConfig(f"warmup_steps is {self.warmup_steps} of {self.steps} steps; use fewer than steps")
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of a step.
 
         Args:
-            step: counted from 0, below steps.
+            step: number of the step, from 0 to steps - 1.
         """
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
@@ -63,9 +63,9 @@ class TrainSettings:
         return self.learning_rate * SCHEDULES[self.learning_rate_schedule](progress)
 
     def ema_decay_at(self, step: int) -> float:
-        """Return the share of the old in the average at a step counted from 0.
+        """Return the decay of the moving average at a step, counted from 0.
 
-        Early it is (1 + step) / (10 + step), or the random start would stay in the average for long.
+        At first it is (1 + step) / (10 + step); otherwise the initial weights would stay in the average for long.
         """
         return min(self.ema_decay, (1 + step) / (10 + step))
 

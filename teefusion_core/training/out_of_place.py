@@ -1,7 +1,7 @@
-"""Additions that a network makes in place, made out of place, for autograd to keep what was there before.
+"""Run the in-place additions of a network out of place, so that autograd keeps the old values.
 
-The host's Flux blocks write `img += ...` after a norm that needs the old `img` in the backward pass. Plain autograd
-refuses that; under gradient checkpointing, which keeps no tensors of its own, the gradient would be silently wrong.
+ComfyUI's Flux blocks write `img += ...` after a norm that needs the old `img` in the backward pass. Plain autograd
+raises an error; under gradient checkpointing, which stores no intermediate tensors, the gradient would be wrong.
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .gradient_checkpointing import blocks, exchanged
+from .gradient_checkpointing import blocks, replaced
 
 
 class _Added(TorchFunctionMode):
-    """`a += b` binds a to a new tensor; torch shows it as `a.add_(b)`, which these blocks do not write out."""
+    """Run `a += b` as `a = a + b`; torch reports it as `a.add_(b)`, which these blocks never call directly."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.Tensor.add_:
@@ -25,10 +25,10 @@ class _Added(TorchFunctionMode):
 
 @contextmanager
 def out_of_place(network: nn.Module) -> Iterator[None]:
-    """Have every block of a network add out of place inside the block of code, in whichever thread it is run."""
+    """Make every block of a network add out of place inside the `with` block, in any thread."""
     with ExitStack() as stack:
         for block in blocks(network):
-            stack.enter_context(exchanged(block, _adding(block.forward)))
+            stack.enter_context(replaced(block, _adding(block.forward)))
         yield
 
 

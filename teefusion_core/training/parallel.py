@@ -1,6 +1,6 @@
 """How several processes share the training of one module.
 
-Sources: DistributedDataParallel, arXiv 2006.15704; fully sharded training, arXiv 2304.11277; both as torch has them.
+Sources: DistributedDataParallel, arXiv 2006.15704; fully sharded training, arXiv 2304.11277; both from torch.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,10 @@ DDP, FSDP = "ddp", "fsdp"
 
 
 class Objective(nn.Module):
-    """A loss as a module, so that whoever wraps it knows when the trained weights are used."""
+    """A loss as a module, so that DDP and FSDP see the forward pass that uses the trained weights."""
 
     def __init__(self, trained: nn.Module, loss: Callable[[Any], Tensor]):
-        """Bind a loss to the module whose weights it reads."""
+        """Bind a loss to the module whose weights it uses."""
         super().__init__()
         self.trained, self.loss = trained, loss
 
@@ -31,16 +31,16 @@ class Objective(nn.Module):
 
 
 @dataclass(frozen=True)
-class Way:
-    """How processes share.
+class Strategy:
+    """How processes share the training.
 
     Attributes:
-        wrap: make gradients of an objective those of the mean over the processes, for weights on a device of a type.
-        passing: block of a forward with its backward pass, by whether gradients travel at its end.
+        wrap: wraps an objective on a device type so that its gradients are averaged over the processes.
+        passes: context of a forward and a backward pass; the flag states whether gradients are averaged at its end.
     """
 
     wrap: Callable[[Objective, str], nn.Module]
-    passing: Callable[[Any, bool], AbstractContextManager[None]]
+    passes: Callable[[Any, bool], AbstractContextManager[None]]
 
 
 def _sharded(objective: Objective, device_type: str) -> Any:
@@ -48,64 +48,64 @@ def _sharded(objective: Objective, device_type: str) -> Any:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
     except ImportError:
-        raise InvalidConfig(f"parallel is {FSDP!r} on torch {torch.__version__}; use torch 2.6, or {DDP!r}") from None
+        raise InvalidConfig(f"parallel is {FSDP!r} on torch {torch.__version__}; use torch 2.6 or {DDP!r}") from None
     return fully_shard(objective, mesh=init_device_mesh(device_type, (dist.get_world_size(),)))
 
 
-def _passing_sharded(objective: Any, travels: bool) -> AbstractContextManager[None]:
-    objective.set_requires_gradient_sync(travels)
+def _passes_sharded(objective: Any, synchronise: bool) -> AbstractContextManager[None]:
+    objective.set_requires_gradient_sync(synchronise)
     return nullcontext()
 
 
-ALONE = Way(lambda objective, _: objective, lambda objective, travels: nullcontext())
-PARALLEL: dict[str, Way] = {
-    DDP: Way(
+ALONE = Strategy(lambda objective, _: objective, lambda objective, synchronise: nullcontext())
+PARALLEL: dict[str, Strategy] = {
+    DDP: Strategy(
         lambda objective, _: nn.parallel.DistributedDataParallel(objective),
-        lambda objective, travels: nullcontext() if travels else objective.no_sync(),
+        lambda objective, synchronise: nullcontext() if synchronise else objective.no_sync(),
     ),
-    FSDP: Way(_sharded, _passing_sharded),
+    FSDP: Strategy(_sharded, _passes_sharded),
 }
-"""Name -> how processes share; a single one is ALONE.
+"""Value of `parallel` -> strategy; a single process uses ALONE.
 
-ddp: each holds all that is trained; every trained weight must have a part in the loss. fsdp: each holds a share of the
-trained weights, their gradients, moments, moving average, as DTensors; the weights are whole from a forward pass to
-the end of its backward pass. What is frozen is whole in each either way.
+ddp: each process has all trained weights, and each of them must contribute to the loss. fsdp: each process has a shard
+of the trained weights, gradients, moments and moving average, as DTensors; the weights are full from a forward pass to
+the end of its backward pass. Frozen weights are full in every process in both cases.
 """
 
 
 @torch.no_grad()
-def whole(tensor: Any) -> Tensor:
-    """All of a tensor; every process must ask for the same ones in the same order."""
-    return tensor.full_tensor() if _is_share(tensor) else tensor
+def unsharded(tensor: Any) -> Tensor:
+    """Return the full tensor; every process must call this for the same tensors in the same order."""
+    return tensor.full_tensor() if _is_shard(tensor) else tensor
 
 
 def gathered(tree: Any, kept: bool) -> Any:
-    """A nest of dicts with whole tensors in place of shares; on the CPU where they are kept, else empty."""
+    """Return nested dicts with full tensors in place of shards: on the CPU if `kept`, otherwise empty."""
     if isinstance(tree, dict):
         return {key: gathered(value, kept) for key, value in tree.items()}
-    if not _is_share(tree):
+    if not _is_shard(tree):
         return tree
-    tensor = whole(tree)  # one at a time, so that no process holds all of them on its device
+    tensor = unsharded(tree)  # one at a time, so that no process holds all of them on its device
     return tensor.cpu() if kept else tensor.new_empty(0)
 
 
-def share_like(ours: Any, tensor: Tensor) -> Tensor:
-    """This process's share of a whole tensor that all have, laid out as ours is."""
-    if not _is_share(ours):
+def shard_like(ours: Any, tensor: Tensor) -> Tensor:
+    """Return this process's shard of a tensor that is full in all processes, with the layout of `ours`."""
+    if not _is_shard(ours):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(tensor.to(ours.device), ours.device_mesh, ours.placements, src_data_rank=None)
 
 
-def make_whole(module: nn.Module) -> None:
-    """Put whole parameters in place of shares; every process must."""
+def unshard_parameters(module: nn.Module) -> None:
+    """Replace sharded parameters by full ones; every process must call this."""
     for part in module.modules():
-        for name, share in list(part.named_parameters(recurse=False)):
-            if _is_share(share):
-                setattr(part, name, nn.Parameter(whole(share), share.requires_grad))
+        for name, shard in list(part.named_parameters(recurse=False)):
+            if _is_shard(shard):
+                setattr(part, name, nn.Parameter(unsharded(shard), shard.requires_grad))
 
 
-def _is_share(tensor: Any) -> bool:
-    # asked like this, a single process does not wait for the import of DTensor
+def _is_shard(tensor: Any) -> bool:
+    # checked by attribute, so that a single process does not have to import DTensor
     return hasattr(tensor, "full_tensor")

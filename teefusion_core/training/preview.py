@@ -1,4 +1,4 @@
-"""The preview of a training: the loss curve beside images of the student, in one image."""
+"""The preview of a training run: the loss curve beside images of the student."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from ..evaluation.plot import INK, PALE, STRONG, Frame, font_of
 SIZE, MARGIN, LINE = 256, 28, 16
 CURVE, SMOOTH = PALE, STRONG
 SMOOTHING = 0.95
-"""Share of the old in the running mean that is drawn over the single losses."""
+"""Decay of the running mean that is drawn over the single losses."""
 
 
 def loss_curve(losses: Sequence[float], steps: int) -> Image.Image:
-    """Draw losses over the steps of the whole run, loss on a logarithmic scale."""
+    """Draw the losses over the steps of the whole run, on a logarithmic scale."""
     image = Image.new("RGB", (SIZE, SIZE), "white")
     finite = [max(loss, 1e-12) for loss in losses if math.isfinite(loss)]
     if not finite:
@@ -41,13 +41,13 @@ def loss_curve(losses: Sequence[float], steps: int) -> Image.Image:
 def preview_image(
     losses: Sequence[float], steps: int, pictures: np.ndarray | None, labels: Sequence[str], rows: int
 ) -> Image.Image:
-    """Put the curve beside the student's pictures.
+    """Put the loss curve beside the images of the student.
 
     Args:
-        losses, steps: of the run so far, of the whole run.
-        pictures: uint8 [rows * columns, H, W, 3], row by row; None where there are none yet.
+        losses, steps: losses of the run so far, and number of steps of the whole run.
+        pictures: uint8 [rows * columns, H, W, 3], row by row; None before the first preview.
         labels: one per column.
-        rows: how many prompts.
+        rows: number of prompts.
     """
     curve = loss_curve(losses, steps)
     if pictures is None:

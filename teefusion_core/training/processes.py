@@ -1,6 +1,6 @@
-"""The processes that train one model together, often a single one.
+"""The processes that train one model together.
 
-Over a single process every operation is the identity, so that callers have one path for one or many.
+With a single process every operation is the identity, so that callers need only one code path.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,41 +15,41 @@ from .parallel import ALONE, DDP, PARALLEL
 
 
 def together() -> bool:
-    """Whether this process has peers."""
+    """Return whether this process trains together with others."""
     return dist.is_available() and dist.is_initialized()
 
 
 class Processes:
-    """This process among its peers, as torch.distributed knows them.
+    """This process among the others of torch.distributed.
 
     Attributes:
-        rank: number of this process; 0 writes what all share, reports to the user.
-        size: how many there are.
-        parallel, way: how they share the training, by name.
+        rank: number of this process; rank 0 writes the shared state and reports to the user.
+        size: number of processes.
+        parallel, strategy: how they share the training: a name in PARALLEL and its entry.
     """
 
     def __init__(self, parallel: str = DDP) -> None:
-        """Look around; torch.distributed must be initialised before, where there are several.
+        """Read rank and size; if there are several processes, torch.distributed must be initialised before.
 
         Args:
-            parallel: a name in PARALLEL; of no effect on a single process.
+            parallel: a name in PARALLEL; without effect in a single process.
         Raises:
-            InvalidConfig: no such name.
+            InvalidConfig: parallel is not in PARALLEL.
         """
         if str(parallel) not in PARALLEL:
             raise InvalidConfig(f"parallel is {parallel!r}; choose one of {', '.join(PARALLEL)}")
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together() else (0, 1)
-        self.parallel, self.way = parallel, PARALLEL[parallel] if self.size > 1 else ALONE
-        # NCCL moves nothing that is not on a GPU
+        self.parallel, self.strategy = parallel, PARALLEL[parallel] if self.size > 1 else ALONE
+        # NCCL only transfers tensors that are on a GPU
         self.device = torch.device("cuda" if together() and dist.get_backend() == "nccl" else "cpu")
 
     @property
     def first(self) -> bool:
-        """Whether this process writes what all share."""
+        """Whether this process writes the shared state."""
         return self.rank == 0
 
     def average_(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its mean over the processes; all give the same shapes in the same order."""
+        """Replace each tensor by its mean over the processes; all pass the same shapes in the same order."""
         if self.size > 1:
             for tensor in tensors:
                 dist.all_reduce(tensor)
@@ -62,7 +62,7 @@ class Processes:
                 dist.broadcast(tensor, src=0)
 
     def any(self, flag: bool) -> bool:
-        """Whether one process or more says yes; every process gets the same answer."""
+        """Return whether the flag is set in at least one process; every process gets the same answer."""
         if self.size == 1:
             return flag
         votes = torch.tensor(float(flag), device=self.device)
@@ -71,22 +71,22 @@ class Processes:
 
     @contextmanager
     def all_or_none(self) -> Iterator[None]:
-        """Fail in every process if the block fails in one, or the others would wait for it forever.
+        """Fail in every process if the block fails in one; otherwise the others would wait for it forever.
 
         Raises:
-            ProcessFailed: the block has failed, though not in this process.
+            ProcessFailed: the block failed in another process, but not in this one.
         """
         failure: BaseException | None = None
         try:
             yield
-        except BaseException as error:  # an interrupt is one that Exception leaves out
+        except BaseException as error:  # includes interrupts, which are no Exception
             failure = error
         if self.any(failure is not None):
-            said = self._heard("" if failure is None else str(failure) or type(failure).__name__)
-            raise failure or ProcessFailed("; ".join(said))
+            messages = self._failures("" if failure is None else str(failure) or type(failure).__name__)
+            raise failure or ProcessFailed("; ".join(messages))
 
-    def _heard(self, text: str) -> list[str]:
-        """What the processes say that have something to say."""
+    def _failures(self, text: str) -> list[str]:
+        """Return the messages of the processes that failed, in every process."""
         texts = [text] * self.size
         if self.size > 1:
             dist.all_gather_object(texts, text)

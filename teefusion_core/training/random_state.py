@@ -1,4 +1,4 @@
-"""The global random generators of torch that a training on a device draws from."""
+"""The state of torch's global random generators for training on a device."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Return the state of the CPU's generator with that of the device, uint8 [...] by device type."""
+    """Return the states of the generators of the CPU and of the device, uint8 [...] by device type."""
     states = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
         states[device.type] = _of(device).get_rng_state(*_arguments(device))
@@ -17,14 +17,14 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_state(device: torch.device, states: Mapping[str, Tensor]) -> None:
-    """Put states of `random_state` back; one that the device has no generator for is left out."""
+    """Restore states that `random_state` returned; states of other device types are ignored."""
     torch.set_rng_state(states["cpu"])
     if device.type != "cpu" and device.type in states:
         _of(device).set_rng_state(states[device.type], *_arguments(device))
 
 
 def seed_random(device: torch.device, seed: int) -> None:
-    """Start both generators from a seed in [0, 2^64)."""
+    """Seed both generators; the seed is in [0, 2^64)."""
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         _of(device).manual_seed(seed)
@@ -32,7 +32,7 @@ def seed_random(device: torch.device, seed: int) -> None:
 
 @contextmanager
 def kept_random_state(device: torch.device) -> Iterator[None]:
-    """Leave the generators behind as they were before the block."""
+    """Restore the generators at the end of the block."""
     states = random_state(device)
     try:
         yield
@@ -45,5 +45,5 @@ def _of(device: torch.device) -> Any:
 
 
 def _arguments(device: torch.device) -> tuple[torch.device, ...]:
-    """What torch.cuda or torch.xpu want to know; torch.mps has one device, takes no argument."""
+    """Return the device for torch.cuda or torch.xpu; torch.mps has a single device and takes no argument."""
     return () if device.type == "mps" else (device,)

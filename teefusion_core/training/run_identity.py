@@ -1,4 +1,4 @@
-"""Whether a stored checkpoint belongs to the run that wants to resume from it."""
+"""Check that a stored checkpoint belongs to the run that resumes from it."""
 
 import json
 import logging
@@ -17,12 +17,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What must stay the same over all checkpoints of a run.
+    """What must be the same in all checkpoints of a run.
 
     Attributes:
         path: folder of the run, for messages.
         base: fingerprint of the base model.
-        processes: the training processes, whose number must stay.
+        processes: the training processes, whose number must not change.
         accept_changes: names of settings that may differ.
     """
 
@@ -32,7 +32,7 @@ class RunIdentity:
     accept_changes: frozenset[str]
 
     def manifest(self, step: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a checkpoint stores of it."""
+        """Return the manifest of a checkpoint."""
         return {
             "format": FORMAT, "step": step, "base": self.base, "processes": self.processes.size,
             "settings": dict(settings),
@@ -42,23 +42,23 @@ class RunIdentity:
         """Refuse a checkpoint of another run.
 
         Raises:
-            CheckpointMismatch: another format, base or number of processes.
-            InvalidConfig: settings changed without being accepted.
+            CheckpointMismatch: the format, the base or the number of processes differs.
+            InvalidConfig: a setting changed that is not in `accept_changes`.
         """
         if manifest["format"] != FORMAT:
             raise CheckpointMismatch(
-                f"{self.path} says format {manifest['format']!r}, this version reads {FORMAT!r}; "
-                "resume with the version that began the run, or start under another run name"
+                f"{self.path} has format {manifest['format']!r}, but this version reads {FORMAT!r}; "
+                "resume with the version that started the run, or choose another run name"
             )
         if manifest["base"] != self.base:
             raise CheckpointMismatch(
-                f"{self.path} is a run on the base {manifest['base']}, this model is {self.base}; "
-                "connect the base of the run, or start under another run name"
+                f"{self.path} is a run on the base {manifest['base']}, but this model is {self.base}; "
+                "connect the base of the run, or choose another run name"
             )
         if manifest["processes"] != self.processes.size:
             raise CheckpointMismatch(
-                f"{self.path} is a run of {manifest['processes']} processes, now there are {self.processes.size}; "
-                "start as many as before, or use another run name"
+                f"{self.path} is a run of {manifest['processes']} processes, but now there are {self.processes.size}; "
+                "start as many as before, or choose another run name"
             )
         _check_settings(self.path, manifest["settings"], json.loads(json.dumps(dict(settings))), self.accept_changes)
 
@@ -70,7 +70,7 @@ def _check_settings(
     names = sorted(stored.keys() | given.keys())
     unknown = sorted(set(accept_changes) - set(names))
     if unknown:
-        raise InvalidConfig(f"accepted changes name {', '.join(unknown)}, no settings; legal are {', '.join(names)}")
+        raise InvalidConfig(f"accept_changes has unknown names: {', '.join(unknown)}; allowed are {', '.join(names)}")
     changed = [name for name in names if stored.get(name, absent) != given.get(name, absent)]
     refused = [name for name in changed if name not in accept_changes]
     if refused:
@@ -78,8 +78,8 @@ def _check_settings(
             f"{name} ({stored.get(name, 'not set')!r} -> {given.get(name, 'not set')!r})" for name in refused
         )
         raise InvalidConfig(
-            f"{path} was begun with other settings: {changes}; set them back, list these names in "
-            "accept_changes, or start under another run name"
+            f"{path} was started with other settings: {changes}; restore them, list their names in "
+            "accept_changes, or choose another run name"
         )
     for name in changed:
         log.info("%s: resuming with %s changed to %r", path, name, given.get(name))

@@ -1,6 +1,6 @@
-"""The state of a training run between two steps: all that a checkpoint holds.
+"""The state of a training run between two steps, as a checkpoint stores it.
 
-Source: AdamW, arXiv 1711.05101, as torch.optim has it.
+Source: AdamW, arXiv 1711.05101, as implemented in torch.optim.
 """
 
 import math
@@ -18,7 +18,7 @@ from ..files.state_file import Tree
 from ..files.tensor_file import first_shape_mismatch
 from .checkpoint import CheckpointFolder
 from .loop_settings import TrainSettings
-from .parallel import Objective, gathered, share_like, whole
+from .parallel import Objective, gathered, shard_like, unsharded
 from .processes import Processes
 from .random_state import random_state, set_random_state
 
@@ -27,35 +27,35 @@ E_co = TypeVar("E_co", covariant=True)
 
 
 class Data(Protocol[E_co]):
-    """Where examples come from: a teacher at work, what it left in a cache, a folder of pictures."""
+    """A source of training examples."""
 
     def next(self, rows: int) -> E_co:
-        """Return the next examples of this process, as many as `rows`."""
+        """Return the next `rows` examples of this process."""
 
     def state(self) -> Tree:
-        """Return position with randomness, all it takes to draw the same examples again; a tree of `tree_file`.
+        """Return position and random state, from which the same examples can be drawn again; a tree of `state_file`.
 
-        It is a snapshot: drawing on does not change it.
+        It is a snapshot: later draws do not change it.
         """
 
     def load_state(self, state: Tree) -> None:
-        """Go on from a state; tensors come on the CPU, tuples as lists."""
+        """Resume from a state; its tensors are on the CPU, and its tuples have become lists."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step did.
+    """The result of one step.
 
     Attributes:
-        step, steps: finished ones, of how many.
+        step, steps: number of finished steps, and of all steps.
         loss: mean over the rows of all processes.
         gradient_norm: L2 norm over all weights, before clipping.
-        lr: learning rate of the step.
-        rows: examples of all processes.
-        seconds, data_seconds: how long this process took for it, was waiting for data.
-        average: the moving average of the weights by name, float32; it goes on changing, copy what you keep. Where
-            processes shard, these are shares, which only all of them together can make whole.
-        losses: of every step since the start, resumed or not; it goes on growing.
+        learning_rate: learning rate of the step.
+        rows: number of examples in all processes.
+        seconds, data_seconds: duration of the step in this process, and of waiting for data in it.
+        average: moving average of the weights by name, float32; it keeps changing, so copy what you keep. With FSDP
+            these are shards, which all processes must unshard together.
+        losses: loss of every step since the start, also across resumed runs; the list keeps growing.
     """
 
     step: int
@@ -84,12 +84,12 @@ class RunState(Generic[E]):
     ):
         weights = list(_trained(module).values())
         if not weights:
-            raise InvalidConfig("the module has no parameter that requires gradients; give one with weights to train")
+            raise InvalidConfig("the module has no parameter that requires gradients; pass one with weights to train")
         self.data, self.settings, self.folder, self.processes = data, settings, folder, processes
         self.device = weights[0].device
         processes.spread_(weight.detach() for weight in weights)
-        self.objective = processes.way.wrap(Objective(module, loss), self.device.type)
-        self.weights = _trained(module)  # anew, for they may be shares now
+        self.objective = processes.strategy.wrap(Objective(module, loss), self.device.type)
+        self.weights = _trained(module)  # read again, because they may be shards now
         self.average = {name: self._averaged(weight.detach()) for name, weight in self.weights.items()}
         self.optimizer = torch.optim.AdamW(
             self.weights.values(),
@@ -98,7 +98,7 @@ class RunState(Generic[E]):
             weight_decay=settings.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),
         )
-        self.optimizer.zero_grad()  # what the caller has left
+        self.optimizer.zero_grad()  # drops gradients that the caller left
         self.step = 0
         self.saved: int | None = None
         self.before: dict[str, Tree] | None = None
@@ -107,40 +107,40 @@ class RunState(Generic[E]):
     def _averaged(self, weight: Tensor) -> Tensor:
         if not self.settings.ema_decay:
             return weight
-        # a thousandth of a step is lost in half precision
+        # half precision would round small changes of the average away
         return weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True)
 
-    def advanced(self) -> StepReport:
-        """Take one step; one that something breaks off, say a cancelled teacher, leaves the steps before it saved."""
+    def advance(self) -> StepReport:
+        """Take one step; if it is interrupted, e.g. by a cancelled teacher, save the steps before it."""
         self.before = self._own()
         try:
-            return self.advance()
+            return self._step()
         except TrainingDiverged:
             raise
         except BaseException:
-            # other processes would have to save at the same time
+            # several processes would all have to save at the same time
             if self.before is not None and self.processes.size == 1:
                 self.save()
             raise
         finally:
             self.before = None
 
-    def advance(self) -> StepReport:
+    def _step(self) -> StepReport:
         """Take one optimizer step."""
         start, settings = time.perf_counter(), self.settings
         loss, data_seconds = self._accumulate()
         self.processes.average_([loss])
-        norm = whole(nn.utils.clip_grad_norm_(self.weights.values(), settings.max_grad_norm or math.inf))
+        norm = unsharded(nn.utils.clip_grad_norm_(self.weights.values(), settings.max_grad_norm or math.inf))
         mean_loss, gradient_norm = torch.stack((loss, norm.to(loss))).tolist()
         if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
             raise self._diverged(mean_loss, gradient_norm)
         lr = settings.learning_rate_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.before = None  # from here on the weights are between two steps
+        self.before = None  # from here on the weights belong to no finished step
         self.optimizer.step()
-        self.optimizer.zero_grad()  # a checkpoint, pictures of the student find the room
-        self._follow()
+        self.optimizer.zero_grad()  # frees memory for checkpoints and previews
+        self._update_average()
         self.step += 1
         self.losses.append(mean_loss)
         rows = settings.batch_size * settings.gradient_accumulation * self.processes.size
@@ -151,17 +151,17 @@ class RunState(Generic[E]):
         )  # fmt: skip
 
     def _accumulate(self) -> tuple[Tensor, float]:
-        """Leave the gradient of the mean loss in the weights; return that loss, the seconds spent on data."""
+        """Accumulate the gradient of the mean loss; return that loss and the seconds spent on data."""
         total, data_seconds = torch.zeros((), device=self.device), 0.0
         for left in reversed(range(self.settings.gradient_accumulation)):
             asked = time.perf_counter()
             example = self.data.next(self.settings.batch_size)
             data_seconds += time.perf_counter() - asked
-            with self.processes.way.passing(self.objective, left == 0):
+            with self.processes.strategy.passes(self.objective, left == 0):
                 loss = self.objective(example)
                 if loss.ndim or not loss.requires_grad:
                     raise InvalidConfig(
-                        f"the loss has shape {list(loss.shape)}, {'a' if loss.requires_grad else 'no'} gradient; "
+                        f"the loss has shape {list(loss.shape)} and {'a' if loss.requires_grad else 'no'} gradient; "
                         "return a scalar that depends on the trainable weights"
                     )
                 share = loss / self.settings.gradient_accumulation
@@ -170,14 +170,14 @@ class RunState(Generic[E]):
         return total, data_seconds
 
     def _diverged(self, loss: float, gradient_norm: float) -> TrainingDiverged:
-        kept = "" if self.saved is None else f", the checkpoint of step {self.saved} stays"
+        kept = "" if self.saved is None else f"; the checkpoint of step {self.saved} is intact"
         return TrainingDiverged(
-            f"step {self.step + 1} has loss {loss}, gradient norm {gradient_norm}; it was not applied{kept}: "
-            f"give a lower learning_rate (it was {self.settings.learning_rate_at(self.step):g}), or remove the broken "
-            "example from the data"
+            f"step {self.step + 1} has loss {loss} and gradient norm {gradient_norm}, so it was not applied{kept}. "
+            f"Lower learning_rate (it was {self.settings.learning_rate_at(self.step):g}), or remove the broken example "
+            "from the data"
         )
 
-    def _follow(self) -> None:
+    def _update_average(self) -> None:
         """Move the average towards the weights."""
         if self.settings.ema_decay:
             average = list(self.average.values())
@@ -185,7 +185,7 @@ class RunState(Generic[E]):
             get_ema_multi_avg_fn(self.settings.ema_decay_at(self.step))(average, weights, None)
 
     def save(self) -> None:
-        """Make a checkpoint, unless this step has one."""
+        """Write a checkpoint, unless this step has one."""
         if self.folder is None or self.step == self.saved:
             return
         names, moments = list(self.weights), self.optimizer.state_dict()["state"]
@@ -201,11 +201,11 @@ class RunState(Generic[E]):
         self.saved = self.step
 
     def _own(self) -> dict[str, Tree]:
-        """What this process has for itself."""
+        """Return the state that only this process has."""
         return {"random": random_state(self.device), "data": self.data.state()}
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint; make the first where there is none."""
+        """Resume from the newest checkpoint, or write the first one."""
         if self.folder is None:
             return
         stored = self.folder.load(asdict(self.settings))
@@ -215,14 +215,14 @@ class RunState(Generic[E]):
             return
         if stored.step > self.settings.steps:
             raise InvalidConfig(
-                f"the run is at step {stored.step} of now {self.settings.steps}; give as many steps or more"
+                f"the run is already at step {stored.step}, but steps is {self.settings.steps}; use more steps"
             )
         weights, moments = stored.shared["weights"], stored.shared["optimizer"]
         _copy_(self.weights, weights)
         if self.settings.ema_decay:
             _copy_(self.average, stored.shared.get("average") or weights)
         state = {
-            index: {key: share_like(weight, value) if value.ndim else value for key, value in moments[name].items()}
+            index: {key: shard_like(weight, value) if value.ndim else value for key, value in moments[name].items()}
             for index, (name, weight) in enumerate(self.weights.items())
             if name in moments
         }
@@ -238,16 +238,16 @@ def _trained(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _copy_(ours: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
-    """Put stored weights into ours.
+    """Copy stored weights into ours.
 
     Raises:
-        CheckpointMismatch: other names or shapes; nothing is changed.
+        CheckpointMismatch: names or shapes differ; nothing is changed.
     """
     if different := first_shape_mismatch(ours, stored):
         name, here, before = different
         raise CheckpointMismatch(
-            f"the run trains other weights: {name} is {before or 'not there'} in it, {here or 'not there'} here; "
-            "train the same weights at the same rank, or use another run name"
+            f"the run trained other weights: {name} is {before or 'missing'} there, but {here or 'missing'} here; "
+            "train the same weights at the same rank, or choose another run name"
         )
     for name, weight in ours.items():
-        weight.detach().copy_(share_like(weight, stored[name]))
+        weight.detach().copy_(shard_like(weight, stored[name]))

@@ -1,6 +1,6 @@
-"""Rules for settings: the type, the range, the words for what is allowed.
+"""Rules for settings: the type, the range and a description of what is allowed.
 
-A bool is an int to Python, and 2.5 rows pass every comparison; a user means neither, so types are strict.
+Types are strict: in Python a bool is an int, and a comparison alone would accept 2.5 rows.
 """
 
 import math
@@ -14,7 +14,7 @@ Rule = tuple[Callable[[Any], bool], str]
 
 
 def whole(least: int, most: float = math.inf, more: str = "") -> Rule:
-    """Allow whole numbers in a range; `more` is added to the words."""
+    """Allow whole numbers in a range; `more` is added to the description."""
     legal = f"a whole number, {least} or more" if most == math.inf else f"a whole number from {least} to {most}"
     return lambda value: type(value) is int and least <= value <= most, legal + more
 
@@ -25,7 +25,7 @@ def number(is_legal: Callable[[float], bool], legal: str) -> Rule:
 
 
 def choice(names: Collection[str]) -> Rule:
-    """Allow one of these names."""
+    """Allow the given names."""
     return lambda value: isinstance(value, str) and value in names, f"one of {', '.join(names)}"
 
 
@@ -35,7 +35,7 @@ def text() -> Rule:
 
 
 def flag() -> Rule:
-    """Allow true or false, nothing that merely counts as one of them."""
+    """Allow True and False, but no value that merely equals one of them."""
     return lambda value: type(value) is bool, "true or false"
 
 
@@ -43,10 +43,10 @@ def check(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
     """Refuse the first value that its rule does not allow.
 
     Args:
-        values: setting by name.
-        rules: one for each of them.
+        values: settings by name.
+        rules: rule of each setting, by name.
     Raises:
-        InvalidConfig: names the setting, the value and what is allowed.
+        InvalidConfig: a value is not allowed; the message has the setting, the value and what is allowed.
     """
     for name, value in values.items():
         is_legal, legal = rules[name]

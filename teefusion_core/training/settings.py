@@ -13,27 +13,27 @@ from .targets import JITTERED, SECANT, TARGETS, TIMES
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """What a student is taught, by name as it stands in files and nodes.
+    """What a student learns, under the names that config files and nodes use.
 
     Attributes:
-        guidance_min, guidance_max: guidance of the paper is uniform between them (paper: 2 and 14).
+        guidance_min, guidance_max: range of w, the guidance of the paper, drawn uniformly (paper: 2 to 14).
         teacher_steps, scheduler: the teacher's schedule.
-        timestep_sampling: where on it, a name in TIMES.
+        timestep_sampling: noise levels on this schedule, a name in TIMES.
         target: velocity to learn, a name in TARGETS.
-        guidance_error_weight: how many times the error along the guidance counts, see `replay_loss`.
-        images_per_trajectory: pictures that the teacher paints at once, all with one w.
-        cache_size: how many of the latest trajectories are drawn from.
-        reuse: how often an example serves; 0: all trajectories come first, then serve for all of the training.
-        negative_share: share of trajectories that a negative prompt takes the place of the empty one in.
+        guidance_error_weight: weight of the error along the guidance, see `replay_loss`.
+        images_per_trajectory: number of images that the teacher makes at once, all with the same w.
+        cache_size: number of the latest trajectories that examples are drawn from.
+        reuse: average number of uses of an example; 0 makes all trajectories before the first step.
+        negative_share: share of the trajectories in which a negative prompt replaces the empty prompt.
         trainable: what is trained, a name in TRAINABLE.
-        rank: of a LoRA.
-        initial_gain_ratio: strength of the term at the start, as a share of the modulation vector; 0 takes the
+        rank: rank of the LoRA.
+        initial_gain_ratio: size of the guidance term at the start, as a share of the modulation vector; 0 uses the
             published gain.
-        guidance_embedding_scale, guidance_precision: of the term.
-        method: how guidance enters the student, a name in TAUGHT; with dice there is no term, nothing of the model
-            is trained, `guidance_min` must equal `guidance_max`.
-        gradient_checkpointing: less memory for a third more time.
-        run_seed: of trajectories with what is drawn from them, of the LoRA's start.
+        guidance_embedding_scale, guidance_precision: factor on w and rounding of w in the guidance term.
+        method: how guidance enters the student, a name in TAUGHT. With dice there is no guidance term, the model
+            is not trained, and `guidance_min` must equal `guidance_max`.
+        gradient_checkpointing: uses less memory and takes a third more time.
+        run_seed: seed of the trajectories, of the examples drawn from them and of the initial LoRA.
     """
 
     guidance_min: float = 1.0
@@ -60,12 +60,12 @@ class DistillSettings:
         check(asdict(self), _LEGAL)
         if self.method == DICE and self.guidance_min != self.guidance_max:
             raise InvalidConfig(
-                f"guidance_min is {self.guidance_min}, guidance_max {self.guidance_max}; a sharpener "
-                "learns one guidance: give both the same number"
+                f"guidance_min is {self.guidance_min} and guidance_max is {self.guidance_max}; a sharpener "
+                "learns a single guidance, so set both to the same number"
             )
         if self.method != DICE and not self.guidance_min < self.guidance_max:
             raise InvalidConfig(
-                f"guidance_min is {self.guidance_min}, guidance_max {self.guidance_max}; give a larger guidance_max"
+                f"guidance_min is {self.guidance_min}, guidance_max is {self.guidance_max}; use a larger guidance_max"
             )
 
 
@@ -76,15 +76,15 @@ _LEGAL: dict[str, Rule] = {
     "scheduler": text(),
     "timestep_sampling": choice(TIMES),
     "target": choice(TARGETS),
-    "guidance_error_weight": number(lambda weight: weight > 0, "a number above 0; 1 is the plain mean square"),
+    "guidance_error_weight": number(lambda weight: weight > 0, "a number above 0; 1 gives the plain mean square"),
     "images_per_trajectory": whole(1),
     "cache_size": whole(1),
     "reuse": number(lambda times: times >= 0, "a number, 0 or more; 0 makes all trajectories before the first step"),
     "negative_share": number(lambda share: 0 <= share <= 1, "a share from 0 to 1"),
     "trainable": choice(TRAINABLE),
     "rank": whole(1),
-    "initial_gain_ratio": number(lambda ratio: ratio >= 0, "a number, 0 or more; 0 takes the published gain"),
-    "guidance_embedding_scale": number(lambda scale: scale > 0, "a number above 0; the published student has 1000"),
+    "initial_gain_ratio": number(lambda ratio: ratio >= 0, "a number, 0 or more; 0 uses the published gain"),
+    "guidance_embedding_scale": number(lambda scale: scale > 0, "a number above 0; the published student uses 1000"),
     "guidance_precision": choice(GUIDANCE_PRECISIONS),
     "method": choice(TAUGHT),
     "gradient_checkpointing": flag(),

@@ -1,4 +1,4 @@
-"""What a teacher does on its way from noise to pictures, as training data.
+"""The trajectories of a teacher as training data.
 
 Shapes: B rows, C H W latent, N = C*H*W, S steps.
 """
@@ -18,14 +18,14 @@ from ..guidance.flow import Velocity, secant
 SCHEDULE_LEVELS, JITTERED, UNIFORM = "schedule", "jittered", "uniform"
 TIMES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     SCHEDULE_LEVELS: lambda grid_S, place_S: grid_S,
-    JITTERED: lambda grid_S, place_S: _read(grid_S, place_S),
-    UNIFORM: lambda grid_S, place_S: _read(torch.linspace(float(grid_S[0]), float(grid_S[-1]), len(grid_S)), place_S),
+    JITTERED: lambda grid_S, place_S: _lerp(grid_S, place_S),
+    UNIFORM: lambda grid_S, place_S: _lerp(torch.linspace(float(grid_S[0]), float(grid_S[-1]), len(grid_S)), place_S),
 }
-"""Where the teacher steps.
+"""Value of `timestep_sampling` -> noise levels of the teacher, from its schedule and randomly shifted places on it.
 
-grid: on the levels of the schedule, for students that always sample with it. between: anywhere between them, in steps
-as long as those of the schedule, which is uniform before its shift. even: anywhere, in steps of one length, which is
-uniform after the shift.
+schedule: the levels of the schedule, for students that always sample with it. jittered: levels between them, in steps
+as long as those of the schedule, which is uniform before its shift. uniform: steps of equal length, which is uniform
+after the shift.
 """
 
 SECANT, REEVALUATED, CLEAN = "secant", "re-evaluated", "clean"
@@ -34,25 +34,25 @@ TARGETS: dict[str, Callable[[list[Tensor], list[Tensor], Tensor, int], Tensor]] 
     REEVALUATED: lambda x, last, sigma_S, k: last[k],
     CLEAN: lambda x, last, sigma_S, k: (x[k] - x[-1]) / sigma_S[k].to(x[k]),
 }
-"""Which velocity the student learns, from states [B,C,H,W], last predictions (as velocity), levels [S+1], the step.
+"""Value of `target` -> velocity to learn, from states [B,C,H,W], last predicted velocities, levels [S+1] and the step.
 
-secant: where the teacher's step lands, so that an Euler student lands there. re-evaluated: what the teacher predicts
-last in its step, Algorithm 1 of the paper read literally; the weak step's share is lost on the student. clean: the
-straight line to the teacher's picture, for students of very few steps.
+secant: leads an Euler student to where the teacher's step ends. re-evaluated: the last prediction of the teacher in its
+step, as in Algorithm 1 of the paper; the student then misses the effect of the weak step. clean: the straight line to
+the teacher's image, for students of very few steps.
 """
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One way of the teacher, or a step each from many noised pictures.
+    """One trajectory of the teacher, or one step from each of many noised images.
 
     Attributes:
-        x_SBCHW: where it was.
-        sigma_S: at which noise levels.
+        x_SBCHW: noised latents.
+        sigma_S: their noise levels.
         target_SBCHW: the velocity to learn.
-        guidance_SBCHW: what of it guidance adds to the unguided velocity.
+        guidance_SBCHW: the target minus the unguided velocity.
         w: guidance of the paper, a scalar tensor.
-        prompt_SB, null_SB: of which prompt, guided away from what; numbers of the caller.
+        prompt_SB, null_SB: numbers of the prompts, and of those that guidance leads away from.
     """
 
     x_SBCHW: Tensor
@@ -69,11 +69,11 @@ class Example:
     """Rows drawn from trajectories.
 
     Attributes:
-        x_BCHW, sigma_B, w_B: where, at which guidance.
-        prompt_B, null_B: of which prompt, guided away from what; numbers of the caller.
+        x_BCHW, sigma_B, w_B: noised latents, their noise levels and guidance.
+        prompt_B, null_B: numbers of the prompts, and of those that guidance leads away from.
         target_BCHW: the velocity to learn.
-        guidance_BCHW: what of it guidance adds to the unguided velocity.
-        weight_B: how much the row counts.
+        guidance_BCHW: the target minus the unguided velocity.
+        weight_B: weight of the row in the loss.
     """
 
     x_BCHW: Tensor
@@ -86,19 +86,19 @@ class Example:
     weight_B: Tensor
 
     def to(self, device: torch.device) -> Example:
-        """Move all of it."""
+        """Move all tensors to a device."""
         return Example(**{name: column.to(device) for name, column in vars(self).items()})
 
 
 def levels(grid_S: Tensor, time: str, generator: torch.Generator) -> Tensor:
-    """Noise levels [S+1] of a trajectory; the ends are those of the grid.
+    """Return the noise levels [S+1] of a trajectory; the first and the last are those of the grid.
 
     Args:
         grid_S: schedule [S+1], decreasing.
         time: a name in TIMES.
-        generator: on the CPU.
+        generator: a generator on the CPU.
     Raises:
-        InvalidConfig: no such name.
+        InvalidConfig: time is not in TIMES.
     """
     if time not in TIMES:
         raise InvalidConfig(f"timestep_sampling is {time!r}; choose one of {', '.join(TIMES)}")
@@ -108,10 +108,10 @@ def levels(grid_S: Tensor, time: str, generator: torch.Generator) -> Tensor:
 
 
 def target_of(target: str, states: list[Tensor], last: list[Tensor], sigma_S: Tensor, step: int) -> Tensor:
-    """The velocity to learn in a step, [B,C,H,W].
+    """Return the velocity to learn in a step, [B,C,H,W].
 
     Raises:
-        InvalidConfig: no such target.
+        InvalidConfig: target is not in TARGETS.
     """
     if target not in TARGETS:
         raise InvalidConfig(f"target is {target!r}; choose one of {', '.join(TARGETS)}")
@@ -119,22 +119,22 @@ def target_of(target: str, states: list[Tensor], last: list[Tensor], sigma_S: Te
 
 
 def step_weights(trajectory: Trajectory) -> Tensor:
-    """How much each step of a trajectory shall count, [S]: one over the mean square of what guidance adds in it.
+    """Return the loss weight of each step of a trajectory, [S]: one over the mean square of its guidance.
 
-    That is fifty times more in the first step than in the last, a hundred times more at w 5 than at w 0.5: late steps
-    with low guidance would go unlearned otherwise. A student without guidance then has loss 1, one that equals its
-    teacher 0.
+    The mean square is fifty times larger in the first step than in the last, and a hundred times larger at w 5 than at
+    w 0.5; without the weights, late steps with low guidance would not be learned. With them, the loss of a student
+    without guidance is 1, and that of a student that equals its teacher is 0.
     """
     return 1 / trajectory.guidance_SBCHW.float().square().flatten(1).mean(1).clamp(min=1e-12)
 
 
 def replay_loss(student: Velocity, example: Example, guidance_error_weight: float = 1.0) -> Tensor:
-    """Weighted mean squared distance of the student's velocity from the teacher's.
+    """Return the weighted mean squared error of the student's velocity.
 
     Args:
         student: velocity at the example's w and prompts, differentiable.
         guidance_error_weight: weight of the error along the guidance. With 1, the plain mean square, a student that
-            cannot predict the direction of the guidance exactly shrinks it: users then get less guidance than they set.
+            cannot predict the direction of the guidance exactly learns less guidance than the user sets.
     Returns:
         Scalar loss.
     """
@@ -144,7 +144,7 @@ def replay_loss(student: Velocity, example: Example, guidance_error_weight: floa
     return (example.weight_B * (error_BN.square().mean(1) + (guidance_error_weight - 1) * along_B)).mean()
 
 
-def _read(grid_S: Tensor, place_S: Tensor) -> Tensor:
-    """Values of a table between its entries."""
+def _lerp(grid_S: Tensor, place_S: Tensor) -> Tensor:
+    """Interpolate a table between its entries."""
     low = place_S.long().clamp(max=len(grid_S) - 2)
     return torch.lerp(grid_S[low], grid_S[low + 1], place_S - low)

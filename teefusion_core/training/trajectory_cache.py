@@ -1,7 +1,7 @@
-"""Trajectories of a teacher, kept on disk for training.
+"""Trajectories of a teacher, stored on disk for training.
 
-A trajectory is known by its number alone, so a lost or damaged file is made again. Processes that train together
-share the trajectories and draw the same rows, of which each reads its part: their number does not change the result.
+A trajectory depends on its number only, so a lost or damaged file is made again. Processes that train together share
+the trajectories and draw the same rows, of which each reads its part: their number does not change the result.
 Shapes: B rows, S steps.
 """
 
@@ -29,13 +29,13 @@ _SMALL = ("sigma_S", "weight_S", "w", "prompt_SB", "null_SB")
 
 
 def generator_of(seed: int, *place: int | str) -> torch.Generator:
-    """A random generator on the CPU for one thing of a run, e.g. the trajectory of a number."""
+    """Return a random generator on the CPU for one part of a run, e.g. the trajectory with a number."""
     mixed = random.Random("/".join(str(part) for part in (seed, *place)))
     return torch.Generator().manual_seed(mixed.getrandbits(63))
 
 
 class TrajectoryCache:
-    """Examples from the latest trajectories; new ones are made as training goes on."""
+    """Examples from the latest trajectories; new trajectories are made during training."""
 
     def __init__(
         self,
@@ -52,20 +52,20 @@ class TrajectoryCache:
         """Open a folder of trajectories; none is made yet.
 
         Args:
-            make: the trajectory of a number, always the same for the same number; called when it is due.
-            folder: where they are kept, as float16.
-            examples: of one trajectory, its steps times its rows.
-            cache_size: how many of the latest are drawn from, 1 or more.
-            reuse: how many times each example is used, on average, before the teacher makes new ones; 0: `cache_size`
-                trajectories are made before the first step, none later.
-            seed: of the drawing.
-            processes: who trains; by default those of torch.distributed. All open the same folder.
-            on_trajectory: called before the teacher makes a trajectory, with how many have.
+            make: returns the trajectory with a number, always the same one; called when it is needed.
+            folder: where the trajectories are stored, as float16.
+            examples: number of examples in one trajectory: its steps times its rows.
+            cache_size: number of the latest trajectories to draw from, 1 or more.
+            reuse: how many times each example is used, on average, before the teacher makes new ones; 0 makes
+                `cache_size` trajectories before the first step and none later.
+            seed: seed of the draws.
+            processes: the training processes; by default those of torch.distributed. All open the same folder.
+            on_trajectory: called before the teacher makes a trajectory, with its number.
         Raises:
-            InvalidConfig: cache_size below 1, or reuse below 0.
+            InvalidConfig: cache_size is below 1, or reuse is below 0.
         """
         if cache_size < 1 or not 0 <= reuse < math.inf:
-            raise InvalidConfig(f"cache_size is {cache_size}, reuse is {reuse}; give 1 or more, and 0 or more")
+            raise InvalidConfig(f"cache_size is {cache_size} and reuse is {reuse}; use 1 or more, and 0 or more")
         self.make, self.folder, self.examples, self.cache_size, self.reuse = make, folder, examples, cache_size, reuse
         self.processes, self.on_trajectory = processes or Processes(), on_trajectory
         self.generator = generator_of(seed, "draw", 0)
@@ -74,8 +74,8 @@ class TrajectoryCache:
         self._files: dict[int, Any] = {}
 
     def next(self, rows: int) -> Example:
-        """Draw rows for all processes from any trajectory and step; return those of this one, float32 on the CPU."""
-        # one at the start, so that training begins at once
+        """Draw rows for all processes from any trajectory and step; return this one's, float32 on the CPU."""
+        # one at the start, so that training starts early
         made = 1 + int(self.drawn / (self.examples * self.reuse)) if self.reuse else self.cache_size
         oldest = max(made - self.cache_size, 0)
         self._keep(range(oldest, made))
@@ -92,11 +92,11 @@ class TrajectoryCache:
         return Example(**{name: torch.stack([row[name] for row in picked]) for name in picked[0]})
 
     def state(self) -> Tree:
-        """Return the position; the trajectories follow from it."""
+        """Return the position, which determines the trajectories."""
         return {"drawn": self.drawn, "generator": self.generator.get_state()}
 
     def load_state(self, state: Tree) -> None:
-        """Go on from a position."""
+        """Resume from a position."""
         self.drawn = state["drawn"]
         self.generator.set_state(state["generator"])
 
@@ -104,28 +104,28 @@ class TrajectoryCache:
         return self.folder / f"trajectory-{index:08d}.safetensors"
 
     def _keep(self, indices: range) -> None:
-        """Have these trajectories on disk; what is older goes."""
+        """Make sure that these trajectories are on disk, and remove older ones."""
         for index in indices:
             if index not in self._files:
-                self._have(index)
+                self._ensure(index)
                 with self.processes.all_or_none():
                     self._files[index] = self._opened(index)
         for index in range(self._oldest, indices.start):
             self._files.pop(index, None)
-            if self.processes.first:  # all have met since they last read it
+            if self.processes.first:  # all processes have synchronised since they last read it
                 self._path(index).unlink(missing_ok=True)
         self._oldest = indices.start
 
-    def _have(self, index: int) -> None:
-        """Make sure that a trajectory is on disk; several processes make it and the next ones side by side."""
-        if self.processes.any(not self._is_whole(index)):
+    def _ensure(self, index: int) -> None:
+        """Make sure that a trajectory is on disk; several processes make it and the next ones in parallel."""
+        if self.processes.any(not self._is_intact(index)):
             ours = index + self.processes.rank
             due = ours < self.cache_size or self.reuse > 0
             with self.processes.all_or_none():
-                if ours == index or due and not self._is_whole(ours):
+                if ours == index or due and not self._is_intact(ours):
                     self._make(ours)
 
-    def _is_whole(self, index: int) -> bool:
+    def _is_intact(self, index: int) -> bool:
         try:
             self._opened(index)
         except CheckpointMismatch as error:
@@ -156,6 +156,6 @@ class TrajectoryCache:
 
 
 def _stored(trajectory: Trajectory) -> dict[str, torch.Tensor]:
-    """A trajectory with the weights of its steps; latents as float16."""
+    """Return a trajectory with the weights of its steps; the latents are float16."""
     halved = {name: value.half() if name in _LATENTS else value for name, value in vars(trajectory).items()}
     return {**halved, "weight_S": step_weights(trajectory)}

@@ -16,11 +16,11 @@ from ..files.tensor_file import first_shape_mismatch
 
 
 class Update(nn.Module):
-    """Trainable parameters that change a network while they hang on it.
+    """Trainable parameters that change a network while they are applied to it.
 
     Attributes:
-        mode: what a student file holds of it, e.g. LORA or DIFF.
-        embedder: layers that a method of guidance adds, trained along.
+        mode: kind of the tensors in a student file, e.g. LORA or DIFF.
+        embedder: additional layers of the guidance method, which are trained too.
     """
 
     mode: str
@@ -29,30 +29,30 @@ class Update(nn.Module):
     def __init__(self, network: nn.Module):
         """Bind to a network, which is not changed."""
         super().__init__()
-        self._network = [network]  # in a list, or its weights would count as ours
+        self._network = [network]  # in a list, so that its weights are not registered as ours
         self._applied: ExitStack | None = None
         self.embedder = None
 
     @property
     def network(self) -> nn.Module:
-        """What the update hangs on."""
+        """The network that the update changes."""
         return self._network[0]
 
     def applied(self) -> AbstractContextManager[None]:
-        """Change what the network computes, differentiably, inside the block."""
+        """Apply the update to the network inside the block, differentiably."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors of a student file, float16 on the CPU; the embedder's are not among them."""
+        """Return the tensors of a student file, float16 on the CPU, without those of the embedder."""
         raise NotImplementedError
 
     def changed(self) -> Iterator[tuple[str, Tensor]]:
-        """Go through the parameters of the network that are other with the update: name, new value in float32."""
+        """Yield each parameter of the network that the update changes: its name and its new value in float32."""
         raise NotImplementedError
 
     @torch.no_grad()
     def merged(self) -> dict[str, Tensor]:
-        """Return all weights of the network with the update in them, on the CPU, in a dtype that holds it."""
+        """Return all weights of the network with the update merged, on the CPU, in a dtype that preserves it."""
         weights = {name: weight.detach().cpu() for name, weight in self.network.state_dict().items()}
         for name, value in self.changed():
             dtype = weights[name].dtype
@@ -61,16 +61,16 @@ class Update(nn.Module):
         return {name: weight.clone(memory_format=torch.contiguous_format) for name, weight in weights.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave.
+        """Load tensors that `state` returned.
 
         Raises:
-            CheckpointMismatch: tensors of another network, rank or choice of layers; nothing is changed.
+            CheckpointMismatch: the network, rank or choice of layers differs; nothing is changed.
         """
         raise NotImplementedError
 
     @contextmanager
     def in_training(self) -> Iterator[None]:
-        """Wear the update inside the block, save where it is `disabled`."""
+        """Apply the update inside the block, except where it is `disabled`."""
         with ExitStack() as self._applied:
             self._applied.enter_context(self.applied())
             yield
@@ -78,7 +78,7 @@ class Update(nn.Module):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Have the base alone inside the block, then wear the update again."""
+        """Disable the update inside the block, then apply it again."""
         if self._applied is None:
             yield
             return
@@ -91,7 +91,7 @@ class Update(nn.Module):
 
 @contextmanager
 def exchanged(update: Update, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Have other values, such as a moving average, in an update's parameters inside the block."""
+    """Replace the parameters of an update by other values, such as a moving average, inside the block."""
     own = {name: parameter.detach().clone() for name, parameter in update.named_parameters()}
     _copy_(update, values)
     try:
@@ -106,17 +106,17 @@ def _copy_(update: Update, values: Mapping[str, Tensor]) -> None:
         parameter.copy_(values[name])
 
 
-def take_over(ours: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors of a file into our parameters.
+def copy_into(ours: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Copy the tensors of a file into our parameters.
 
     Raises:
-        CheckpointMismatch: other names or shapes; nothing is changed.
+        CheckpointMismatch: names or shapes differ; nothing is changed.
     """
     if different := first_shape_mismatch(ours, tensors):
         name, here, there = different
         raise CheckpointMismatch(
-            f"{name} is {there or 'missing'} in the file, {here or 'not trained'} here; choose a file of the same "
-            "base, rank and trained layers"
+            f"{name} is {there or 'missing'} in the file, but {here or 'not trained'} here; choose a file of the "
+            "same base, rank and trained layers"
         )
     with torch.no_grad():
         for name, tensor in ours.items():

@@ -1,10 +1,10 @@
-"""Memory foretold from two small trials, against what torch's own allocator reports."""
+"""The memory forecast from two small trials, against what torch's own allocator reports."""
 
 import pytest
 import torch
 from torch import nn
 
-from teefusion_core.training.memory_forecast import Forecast, foretold
+from teefusion_core.training.memory_forecast import Forecast, forecast
 
 from .allocator import allocated
 
@@ -24,7 +24,7 @@ def step():
 @pytest.mark.parametrize("rows", [2, 3, 8, 100])
 def test_equals_the_allocator_to_the_byte(step, rows):
     step(1)
-    assert foretold(step).peak(rows) == allocated(lambda: step(rows))
+    assert forecast(step).peak(rows) == allocated(lambda: step(rows))
 
 
 def test_the_busiest_moment_may_change_with_the_rows():

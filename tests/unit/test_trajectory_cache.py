@@ -157,7 +157,7 @@ class Side:
         self.barrier.wait(20)
         return answer
 
-    def _heard(self, text):
+    def _failures(self, text):
         return [text]
 
     all_or_none = Processes.all_or_none

@@ -1,6 +1,6 @@
-"""Judges with weights of the host's folders, on the host's device.
+"""Judges with weights from ComfyUI's folders, on ComfyUI's device.
 
-Shapes: B pictures with a prompt each.
+Shapes: B images with a prompt each.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ AT_ONCE = 8
 
 
 def score_files() -> list[str]:
-    """What a judge can be: off, or a file of the host's folders."""
+    """Return the choices for a judge: off, or a file in ComfyUI's folders."""
     return [OFF, *folder_paths.get_filename_list(FOLDER)]
 
 
 def score_file(judge: str, name: str) -> Path:
-    """Return where the weights of a judge are.
+    """Return the path of the weights of a judge.
 
     Args:
         judge: a key of JUDGES, for the message.
-        name: as `score_files` lists it.
+        name: a name that `score_files` lists.
     Raises:
-        CheckpointMismatch: none of this name in the folders.
+        CheckpointMismatch: no file in the folders has this name.
     """
     path = folder_paths.get_full_path(FOLDER, name) if name in folder_paths.get_filename_list(FOLDER) else None
     if path is None:
         folders = ", ".join(folder_paths.get_folder_paths(FOLDER))
         raise CheckpointMismatch(
-            f"{name} is in none of the {FOLDER} folders ({folders}); copy the file there that "
+            f"{name} is not in a {FOLDER} folder ({folders}); copy the file there that "
             f"{judge} needs: {JUDGES[judge].weights}"
         )
     return Path(path)
@@ -59,31 +59,31 @@ def score_file(judge: str, name: str) -> Path:
 def score_pictures(
     pictures: Sequence[Image.Image], prompts: Sequence[str], files: Mapping[str, Path], names: Sequence[str]
 ) -> ScoreTable:
-    """Score pictures with their prompts by every judge that has a file.
+    """Score images and their prompts with every judge that has a file.
 
     Args:
-        pictures: [B].
-        prompts: one per picture.
+        pictures: B images.
+        prompts: one per image.
         files: key of JUDGES -> its weights.
-        names: what the pictures are called.
+        names: names of the images.
     Raises:
-        CheckpointMismatch: a file that is no such judge.
-        InvalidConfig: no judge, or an aesthetic head without its CLIP.
+        CheckpointMismatch: a file does not contain the weights of its judge.
+        InvalidConfig: no judge is chosen, or an aesthetic head without its CLIP.
     """
     if not files:
         wishes = "; ".join(f"{name}: {judge.weights}" for name, judge in JUDGES.items())
         raise InvalidConfig(
-            f"no judge is chosen; put weights into a {FOLDER} folder of ComfyUI, choose them ({wishes})"
+            f"no judge is chosen; copy weights to a {FOLDER} folder of ComfyUI and choose them ({wishes})"
         )
     if AESTHETIC in files and CLIP not in files:
-        raise InvalidConfig(f"{AESTHETIC} judges what a CLIP sees; choose ViT-L/14 of OpenAI as {CLIP} too")
+        raise InvalidConfig(f"{AESTHETIC} scores CLIP embeddings; choose OpenAI's ViT-L/14 as {CLIP} too")
     run = _Run(pictures, prompts, files)
     return ScoreTable(names, prompts, {name: values for judge in run.chosen() for name, values in judge})
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Pictures with prompts, scored judge by judge, so that one at a time is in memory."""
+    """Images with prompts, scored judge by judge, so that only one judge is in memory at a time."""
 
     pictures: Sequence[Image.Image]
     prompts: Sequence[str]
@@ -102,7 +102,7 @@ class _Run:
         known = backbone in {row.name for row in BACKBONES.values()}
         if known and not backbone.startswith(wanted):
             needed = f"{title} needs a {wanted}/14: {JUDGES[judge].weights}"
-            raise CheckpointMismatch(f"{path.name} is a {backbone}, {needed}")
+            raise CheckpointMismatch(f"{path.name} is a {backbone}, but {needed}")
         tokens_BL = clip_tokens(self.prompts)
         head = self._head(clip, backbone) if judge == CLIP and AESTHETIC in self.files else None
         with _on_device(clip):
@@ -119,7 +119,7 @@ class _Run:
         tokens_BL, mask_BL = reward_tokens(self.prompts, path)
         if int(tokens_BL.max()) >= judge.text.config.vocab_size:
             raise CheckpointMismatch(
-                f"{path.with_suffix('.txt').name} has more words than {path.name} knows; use vocab.txt of "
+                f"{path.with_suffix('.txt').name} has more tokens than {path.name} supports; use vocab.txt of "
                 "bert-base-uncased"
             )
         with _on_device(judge):
@@ -133,7 +133,7 @@ class _Run:
         return head
 
     def _each(self, score: Callable[[slice], Tensor]) -> list[float]:
-        """Score a few at a time; cancel is asked for before each."""
+        """Score a few images at a time; the user can cancel before each batch."""
         found: list[float] = []
         bar = comfy.utils.ProgressBar(len(self.pictures))
         for first in range(0, len(self.pictures), AT_ONCE):
@@ -146,9 +146,9 @@ class _Run:
 
 @contextmanager
 def _on_device(network) -> Iterator[None]:
-    """Have the host load a network, making room for it; it is gone afterwards."""
+    """Let ComfyUI load a network inside the block, and unload it at the end."""
     management, held = comfy.model_management, torch.nn.Module()
-    # the host writes attributes, such as device, which networks of transformers have as properties
+    # the host sets attributes such as device, which are properties in networks of transformers
     held.add_module("network", network)
     patcher = comfy.model_patcher.ModelPatcher(
         held, load_device=management.get_torch_device(), offload_device=management.text_encoder_offload_device()
@@ -161,7 +161,7 @@ def _on_device(network) -> Iterator[None]:
 
 
 def clip_tokens(prompts: Sequence[str]) -> Tensor:
-    """Return token numbers [B,77] by the vocabulary that comes with ComfyUI."""
+    """Return token ids [B,77] from the vocabulary that comes with ComfyUI."""
     from transformers import CLIPTokenizer
 
     folder = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
@@ -170,23 +170,23 @@ def clip_tokens(prompts: Sequence[str]) -> Tensor:
 
 
 def reward_tokens(prompts: Sequence[str], path: Path) -> tuple[Tensor, Tensor]:
-    """Return token numbers, mask [B,35] by the vocabulary beside the weights.
+    """Return token ids and mask, both [B,35], from the vocabulary beside the weights.
 
     Raises:
-        CheckpointMismatch: none is there, or it is none of BERT's.
+        CheckpointMismatch: the vocabulary is missing, or it is not BERT's.
     """
     beside = path.with_suffix(".txt")
     if not beside.is_file():
         raise CheckpointMismatch(
-            f"{path.name} needs the words that it was trained with; put vocab.txt of bert-base-uncased beside it as "
-            f"{beside.name}"
+            f"{path.name} needs the vocabulary that it was trained with; copy vocab.txt of bert-base-uncased to "
+            f"{beside.name} beside it"
         )
     from tokenizers import BertWordPieceTokenizer
 
     words = beside.read_text(encoding="utf-8").splitlines()
     missing = {"[CLS]", "[SEP]", "[PAD]", "[UNK]"} - set(words)
     if missing:
-        raise CheckpointMismatch(f"{beside.name} lacks {min(missing)}; use vocab.txt of bert-base-uncased")
+        raise CheckpointMismatch(f"{beside.name} has no {min(missing)}; use vocab.txt of bert-base-uncased")
     tokenizer = BertWordPieceTokenizer({word: number for number, word in enumerate(words)}, lowercase=True)
     tokenizer.enable_truncation(REWARD_TOKENS)
     tokenizer.enable_padding(length=REWARD_TOKENS, pad_id=words.index("[PAD]"), pad_token="[PAD]")
@@ -195,24 +195,24 @@ def reward_tokens(prompts: Sequence[str], path: Path) -> tuple[Tensor, Tensor]:
 
 
 def convert(source: Path, target: Path) -> int:
-    """Write a pickle of tensors as safetensors; nothing in it is run, only tensors are taken.
+    """Convert a pickle of tensors to safetensors, without running code in it.
 
     Returns:
-        How many tensors were written.
+        Number of tensors written.
     Raises:
-        CheckpointMismatch: a file with more in it than tensors, or a target that is there or of another kind.
+        CheckpointMismatch: the source cannot be read as tensors, or the target exists or has another suffix.
     """
     if target.suffix != SUFFIX or target.exists():
-        raise CheckpointMismatch(f"{target.name} is to be a new {SUFFIX} file; give another name")
+        raise CheckpointMismatch(f"{target.name} is not a new {SUFFIX} file; choose another name")
     try:
         loaded = comfy.utils.load_torch_file(str(source), safe_load=True)
     except Exception as error:
         raise CheckpointMismatch(
-            f"{source.name} cannot be read without running what is in it ({type(error).__name__}); get the file from "
-            "those who published it"
+            f"{source.name} cannot be read without running code in it ({type(error).__name__}); get a file of "
+            "tensors from its publisher"
         ) from error
     tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise CheckpointMismatch(f"{source.name} holds no tensors; get the file from those who published it")
+        raise CheckpointMismatch(f"{source.name} contains no tensors; get the original file from its publisher")
     write_tensors(target, {name: value.clone().contiguous() for name, value in tensors.items()}, {})
     return len(tensors)

@@ -1,4 +1,4 @@
-"""A teacher with its student on one copy of a ComfyUI model.
+"""A teacher and its student on one copy of a ComfyUI model.
 
 Shapes: B rows, C H W latent, S steps.
 """
@@ -46,19 +46,19 @@ class Distillation:
 
         Args:
             model: MODEL that the student starts from.
-            teacher: whom it imitates.
+            teacher: teacher to imitate.
             positives: prompts; with images, the caption of each.
             nulls: the encoded empty prompt first, then negative prompts.
-            settings: what is taught and how.
+            settings: settings of the distillation.
             latent_CHW: shape of the latents if the teacher starts from noise.
             images: LATENT samples [1,C,H,W] of one shape to start from instead.
         Raises:
-            UnsupportedArchitecture: the model has no place for guidance, which a sharpener does not need.
-            ShapeMismatch: images of several shapes or of another latent space, or not one caption each.
-            InvalidConfig: a scheduler that the host does not have, or a model that is not a base.
+            UnsupportedArchitecture: the model has no embedder of pooled text, which all students but a sharpener need.
+            ShapeMismatch: the images have several shapes, another latent space, or not one caption each.
+            InvalidConfig: the host does not have the scheduler, or the model is not a base.
         """
         if why := why_no_base(model):
-            raise InvalidConfig(f"model {why}; a student would be trained on top of its guidance: connect the base")
+            raise InvalidConfig(f"model {why}, so a student would be trained on top of its guidance; connect the base")
         self.model, self.teacher, self.settings = model, teacher, settings
         self.positives, self.nulls = positives, nulls
         self.images = checked_images(images, len(positives), model.model.latent_format.latent_channels)
@@ -75,7 +75,7 @@ class Distillation:
         """Try the teacher on one prompt.
 
         Raises:
-            InvalidConfig: its sampler keeps a history or adds noise.
+            InvalidConfig: the sampler of the teacher keeps a history or adds noise.
         """
         noise_1CHW = torch.randn(1, *self.latent_CHW, generator=generator_of(self.settings.run_seed, "check"))
         with self.student.update.disabled(), torch.no_grad():
@@ -91,12 +91,12 @@ class Distillation:
             yield
 
     def trajectory(self, number: int) -> Trajectory:
-        """Return the teacher's trajectory of a number, which is always the same."""
+        """Return the teacher's trajectory with a number, always the same one."""
         with self.student.update.disabled(), torch.no_grad():
             return self._maker.make(number)
 
     def loss(self, example: Example) -> Tensor:
-        """Return how far the student is from the teacher, for rows of the trajectories."""
+        """Return the loss of the student against the teacher, for rows of the trajectories."""
         example = example.to(self.network.device)
         student = self.velocity(example.prompt_B.tolist(), example.null_B.tolist(), example.w_B)
         return replay_loss(student, example, self.settings.guidance_error_weight)
@@ -125,7 +125,7 @@ class Distillation:
         return at
 
     def preview(self, prompt: int, w: float) -> Tensor:
-        """Sample the student with Euler on the teacher's schedule; LATENT samples [1,C,H,W] on the CPU."""
+        """Sample the student with Euler on the teacher's schedule; return LATENT samples [1,C,H,W] on the CPU."""
         sampling, device = self.model.get_model_object("model_sampling"), self.network.device
         generator = torch.Generator().manual_seed(self.settings.run_seed)
         noise_1CHW = torch.randn(1, *self.latent_CHW, generator=generator).to(device)

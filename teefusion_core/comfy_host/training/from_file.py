@@ -1,7 +1,7 @@
-"""A training that is described by a file.
+"""A training run from a config file.
 
 Sections: [model] to start from, [teacher] to imitate, [data] with prompts or images, [distillation] with the fields of
-DistillSettings, [training] with those of TrainSettings and `parallel`, [output].
+DistillSettings, [training] with those of TrainSettings and `parallel`, and [output].
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ LEGAL: dict[str, set[str]] = {
 
 
 def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path]:
-    """Build what a file describes.
+    """Build the training run that a config file describes.
 
     Args:
-        config: its sections.
-        folder: that paths in it start from.
+        config: sections of the file.
+        folder: folder that its paths are relative to.
     Returns:
         (training, path of the student file to write).
     Raises:
-        InvalidConfig: an unknown section or name, a missing one, a file that is not there.
+        InvalidConfig: a section or name is unknown or missing, or a file does not exist.
     """
     _check_names(config)
     sections = {name: dict(config.get(name, {})) for name in LEGAL}
     model, clip, vae = _load(sections["model"], folder)
-    teacher, told = teacher_of(sections["teacher"], model, folder)
+    teacher, description = teacher_of(sections["teacher"], model, folder)
     processes = Processes(sections["training"].pop("parallel", DDP))
     settings = _settings(DistillSettings, "distillation", sections["distillation"])
     loop = _settings(TrainSettings, "training", sections["training"])
@@ -72,8 +72,8 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     accept_changes, whole_model = output.get("accept_changes", []), output.get("whole_model", False)
     check({"whole_model": whole_model}, {"whole_model": flag()})
     training = Training(
-        distillation, loop, root=root, name=name, teacher=told, accept_changes=accept_changes, whole_model=whole_model,
-        processes=processes,
+        distillation, loop, root=root, name=name, teacher=description, accept_changes=accept_changes,
+        whole_model=whole_model, processes=processes,
     )  # fmt: skip
     return training, student
 
@@ -81,10 +81,11 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
 def _check_names(config: Mapping[str, Any]) -> None:
     for section, values in config.items():
         if section not in LEGAL or not isinstance(values, Mapping):
-            raise InvalidConfig(f"[{section}] is no section; legal are {', '.join(f'[{name}]' for name in LEGAL)}")
+            raise InvalidConfig(f"[{section}] is not a section; allowed are {', '.join(f'[{name}]' for name in LEGAL)}")
         unknown = sorted(values.keys() - LEGAL[section])
         if unknown:
-            raise InvalidConfig(f"[{section}] has {', '.join(unknown)}; legal are {', '.join(sorted(LEGAL[section]))}")
+            names, allowed = ", ".join(unknown), ", ".join(sorted(LEGAL[section]))
+            raise InvalidConfig(f"[{section}] has unknown names: {names}; allowed are {allowed}")
 
 
 def _needed(section: Mapping[str, Any], where: str, name: str) -> Any:
@@ -96,19 +97,19 @@ def _needed(section: Mapping[str, Any], where: str, name: str) -> Any:
 def _file(folder: Path, name: str) -> str:
     path = folder / name
     if not path.is_file():
-        raise InvalidConfig(f"{path} is not there; paths start from the folder of the config file")
+        raise InvalidConfig(f"{path} does not exist; paths are relative to the folder of the config file")
     return str(path)
 
 
 def _settings(kind: Any, section: str, values: Mapping[str, Any]) -> Any:
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
     if needed:
-        raise InvalidConfig(f"[{section}] has no {', '.join(needed)}; add what is missing")
+        raise InvalidConfig(f"[{section}] has no {', '.join(needed)}; add the missing settings")
     return kind(**values)
 
 
 def _load(section: Mapping[str, Any], folder: Path):
-    """MODEL, CLIP, VAE by one of three ways."""
+    """Return MODEL, CLIP and VAE from one of three sources."""
     if "demo_model" in section:
         return load_demo(section["demo_model"])
     if "checkpoint" in section:
@@ -116,7 +117,7 @@ def _load(section: Mapping[str, Any], folder: Path):
     model = comfy.sd.load_diffusion_model(_file(folder, _needed(section, "model", "diffusion_model")))
     kind = getattr(comfy.sd.CLIPType, str(section.get("clip_type", "sd3")).upper(), None)
     if kind is None:
-        raise InvalidConfig(f"[model] clip_type is {section['clip_type']!r}; give one that CLIPLoader offers, e.g. sd3")
+        raise InvalidConfig(f"[model] clip_type is {section['clip_type']!r}; use one that CLIPLoader offers, e.g. sd3")
     clip = comfy.sd.load_clip([_file(folder, name) for name in _needed(section, "model", "clip")], clip_type=kind)
     vae = None
     if "vae" in section:
@@ -127,7 +128,7 @@ def _load(section: Mapping[str, Any], folder: Path):
 def _cfg(section: Mapping[str, Any], model, folder: Path):
     name = section.get("sampler", "euler")
     if name not in comfy.samplers.SAMPLER_NAMES:
-        raise InvalidConfig(f"[teacher] sampler is {name!r}; legal are {', '.join(comfy.samplers.SAMPLER_NAMES)}")
+        raise InvalidConfig(f"[teacher] sampler is {name!r}; allowed are {', '.join(comfy.samplers.SAMPLER_NAMES)}")
     return comfy.samplers.CFGGuider(model), comfy.samplers.sampler_object(name), f"CFG at scale 1 + w, {name}"
 
 
@@ -137,14 +138,14 @@ def _reflection(section: Mapping[str, Any], model, folder: Path, weak_cfg: float
         named = section["weak_model"]
         weak = load_demo(named)[0] if named == "weak" else comfy.sd.load_diffusion_model(_file(folder, named))
     strong, weak_scale = section.get("strong_cfg"), section.get("weak_cfg", weak_cfg)
-    # the final scale is the trainer's to set; a strong one that begins alike goes with it
+    # the trainer sets the final scale, and a strong scale that is equal to it here follows
     scales = Scales(1.0, weak_scale, 1.0) if strong is None else Scales(strong, weak_scale, strong + 1)
     sampler = ReflectionSampler(
         reflect_steps=section.get("reflect_steps", -1), inversion=section.get("inversion", "exact")
     )
     shown = "1 + w" if strong is None else f"{strong:g}"
-    told = f"reflection, cfg {shown} / {weak_scale:g} / 1 + w (strong / weak / final)"
-    return ReflectionGuider(model, weak, scales=scales), sampler, told
+    description = f"reflection, cfg {shown} / {weak_scale:g} / 1 + w (strong / weak / final)"
+    return ReflectionGuider(model, weak, scales=scales), sampler, description
 
 
 TEACHERS = {
@@ -155,22 +156,22 @@ TEACHERS = {
 
 
 def teacher_of(section: Mapping[str, Any], model, folder: Path) -> tuple[Teacher, str]:
-    """Build what `[teacher]` describes.
+    """Build the teacher that `[teacher]` describes.
 
     Args:
-        section: its names with values.
-        model: MODEL that it runs.
-        folder: that paths in it start from.
+        section: settings by name.
+        model: MODEL of the teacher.
+        folder: folder that paths in the section are relative to.
     Returns:
-        (teacher, the same in words).
+        (teacher, its description).
     Raises:
-        InvalidConfig: an unknown kind or sampler, a file that is not there.
+        InvalidConfig: the kind or sampler is unknown, or a file does not exist.
     """
     kind = section.get("kind", "cfg")
     if kind not in TEACHERS:
-        raise InvalidConfig(f"[teacher] kind is {kind!r}; legal are {', '.join(TEACHERS)}")
-    guider, sampler, told = TEACHERS[kind](section, model, folder)
-    return Teacher(guider, sampler), told
+        raise InvalidConfig(f"[teacher] kind is {kind!r}; allowed are {', '.join(TEACHERS)}")
+    guider, sampler, description = TEACHERS[kind](section, model, folder)
+    return Teacher(guider, sampler), description
 
 
 def _lines(folder: Path, name: str) -> list[str]:
@@ -182,17 +183,17 @@ def _lines(folder: Path, name: str) -> list[str]:
 
 @torch.no_grad()
 def _data(section: Mapping[str, Any], model, clip, vae, folder: Path):
-    """Prompts, nulls, where the teacher starts."""
+    """Return prompts, nulls, and what the teacher starts from."""
     width, height = (int(section.get(name, 1024)) for name in ("width", "height"))
     negatives = _lines(folder, section["negative_prompts"]) if "negative_prompts" in section else []
     nulls = Prompts(encoded(clip, ["", *negatives]), "null")
     if ("images" in section) == ("prompts" in section):
-        raise InvalidConfig("[data] needs prompts (a file, one per line) or images (a folder), one of the two")
+        raise InvalidConfig("[data] needs either prompts (a file with one per line) or images (a folder)")
     if "prompts" in section:
         prompts = Prompts(encoded(clip, _lines(folder, section["prompts"])), "prompt")
         return prompts, nulls, {"latent_CHW": latent_shape(model, width, height)}
     if vae is None:
-        raise InvalidConfig("[data] has images, [model] no vae to encode them; add one")
+        raise InvalidConfig("[data] has images, but [model] has no vae to encode them; add one")
     found = captioned(folder / section["images"])
     latents = [vae.encode(one.pixels(width, height)) for one in found]
     return Prompts(encoded(clip, [one.caption for one in found]), "caption"), nulls, {"images": latents}

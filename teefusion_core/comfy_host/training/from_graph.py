@@ -16,7 +16,7 @@ from ...training.loop_settings import TrainSettings
 from ...training.settings import DistillSettings
 from ..guidance.student_loader import MODELS, UPDATES
 from ..prompts.encoded import Prompts, encoded
-from ..sampling import tell
+from ..sampling import notify
 from .distillation import Distillation
 from .network import latent_shape
 from .progress import TrainingProgress
@@ -24,7 +24,7 @@ from .run import Trained, Training
 from .teacher import Teacher
 
 RUNS = "teefusion_runs"
-"""Folder in ComfyUI's output folder; students are written to the folders beside it that loaders list."""
+"""Folder in ComfyUI's output folder; students are written beside it, to the folders that loaders list."""
 
 
 def train_in_graph(
@@ -42,26 +42,26 @@ def train_in_graph(
     preview_every: int = 0,
     vae=None,
 ) -> tuple[Trained, Path]:
-    """Train with progress, cancel and checkpoints; write the student file.
+    """Train with progress display, cancellation and checkpoints, then write the student file.
 
     Args:
         model: MODEL that the student starts from.
         guider, sampler: the teacher.
         data: positives, nulls and images, from `graph_data`.
-        settings, loop: how.
-        name: of the run and of its file; an existing run is resumed.
+        settings, loop: settings of the distillation and of the loop.
+        name: name of the run and of its file; an existing run is resumed.
         pixels: width and height of the images if the teacher starts from noise.
         accept_changes: names of settings that may differ from those of the stored run, separated by commas.
-        whole_model: write all weights of the student, instead of what changes the base.
+        whole_model: write all weights of the student instead of the change to its base.
         preview_every: steps between previews of the student.
-        vae: decodes them.
+        vae: VAE that decodes the previews.
     Returns:
-        (what was trained, path of the student file).
+        (result of the run, path of the student file).
     Raises:
-        TeEFusionError: what is wrong with model, teacher, data or settings, before the first step.
+        TeEFusionError: the model, the teacher, the data or the settings do not fit; raised before the first step.
     """
     positives, nulls, images = data
-    # the host runs nodes in inference mode, whose tensors take part in no gradient
+    # the host runs nodes in inference mode, whose tensors autograd cannot use
     with torch.inference_mode(False), torch.enable_grad():
         start = {"images": images} if images else {"latent_CHW": latent_shape(model, *pixels)}
         distillation = Distillation(model, Teacher(guider, sampler), positives, nulls, settings, **start)
@@ -76,14 +76,14 @@ def train_in_graph(
         progress = TrainingProgress(training, every=preview_every, vae=vae)
         try:
             trained = training.run(
-                progress.on_step, progress.should_stop, progress.on_trajectory, on_forecast=lambda need: tell(str(need))
+                progress.on_step, progress.should_stop, progress.on_trajectory, lambda need: notify(str(need))
             )
         except comfy.model_management.InterruptProcessingException:
             progress.stopped()
             raise
     path = output / (MODELS if whole_model else UPDATES) / f"{name}.safetensors"
     trained.file.write(path)
-    tell(f"{trained.file.info.step} steps, loss {trained.losses[-1]:.4f}, written to {path.relative_to(output.parent)}")
+    notify(f"{trained.file.info.step} steps, loss {trained.losses[-1]:.4f}, saved as {path.relative_to(output.parent)}")
     return trained, path
 
 
@@ -93,20 +93,20 @@ def graph_data(
     """Return prompts, empty or negative prompts, and images from what is connected.
 
     Args:
-        clip: CLIP that encodes the texts; None where encoded prompts are connected.
+        clip: CLIP that encodes the texts; None if encoded prompts are connected.
         prompts, negatives: one prompt per line.
         positive: CONDITIONING list; with latents the caption of each.
         null: CONDITIONING list: the encoded empty prompt, then negative prompts.
         latents: LATENT list of single images or batches.
     Raises:
-        InvalidConfig: something is missing, or connected in two ways.
+        InvalidConfig: an input is missing, or prompts are given as text and as CONDITIONING.
     """
     with torch.inference_mode(False), torch.no_grad():
         lines, others = lines_of(prompts), lines_of(negatives)
         if bool(lines) == bool(positive):
-            raise InvalidConfig("give prompts, one per line, with a clip, or connect encoded prompts, one of the two")
+            raise InvalidConfig("give either prompts, one per line, with clip, or encoded prompts at positive")
         if (lines or others or not null) and clip is None:
-            raise InvalidConfig("texts cannot be encoded without text encoders; connect clip, or positive with null")
+            raise InvalidConfig("the prompts cannot be encoded without clip; connect clip, or positive and null")
         positives = encoded(clip, lines) if lines else positive
         nulls = [*(null or encoded(clip, [""])), *encoded(clip, others)]
         images = [row[None] for latent in latents for row in latent["samples"].clone()]

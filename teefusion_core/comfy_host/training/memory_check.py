@@ -1,4 +1,4 @@
-"""Memory that a training will take, told before its first step.
+"""Forecast the memory of a training run before its first step.
 
 Shapes: B rows, C H W latent.
 """
@@ -14,24 +14,24 @@ from ...errors import InvalidConfig
 from ...guidance.cfg import cfg_scale_of
 from ...training.gradient_checkpointing import checkpointed
 from ...training.loop_settings import TrainSettings
-from ...training.memory_forecast import Forecast, foretold
+from ...training.memory_forecast import Forecast, forecast
 from ...training.targets import Example
 from .distillation import Distillation
 
 GIB = 2**30
 TRIAL_STEPS = 2
 MOMENTS = 2
-"""Tensors that AdamW keeps beside each trained one."""
+"""Number of tensors that AdamW stores for each trained one."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a training takes beside model, text encoders, trained weights, with what there is.
+    """The memory that training needs beside model, text encoders and trained weights, and the free memory.
 
     Attributes:
-        student, teacher: by the rows of `batch`, of `images_per_trajectory`; both count what is there between steps.
-        batch, images_per_trajectory: as they are set.
-        free: bytes that the device has left.
+        student, teacher: by the rows of `batch` and of `images_per_trajectory`; both include what stays between steps.
+        batch, images_per_trajectory: the settings.
+        free: free bytes of the device.
     """
 
     student: Forecast
@@ -42,35 +42,35 @@ class Need:
 
     @property
     def peak(self) -> int:
-        """Most bytes at once."""
+        """The largest number of bytes at once."""
         return max(self.student.peak(self.batch), self.teacher.peak(self.images_per_trajectory))
 
     def __str__(self) -> str:
-        return f"training needs about {self.peak / GIB:.2f} GiB beside the model, {self.free / GIB:.2f} GiB are free"
+        return f"training needs about {self.peak / GIB:.2f} GiB beside the model; {self.free / GIB:.2f} GiB are free"
 
 
 def check_memory(distil: Distillation, loop: TrainSettings) -> Need:
-    """Foretell the memory of a training whose update is attached, by small trials of teacher with student.
+    """Forecast the memory of a training run whose update is applied, by small trials of teacher and student.
 
     Raises:
-        InvalidConfig: more than the device has left, with what would fit.
+        InvalidConfig: training needs more than the free memory; the message has settings that fit.
     """
     try:
         need = _need(distil, loop)
     except torch.cuda.OutOfMemoryError as error:
         raise InvalidConfig(
-            "the device is too small even for 2 rows; set gradient_checkpointing, train less (lora on modulation, a "
-            f"smaller rank), paint smaller pictures, or free memory that other programs hold ({error})"
+            f"the device has too little memory for 2 rows ({error}); turn on gradient_checkpointing, use lora on "
+            "modulation, a smaller rank or smaller images, or close other programs that use the device"
         ) from error
     if need.peak > need.free:
-        raise InvalidConfig(f"{need}; {_advice(distil, loop, need)}")
+        raise InvalidConfig(f"{need}. {_advice(distil, loop, need)}")
     return need
 
 
 def _need(distil: Distillation, loop: TrainSettings) -> Need:
     weights = sum(weight.numel() * weight.element_size() for weight in distil.student.update.parameters())
     kept = (MOMENTS + bool(loop.ema_decay)) * weights
-    ahead = weights * (loop.gradient_accumulation > 1)  # gradients that are there before the last of several passes
+    ahead = weights * (loop.gradient_accumulation > 1)  # gradients that exist before the last of several passes
     student, teacher = _of_student(distil, kept + ahead), _of_teacher(distil, kept)
     return Need(student, teacher, loop.batch_size, distil.settings.images_per_trajectory, _free(distil.network.device))
 
@@ -94,7 +94,7 @@ def _of_student(distil: Distillation, constant: int) -> Forecast:
         finally:
             distil.student.update.zero_grad()
 
-    return foretold(trial, constant)
+    return forecast(trial, constant)
 
 
 def _of_teacher(distil: Distillation, constant: int) -> Forecast:
@@ -109,11 +109,11 @@ def _of_teacher(distil: Distillation, constant: int) -> Forecast:
         distil.network.velocity(x_BCHW, sigmas[0].to(x_BCHW).expand(rows), positive)
 
     with distil.student.update.disabled(), torch.no_grad():
-        return foretold(trial, constant)
+        return forecast(trial, constant)
 
 
 def _advice(distil: Distillation, loop: TrainSettings, need: Need) -> str:
-    """What to change so that it fits."""
+    """Return the changes of settings that make it fit."""
     advice = []
     if need.teacher.peak(need.images_per_trajectory) > need.free:
         advice.append(_at_most("images_per_trajectory", need.teacher.most_rows(need.free, need.images_per_trajectory)))
@@ -123,11 +123,11 @@ def _advice(distil: Distillation, loop: TrainSettings, need: Need) -> str:
             with checkpointed(distil.network.module):
                 thrifty = _of_student(distil, need.student.constant)
             fitting = thrifty.most_rows(need.free, need.batch)
-            advice.append(f"gradient_checkpointing, with {_at_most('batch_size', fitting)}")
+            advice.append(f"turn on gradient_checkpointing and {_at_most('batch_size', fitting)}")
         if distil.student.changes_model and distil.settings.trainable != "lora on modulation":
-            advice.append("trainable = lora on modulation")
-    return f"change {' or '.join(advice)}"
+            advice.append("set trainable to lora on modulation")
+    return f"To reduce it, {', or '.join(advice)}"
 
 
 def _at_most(name: str, rows: int) -> str:
-    return f"{name} to {rows} at most" if rows else f"{name} (not even 1 fits)"
+    return f"set {name} to {rows} or less" if rows else f"lower {name} (though even 1 does not fit)"

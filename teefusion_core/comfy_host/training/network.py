@@ -20,11 +20,11 @@ from ...training.gradient_checkpointing import checkpointed
 from ...training.out_of_place import out_of_place
 
 PIXELS = 8
-"""Pixels per latent, if the host does not say."""
+"""Pixels per latent cell along an axis, if the host does not define it."""
 
 
 class Network:
-    """A MODEL, loaded whole on its device, with weights that autograd can use."""
+    """A MODEL, loaded completely on its device, with weights that autograd can use."""
 
     def __init__(self, model):
         """Load the model."""
@@ -43,7 +43,7 @@ class Network:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in."""
+        """The dtype that the network computes in."""
         return self.base.manual_cast_dtype or self.base.get_dtype()
 
     def load(self) -> None:
@@ -85,7 +85,7 @@ class Network:
 
 @contextmanager
 def _host_in_training() -> Iterator[None]:
-    """Tell hosts newer than 0.3.75 that gradients are needed: some of their fused kernels have none."""
+    """Set the training flag of hosts newer than 0.3.75, because some of their fused kernels have no gradient."""
     if not hasattr(comfy.model_management, "in_training"):
         yield
         return

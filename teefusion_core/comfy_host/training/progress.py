@@ -1,4 +1,4 @@
-"""What the user of a graph sees of a training: its progress, its previews."""
+"""The progress and the previews of a training run in ComfyUI."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from torch import Tensor
 from ...training.loop import StepReport
 from ...training.preview import preview_image
 from ...training.update import exchanged
-from ..sampling import tell
+from ..sampling import notify
 from .run import Training
 
 PROMPTS_SHOWN, PREVIEW_SIZE, SECONDS_BETWEEN_LINES = 3, 768, 1.0
 
 
 class TrainingProgress:
-    """Shows a training in the node that runs it."""
+    """Shows a training run in the node that runs it."""
 
     def __init__(self, training: Training, *, every: int, vae=None):
         """Prepare the display.
 
         Args:
             every: steps between previews of the student; 0 shows the loss curve only.
-            vae: decodes them; without it they are rough.
+            vae: VAE that decodes the previews; without it they are rough.
         """
         self.training, self.every, self.vae = training, every, vae
         self.bar = comfy.utils.ProgressBar(training.settings.steps)
@@ -51,24 +51,23 @@ class TrainingProgress:
             image = ("JPEG", preview_image(report.losses, report.steps, self.images, labels, self.rows), PREVIEW_SIZE)
             left = (report.steps - report.step) * self.seconds
             pace = report.rows / max(self.seconds, 1e-9)
-            tell(f"step {report.step}/{report.steps}, loss {report.loss:.4f}, {pace:.1f} rows/s, {_minutes(left)} left")
+            done = f"step {report.step}/{report.steps}, loss {report.loss:.4f}"
+            notify(f"{done}, {pace:.1f} rows/s, {_minutes(left)} left")
         self.bar.update_absolute(report.step, report.steps, image)
 
     def on_trajectory(self, number: int) -> None:
-        """Say what takes the time."""
-        tell(f"the teacher makes trajectory {number + 1}")
+        """Show that the teacher is making a trajectory."""
+        notify(f"the teacher makes trajectory {number + 1}")
 
     def should_stop(self) -> bool:
-        """Raise the host's own exception where the user has pressed cancel."""
+        """Raise the host's exception if the user has cancelled."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         return False
 
     def stopped(self) -> None:
-        """Say what was kept on cancel."""
-        kept = (
-            f"stopped at step {self.step}, which is saved" if self.step else "stopped before the first step of this run"
-        )
-        tell(f"{kept}; run again to resume")
+        """Show what was saved on cancel."""
+        saved = f"at step {self.step}, which is saved" if self.step else "before the first step of this run"
+        notify(f"stopped {saved}; run again to resume")
 
     @torch.no_grad()
     def sample(self, average: Mapping[str, Tensor]) -> np.ndarray:

@@ -22,11 +22,11 @@ from .memory_check import Need, check_memory
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run has made.
+    """The result of a run.
 
     Attributes:
         file: the student file, not yet written.
-        losses: of every step since the start.
+        losses: loss of every step since the start.
         finished: whether all steps are done.
     """
 
@@ -50,19 +50,19 @@ class Training:
         whole_model: bool = False,
         processes: Processes | None = None,
     ):
-        """Describe a run; nothing is written yet.
+        """Set up a run; nothing is written yet.
 
         Args:
             distillation: teacher and student.
-            settings: of the loop.
+            settings: settings of the loop.
             root, name: folder of runs and the name of this one; an existing run is resumed.
             teacher: description of the teacher, for the student file.
             accept_changes: names of settings that may differ from those of the stored run.
             whole_model: store all weights of the student instead of the change to its base.
             processes: the training processes.
         Raises:
-            InvalidConfig: a name that is not a plain folder name, or `whole_model` for a student that leaves the model
-                unchanged.
+            InvalidConfig: the name is not a plain folder name, or `whole_model` is set for a student that leaves the
+                model unchanged.
         """
         if whole_model and not distillation.student.changes_model:
             raise InvalidConfig(
@@ -89,12 +89,12 @@ class Training:
         """Train to the end or until stopped; the student is the moving average of its weights.
 
         Args:
-            on_step, should_stop: as `train` has them.
+            on_step, should_stop: as in `train`.
             on_trajectory: called before the teacher makes a trajectory, with its number.
             on_forecast: called before the first step, with the memory that training needs.
         Raises:
-            InvalidConfig: it does not fit into the memory of the device.
-            what `train` raises; the last checkpoint stays.
+            InvalidConfig: training does not fit into the memory of the device.
+            TeEFusionError: as in `train`; the last checkpoint stays.
         """
         distil, student, settings = self.distillation, self.distillation.student, self.distillation.settings
         trajectories = TrajectoryCache(
@@ -114,13 +114,13 @@ class Training:
             return Trained(self.file(trained.step), trained.losses, trained.finished)
 
     def file(self, step: int) -> StudentFile:
-        """Return the student file as of now, after so many steps."""
+        """Return the file of the current student, after `step` steps."""
         student, whole_model = self.distillation.student, self.whole_model
         return student.file(teacher=self.teacher, base=self.base, step=step, whole_model=whole_model)
 
 
 def _fingerprint(distillation: Distillation) -> str:
-    """Name the data of a run by its pooled prompts and its images, 16 hex digits."""
+    """Return a fingerprint of the pooled prompts and the images of a run, 16 hex digits."""
     digest = hashlib.sha256()
     for prompts in (distillation.positives, distillation.nulls):
         digest.update(prompts.pooled(range(len(prompts))).float().cpu().contiguous().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""A wired GUIDER with its SAMPLER as a teacher.
+"""A teacher made of a GUIDER and a SAMPLER.
 
 Shapes: B batch, C H W latent, S steps.
 """
@@ -18,26 +18,26 @@ from ..recording import record
 
 PROBE_STEPS = 4
 PROBE_TOLERANCE = 1e-3
-"""Relative; rounding of a step in half precision stays below, the memory of a multistep sampler does not."""
+"""Relative; rounding of a step in half precision stays below it, the history of a multistep sampler does not."""
 
 
 class Teacher:
-    """Any guider with a scale, any sampler whose step depends on nothing but the state."""
+    """Any guider with a CFG scale, and any sampler whose step depends on the current state only."""
 
     def __init__(self, guider, sampler):
-        """Take what is wired; the guider itself is not changed.
+        """Copy the guider, so that the original is not changed.
 
         Args:
-            guider: GUIDER with `set_conds(positive, negative)`, `set_cfg(cfg)`.
-            sampler: SAMPLER of first or higher order, without memory, without noise of its own.
+            guider: GUIDER with `set_conds(positive, negative)` and `set_cfg(cfg)`.
+            sampler: SAMPLER of any order that keeps no history and adds no noise.
         Raises:
-            InvalidConfig: a guider that has no single scale to train over.
+            InvalidConfig: the guider has no single CFG scale, or the sampler is not a SAMPLER.
         """
         for method, wanted in (("set_conds", 2), ("set_cfg", 1)):
             if not _takes(getattr(guider, method, None), wanted):
                 raise InvalidConfig(
-                    f"the teacher's guider is {type(guider).__name__}, which cannot be set by one positive prompt, one "
-                    "negative prompt, one CFG scale; connect CFGGuider, Reflection Guider or one that works like them"
+                    f"the teacher's guider is {type(guider).__name__}, which does not take one positive prompt, one "
+                    "negative prompt and one CFG scale; connect CFGGuider, Reflection Guider or a guider like them"
                 )
         if not isinstance(sampler, comfy.samplers.Sampler):
             raise InvalidConfig(f"the teacher's sampler is a {type(sampler).__name__}; connect a SAMPLER")
@@ -51,20 +51,20 @@ class Teacher:
         return self.guider.model_patcher
 
     def sample(self, positive, negative, noise_BCHW, sigmas_S, cfg: float, *, latent_BCHW=None, seed: int = 0):
-        """Sample from noise, or from a noised picture.
+        """Sample from noise, or from a noised image.
 
         Args:
             positive, negative: CONDITIONING.
-            noise_BCHW: what the picture is noised with to sigmas[0].
+            noise_BCHW: noise that is added to the image, up to sigmas[0].
             sigmas_S: noise levels [S+1], decreasing.
-            cfg: scale that the guider is set to.
-            latent_BCHW: picture as a LATENT has it; None is none.
-            seed: for samplers that draw.
+            cfg: CFG scale of the guider.
+            latent_BCHW: LATENT samples of the image; None starts from noise alone.
+            seed: seed for samplers that draw random numbers.
         Returns:
-            (x at every noise level, S+1 tensors [B,C,H,W] in the model's own latent space; the velocity that the
-            teacher predicts last in each step, S of them).
+            (x at every noise level, S+1 tensors [B,C,H,W] in the model's own latent space; the last velocity that the
+            teacher predicts in each step, S tensors).
         Raises:
-            InvalidConfig: a sampler that does not report its steps.
+            InvalidConfig: the sampler does not report its steps.
         """
         self.guider.set_conds(positive, negative)
         self.guider.set_cfg(cfg)
@@ -73,11 +73,11 @@ class Teacher:
         return sampled.states, sampled.predicted
 
     def check(self, positive, negative, noise_BCHW: Tensor, cfg: float) -> None:
-        """Refuse a sampler whose step is more than a function of the state, by trying.
+        """Refuse a sampler whose step depends on more than the current state, by a trial.
 
-        Samples four steps, then the third alone, from the same state with another seed.
+        It samples four steps, then only the third from the same state, with two other seeds.
         Raises:
-            InvalidConfig: the two land at different places.
+            InvalidConfig: the results differ.
         """
         sampling = self.model.get_model_object("model_sampling")
         sigmas_S = comfy.samplers.calculate_sigmas(sampling, "simple", PROBE_STEPS)
@@ -85,16 +85,16 @@ class Teacher:
         third = sigmas_S[2:4]
         noise = states[2] / third[0].to(states[2])
         alone, again = (self.sample(positive, negative, noise, third, cfg, seed=seed)[0][-1] for seed in (1, 2))
-        for other, reason in ((again, "adds noise of its own"), (states[3], "remembers earlier steps")):
+        for other, reason in ((again, "adds random noise"), (states[3], "remembers earlier steps")):
             if float((alone - other).norm()) > PROBE_TOLERANCE * float((alone - states[2]).norm()):
                 raise InvalidConfig(
                     f"the teacher's sampler {reason}, so its step has no velocity that a student could learn; connect "
-                    "a sampler whose step follows from the state alone: euler, heun, dpm_2, Reflection Sampler"
+                    "a sampler whose step depends on the current state only: euler, heun, dpm_2 or Reflection Sampler"
                 )
 
 
 def _takes(method, count: int) -> bool:
-    """Can it be called with just this many arguments?"""
+    """Return whether a method can be called with exactly this many positional arguments."""
     if not callable(method):
         return False
     of = inspect.Parameter

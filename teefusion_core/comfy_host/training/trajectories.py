@@ -23,16 +23,16 @@ from .teacher import Teacher
 
 @dataclass(frozen=True)
 class TrajectoryMaker:
-    """The teacher with all that its trajectories are drawn from.
+    """Makes trajectories with the teacher.
 
     Attributes:
-        network: the unguided model, to measure what guidance adds.
+        network: the model without guidance, to compute the guidance of a target.
         teacher: samples the trajectories.
         positives, nulls: prompts; the first of `nulls` is the empty prompt.
         settings: guidance range, noise levels, target, seed.
         grid_S: noise levels of the teacher's schedule.
         latent_CHW: shape of the latents.
-        images: latents [1,C,H,W] to start from; none to start from noise.
+        images: latents [1,C,H,W] to start from; empty to start from noise.
     """
 
     network: Network
@@ -45,7 +45,7 @@ class TrajectoryMaker:
     images: Sequence[Tensor]
 
     def make(self, number: int) -> Trajectory:
-        """Return the trajectory of a number, which is always the same; the student must be disabled."""
+        """Return the trajectory with a number, always the same one; the student must be disabled."""
         # the word seeds the generator: another one would change every stored result
         generator = generator_of(self.settings.run_seed, "walk", number)
         low, high = self.settings.guidance_min, self.settings.guidance_max
@@ -65,7 +65,7 @@ class TrajectoryMaker:
         return self._trajectory(states[:-1], targets, sigma_S, w, [prompts] * len(steps), null)
 
     def _from_images(self, sigma_S: Tensor, w: Tensor, generator: torch.Generator) -> Trajectory:
-        """One step of the teacher from each noise level, each time from other images."""
+        """Take one step of the teacher from each noise level, each time from other images."""
         x, targets, prompts, null = [], [], [], self._null(generator)
         for step in range(len(sigma_S) - 1):
             picked = self.positives.pick(self.settings.images_per_trajectory, generator)
@@ -111,16 +111,16 @@ def checked_images(images: Sequence[Tensor], captions: int, channels: int) -> li
     """Copy the latents of training images.
 
     Raises:
-        ShapeMismatch: several shapes, another latent space, or not one caption each.
+        ShapeMismatch: the images have several shapes, another latent space, or not one caption each.
     """
     shapes = {tuple(image.shape[1:]) for image in images}
     if len(shapes) > 1:
         raise ShapeMismatch(f"the latents have shapes {sorted(shapes)}; use images of one size")
     if any(shape[0] != channels for shape in shapes):
         raise ShapeMismatch(
-            f"the latents have {next(iter(shapes))[0]} channels, the model works on {channels}; encode the images "
-            "with the VAE of the model"
+            f"the latents have {next(iter(shapes))[0]} channels, but the model uses {channels}; encode the "
+            "images with the VAE of the model"
         )
     if images and len(images) != captions:
-        raise ShapeMismatch(f"there are {len(images)} images and {captions} captions; give each image one")
+        raise ShapeMismatch(f"there are {len(images)} images and {captions} captions; give each image one caption")
     return [image.clone() for image in images]

@@ -1,4 +1,4 @@
-"""The kinds of students: a file with a row for each way that guidance enters."""
+"""The kinds of students, by the method through which guidance enters."""
 
 from collections.abc import Callable
 
@@ -8,4 +8,4 @@ from .sharpened import SharpenedStudent
 from .student import Student
 
 STUDENTS: dict[str, Callable[..., Student]] = {**dict.fromkeys(METHODS, FusedStudent), DICE: SharpenedStudent}
-"""How to make the student of a method from (network, positives, nulls, settings, device=, dtype=)."""
+"""Method -> how to make its student from (network, positives, nulls, settings, device=, dtype=)."""

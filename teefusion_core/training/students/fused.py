@@ -42,10 +42,10 @@ class FusedStudent(Student):
         Args:
             network: the diffusion model, on its device.
             positives, nulls: encoded prompts; the empty prompt is the first of `nulls`.
-            settings: what is trained and how guidance enters.
-            device, dtype: where and in what the network computes.
+            settings: settings of the distillation.
+            device, dtype: device and dtype that the network computes with.
         Raises:
-            UnsupportedArchitecture: the network has no place for guidance.
+            UnsupportedArchitecture: the network has no embedder of pooled text.
         """
         self.positives, self.nulls, self.settings, self.device, self.dtype = positives, nulls, settings, device, dtype
         architecture = architecture_of(network)
@@ -80,7 +80,7 @@ class FusedStudent(Student):
         return self.positives.batch(prompts), self.term.added(self.term(pooled_BP, null_BP, w_B, self.dtype))
 
     def lengths(self, prompt: int, null: int) -> tuple[int, ...]:
-        """Return the tokens of the prompt: of the empty prompt, the term reads the pooled vector only."""
+        """Return the number of tokens of the prompt; of the empty prompt the term uses the pooled vector only."""
         return (self.positives.tokens(prompt),)
 
     def strengths_to_preview(self) -> list[tuple[str, float]]:
@@ -89,7 +89,7 @@ class FusedStudent(Student):
         return [(f"w {w:g}", w) for w in (low, (low + high) / 2, high)]
 
     def file(self, *, teacher: str, base: str, step: int, whole_model: bool = False) -> StudentFile:
-        """Return the update, or all weights, with the layers of the method."""
+        """Return the update or all weights, and the additional layers of the method."""
         lora = self.update.state()
         weights = {} if self.update.embedder is None else self.update.embedder.state_dict()
         layers = {f"{EMBEDDER}{name}": weight.detach().float().cpu().clone() for name, weight in weights.items()}
@@ -104,13 +104,13 @@ class FusedStudent(Student):
 
 @dataclass(frozen=True)
 class GuidanceTerm:
-    """The guidance term, made with the weights that the network has at the time.
+    """The guidance term, computed with the current weights of the network.
 
     Attributes:
         network: the diffusion model.
         architecture: its family.
         gain, scale, precision: constants of the term, as in `fusion`.
-        method: how the term is made, a name in METHODS.
+        method: a name in METHODS.
         embedder: additional layers, if the method has them.
     """
 
@@ -126,7 +126,7 @@ class GuidanceTerm:
         """Return the guidance term [B,D], differentiable.
 
         Args:
-            dtype: what the network computes in.
+            dtype: dtype that the network computes in.
         """
         time_embed, pooled_embed = self.architecture.embedders(self.network, dtype)
         timestep_B = guidance_timestep(w_B, precision=self.precision, scale=self.scale)
@@ -158,8 +158,8 @@ def calibrated_gain(
     Args:
         pooled_BP, null_BP: pooled text of typical prompts and of the empty prompt.
         w_B, sigma_B: typical guidance and noise levels.
-        share: wanted rms(term) / rms(G(psi(t)) + F(c)), e.g. 0.25.
-        method: how the term is made; one without additional layers.
+        share: target of rms(term) / rms(G(psi(t)) + F(c)), e.g. 0.25.
+        method: a name in METHODS, of a method without additional layers.
     """
     dtype = pooled_BP.dtype
     time_embed, pooled_embed = architecture.embedders(network, dtype)

@@ -1,4 +1,4 @@
-"""A student whose prompts are changed, by a DICE sharpener, while its network stays the base.
+"""A student that changes its prompts with a DICE sharpener and keeps the network of its base.
 
 Shapes: B batch, L tokens of the prompt, M tokens of the prompt that guidance leads away from, W width of a token.
 Source: DICE, arXiv 2502.03726; the initialisation is ours.
@@ -14,21 +14,21 @@ from ... import __version__
 from ...files.sharpener_file import SharpenerInfo
 from ...prompts.sharpener import Sharpener, sharpened
 from ..settings import DistillSettings
-from ..update import Update, take_over
+from ..update import Update, copy_into
 from .student import Prompts, Student, StudentFile
 
 ALPHA, ALPHA_MIN, ALPHA_MAX = 1.0, 0.0, 2.0
-"""Strength in training, and the range that its file allows; alpha stands for w / (w in training)."""
+"""Strength in training, and the range that the file allows; alpha is w / (w in training)."""
 
 
 class SharpenedStudent(Student):
-    """The base behind a sharpener of its prompts, which changes nothing at the start."""
+    """The base with a sharpener of its prompts, which changes nothing at the start."""
 
     update: "Sharpening"
     changes_model = False
 
     def __init__(self, network: nn.Module, positives: Prompts, nulls: Prompts, settings: DistillSettings, **_: object):
-        """Make the sharpener, see `FusedStudent`."""
+        """Make the sharpener; the arguments are those of `FusedStudent`."""
         self.positives, self.nulls, self.w = positives, nulls, settings.guidance_max
         self.method = settings.method
         self.update = Sharpening(network, positives.batch([0])[0][0].shape[-1], settings.run_seed)
@@ -36,13 +36,13 @@ class SharpenedStudent(Student):
     def conditioned(
         self, prompts: Sequence[int], nulls: Sequence[int], w_B: Tensor
     ) -> tuple[list, AbstractContextManager[None]]:
-        """Return sharpened prompts; the network predicts as it is. All rows have the guidance of the first."""
+        """Return sharpened prompts; the network is not changed. All rows have the guidance of the first."""
         [(context_BLW, extras)], [(null_BMW, _)] = self.positives.batch(prompts), self.nulls.batch(nulls)
         alpha = ALPHA * float(w_B[0] / self.w)
         return [[self.update.sharpened(context_BLW, null_BMW, alpha), extras]], nullcontext()
 
     def lengths(self, prompt: int, null: int) -> tuple[int, ...]:
-        """Return the tokens of both prompts, as the sharpener reads both."""
+        """Return the numbers of tokens of both prompts, because the sharpener reads both."""
         return self.positives.tokens(prompt), self.nulls.tokens(null)
 
     def strengths_to_preview(self) -> list[tuple[str, float]]:
@@ -66,14 +66,14 @@ class Sharpening(Update):
     mode = "sharpener"
 
     def __init__(self, network: nn.Module, width: int, seed: int = 0):
-        """Make a sharpener, float32 where the network is.
+        """Make a sharpener, float32 on the device of the network.
 
         Args:
             network: the network that reads the prompts; it is not changed.
             width: token width W of these prompts.
-            seed: of the initial weights.
+            seed: seed of the initial weights.
         Raises:
-            InvalidConfig: a width below 1.
+            InvalidConfig: width is below 1.
         """
         super().__init__(network)
         with torch.random.fork_rng(devices=[]):
@@ -83,7 +83,7 @@ class Sharpening(Update):
         self.sharpener.to(next(network.parameters()).device)
 
     def applied(self) -> AbstractContextManager[None]:
-        """Change nothing of the network."""
+        """Leave the network unchanged."""
         return nullcontext()
 
     def sharpened(self, context_BLW: Tensor, against_BMW: Tensor, alpha: float = ALPHA) -> Tensor:
@@ -93,7 +93,7 @@ class Sharpening(Update):
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors of a sharpener file, float32 on the CPU."""
-        # cloned, as the moving average is in their place only for a moment
+        # cloned, because the moving average replaces these weights only temporarily
         return {name: weight.detach().float().cpu().clone() for name, weight in self.sharpener.state_dict().items()}
 
     def changed(self) -> Iterator[tuple[str, Tensor]]:
@@ -101,16 +101,16 @@ class Sharpening(Update):
         return iter(())
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave."""
-        take_over(dict(self.sharpener.named_parameters()), tensors)
+        """Load tensors that `state` returned."""
+        copy_into(dict(self.sharpener.named_parameters()), tensors)
 
 
 def _initialise(sharpener: Sharpener) -> None:
-    """Make attention choose among tokens from the start, and the last layer zero.
+    """Initialise attention so that it selects tokens from the start, and the last layer with zeros.
 
     The student then starts as its base. With torch's default initialisation attention is uniform over all tokens of
     the empty prompt: on the demo model the input of the last layer then differs between prompts by a third of a
-    percent, and a hundred steps teach it next to nothing.
+    percent, and the sharpener learns almost nothing in a hundred steps.
     """
     attention = sharpener.attention
     out = attention.to_out[0]

@@ -1,6 +1,6 @@
-"""What the trainer knows of a student, however guidance enters it.
+"""The interface of the trainer to the students of all methods.
 
-Shapes: B rows.
+Shapes: B rows, P pooled width.
 """
 
 from abc import ABC, abstractmethod
@@ -22,16 +22,16 @@ class Prompts(Protocol):
     """Encoded prompts by number."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of prompts."""
 
     def tokens(self, number: int) -> int:
-        """Tokens of a prompt."""
+        """Return the number of tokens of a prompt."""
 
     def batch(self, numbers: Sequence[int]) -> list:
-        """One CONDITIONING entry whose rows are these prompts."""
+        """Return one CONDITIONING entry whose rows are these prompts."""
 
     def pooled(self, numbers: Sequence[int]) -> Tensor:
-        """Pooled vectors [B,P]."""
+        """Return the pooled vectors [B,P]."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class StudentFile:
     lora: Mapping[str, Tensor]
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file atomically."""
         write_tensors(path, self.tensors, self.info.metadata())
 
 
@@ -77,7 +77,7 @@ class Student(ABC):
 
     @abstractmethod
     def lengths(self, prompt: int, null: int) -> tuple[int, ...]:
-        """Return what rows of one batch must have in common."""
+        """Return the token counts that all rows of a batch must share."""
 
     @abstractmethod
     def strengths_to_preview(self) -> list[tuple[str, float]]:
