@@ -7,8 +7,6 @@ Shapes: D draws, N prompts, K students.
 Source: Efron, Bootstrap methods, 1979; intervals are plain percentiles.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -7,8 +7,6 @@ other half of the prompts among as many strengths as any other method has, then 
 Shapes: K students, N prompts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a run costs: seconds, forward passes and memory."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc

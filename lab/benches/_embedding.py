@@ -3,8 +3,6 @@
 Shapes: W strengths, D model width.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

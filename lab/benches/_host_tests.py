@@ -1,7 +1,5 @@
 """Tables whose cells are the outcomes of tests: each test records `row|column|outcome`."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

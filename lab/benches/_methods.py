@@ -4,8 +4,6 @@ A student is taken from lab/demo_world/runs/students, where its training left it
 command that trains it. To compare another method, add it to WANTED; if its strength is not w, to OTHER_STRENGTHS too.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Callable

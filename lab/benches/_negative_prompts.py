@@ -4,8 +4,6 @@ Prompts leave their background open, and each background in turn is the negative
 Shapes: R prompts, N negatives, P pooled width, D model width, B C H W latent.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import replace

@@ -3,8 +3,6 @@
 A table stands between `<!-- table:NAME -->` with `<!-- /table -->`; a test compares what stands there with the results.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

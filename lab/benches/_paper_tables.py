@@ -1,7 +1,5 @@
 """The tables of the paper, from the rows that were measured."""
 
-from __future__ import annotations
-
 import statistics
 from typing import Any
 

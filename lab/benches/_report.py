@@ -1,7 +1,5 @@
 """Results as a table on the screen and as JSON on the disk."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

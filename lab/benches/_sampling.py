@@ -3,8 +3,6 @@
 Shapes: B prompts of a batch, H W picture size.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -5,8 +5,6 @@ A group is a method with its teacher: the students of its seeds, or one teacher.
 Shapes: K students of a group, N prompts, D draws.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from typing import Any

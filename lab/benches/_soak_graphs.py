@@ -1,7 +1,5 @@
 """Graphs for a server, one for each way to use the nodes of this pack on the embedded SD3, then a stock one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

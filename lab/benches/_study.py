@@ -3,8 +3,6 @@
 Shapes: B prompts, N all of them, C H W latent, S steps.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Any

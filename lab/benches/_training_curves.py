@@ -1,7 +1,5 @@
 """How a student came to be: the losses that its training noted, and its checkpoints."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace

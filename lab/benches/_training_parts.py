@@ -3,8 +3,6 @@
 python lab/benches/_training_parts.py '{"what": "ours", "batch": 32, "rank": 16}'    prints its memory as JSON
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

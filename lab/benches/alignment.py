@@ -3,8 +3,6 @@
 512 prompts that training never saw, the same noise for every row. The judge is exact.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

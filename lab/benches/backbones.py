@@ -1,7 +1,5 @@
 """Which model families are supported: the cells of tests/host/test_backbones.py."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

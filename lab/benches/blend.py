@@ -5,8 +5,6 @@ of the whole prompt; pictures start from one noise, an exact judge compares them
 Shapes: N sums, L tokens, W width of a token, P pooled width, C H W latent.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable
 from typing import Any

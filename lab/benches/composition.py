@@ -1,7 +1,5 @@
 """What works together with the samplers of this pack: the cells of tests/host/test_composition.py."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

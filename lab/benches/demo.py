@@ -1,7 +1,5 @@
 """How long a newcomer waits: the demo from a fresh clone with an empty home, then once more."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -3,8 +3,6 @@
 python lab/benches/import_time.py FOLDER_OF_COMFYUI FOLDER_OF_THE_PACK TIMES    prints what one process measured
 """
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import importlib.util

@@ -4,8 +4,6 @@ The stock sampler runs base and student in one process, round after round in cha
 machine does falls on both alike; each round gives one ratio.
 """
 
-from __future__ import annotations
-
 import random
 import statistics
 from itertools import pairwise

@@ -4,8 +4,6 @@ This is the search behind the rivals of docs/evidence.md; every method has had t
 beginning of a student as its recipe has it, with its schedule over that many steps.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 from typing import Any

@@ -4,8 +4,6 @@
 followed by CFG at the scale that the reflection amounts to, prompt by prompt on the same noise.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ All runs of a round follow one another in one process, so that whatever else the
 round gives one ratio. Merging weights or loading them is over before a run is timed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What is left of many runs: memory, speed, pictures of one server that is asked again and again."""
 
-from __future__ import annotations
-
 import os
 import random
 import statistics

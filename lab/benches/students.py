@@ -5,8 +5,6 @@ lab.demo_world.distill_student trains a single one. Prompts are held out, teache
 noise, and the judge is exact.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 from functools import partial

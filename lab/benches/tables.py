@@ -5,8 +5,6 @@ shipped student, it takes those that lab.demo_world.distill_student has left, an
 that trains them.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

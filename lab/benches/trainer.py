@@ -4,8 +4,6 @@ Whole steps and their parts follow one another in one process, so that other wor
 round gives one ratio. Memory is measured in separate processes.
 """
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 from pathlib import Path

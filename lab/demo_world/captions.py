@@ -3,8 +3,6 @@
 The claim's groups are named in their order; every word used here is in `VOCABULARY`.
 """
 
-from __future__ import annotations
-
 import random
 
 from .scenes import BACKGROUNDS, COLORS, SHAPES, Group, Scene, sample_picture

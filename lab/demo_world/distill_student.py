@@ -4,8 +4,6 @@ Prompts are all the data there is: the teacher makes the pictures.
 Run: python -m lab.demo_world.distill_student --teacher W2SD --trainable lora --seed 0
 """
 
-from __future__ import annotations
-
 import json
 import random
 import time

@@ -4,8 +4,6 @@ Shapes: B prompts, L tokens, P pooled width, latents [B,16,8,8].
 Run: python -m lab.demo_world.measure --cfg 1 2 3 4 6 --w 1 2 4
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

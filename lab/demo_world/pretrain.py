@@ -5,8 +5,6 @@ The network is the host's MMDiT; text encoder and codec are frozen. Resumable: r
 Run: python -m lab.demo_world.pretrain --steps 12000
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -1,7 +1,5 @@
 """Sums of prompts whose meaning is known: parts, the prompt that says it all, what a picture of it must show."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ Shapes: H W picture size (64), 3 colour channels; pictures are uint8.
 A `Scene` is what a picture shows; a `Scene` with None in a field is what a prompt claims (None: not mentioned).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import random
 import zlib

@@ -3,8 +3,6 @@
 Run: python -m lab.demo_world.ship --base 12000 --weak 2000
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -5,8 +5,6 @@ The codec's scale and shift put its latents where the host's SD3 latent format e
 Run: python -m lab.demo_world.vae --minutes 12
 """
 
-from __future__ import annotations
-
 import json
 import random
 import time

@@ -4,8 +4,6 @@ Shapes: H W picture size, 3 colour channels, N objects found.
 The categories are those of DPG-Bench: global, entity, attribute, relation, other (here: count).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The folder in which a ComfyUI of ours keeps its models, pictures, settings."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The browser that tests drive: found, or installed where that is ours to do."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

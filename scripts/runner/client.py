@@ -1,7 +1,5 @@
 """Hand a prompt to a running ComfyUI, follow it to its pictures."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import json

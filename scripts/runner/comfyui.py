@@ -1,7 +1,5 @@
 """A ComfyUI to run the nodes in."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import tempfile

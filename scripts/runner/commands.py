@@ -1,7 +1,5 @@
 """Run a helper program quietly, with its words kept in a log."""
 
-from __future__ import annotations
-
 import contextlib
 import subprocess
 import time

@@ -3,8 +3,6 @@
 Shapes: B pictures per prompt, H W picture size, 3 colour channels.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import statistics

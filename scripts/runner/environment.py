@@ -1,7 +1,5 @@
 """The private Python environment, .venv/."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import os

@@ -3,8 +3,6 @@
 The browser does the same when a person presses Run; so the shipped files are run as they are, not a twin of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where the scripts keep what they make."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Put a finished folder in place of an older one."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

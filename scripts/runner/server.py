@@ -1,7 +1,5 @@
 """A real ComfyUI, started for as long as a block lasts."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

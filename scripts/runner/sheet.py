@@ -3,8 +3,6 @@
 Shapes: H W picture size, 3 colour channels.
 """
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A failure that ends in a message of one sentence."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal

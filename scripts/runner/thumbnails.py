@@ -3,8 +3,6 @@
 Shapes: B pictures of a node, H W their size, 3 colour channels.
 """
 
-from __future__ import annotations
-
 import io
 import math
 from pathlib import Path

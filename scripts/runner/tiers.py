@@ -1,7 +1,5 @@
 """The tiers of tests, each a few programs that must succeed."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 Positions are pixels of the page unless a name says `graph`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re
