@@ -40,7 +40,6 @@ def groups(rows: list[Row], **wanted: Any) -> list[Group]:
 
 
 def named(group: Group) -> str:
-    """Name a group as a reader would."""
     row = group[0]
     if row["method"] == "teacher":
         return f"{row['teacher']} teacher"
@@ -52,7 +51,6 @@ def named(group: Group) -> str:
 
 
 def strengths(group: Group) -> list[float]:
-    """Return the strengths that a group was tried at, ascending."""
     return sorted({row["strength"] for row in group})
 
 
@@ -62,7 +60,6 @@ def values(rows: list[Row], category: str = "overall") -> Tensor:
 
 
 def at(group: Group, strength: float) -> list[Row]:
-    """Return the rows of a group at one strength."""
     return [row for row in group if row["strength"] == strength]
 
 
@@ -119,5 +116,4 @@ def interval_text(found: dict[str, Any], sign: str = "") -> str:
 
 
 def mean_text(values_KN: Tensor) -> str:
-    """Write a mean with its interval."""
     return interval_text(estimate(lambda x: x, values_KN))

@@ -57,7 +57,6 @@ class Parts:
         self.loop = TrainSettings(steps=STEPS * self.rows // batch, batch_size=batch, learning_rate=1e-4)
 
     def trajectories(self, folder: Path, *, cache_size: int, reuse: float) -> Any:
-        """Examples from trajectories in a folder."""
         from teefusion_core.training.trajectory_cache import TrajectoryCache
 
         options = {"examples": STEPS * self.rows, "cache_size": cache_size, "reuse": reuse}

@@ -52,7 +52,6 @@ def _run(command: list[str], clone: Path, environment: dict[str, str]) -> tuple[
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per run."""
     return [
         ["run", "seconds"],
         ["first, from a fresh clone (set-up included)", f"{result['first_seconds']:.0f}"],

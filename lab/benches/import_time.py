@@ -36,7 +36,6 @@ def measure() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line."""
     head = ["times", "ms of the processor (median)", "on the wall", "modules", "of other libraries"]
     times = [f"{result[name]:.0f}" for name in ("busy_ms", "wall_ms")]
     return [head, [str(result["times"]), *times, str(result["ours"]), str(len(result["others"]))]]

@@ -68,7 +68,6 @@ def _row(case: Case, size: int, batch: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
-    """Return one row per size with the ratios of PAIRS pairs."""
     from teefusion_core.comfy_host.demo_model import load_demo
 
     base, clip, _ = load_demo("base")
@@ -83,7 +82,6 @@ def measure() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per size."""
     lines = [["picture", "batch", "stock ms", "student ms", "teacher ms", "student / stock", "teacher / student"]]
     for row in result["rows"]:
         cells = [f"{row['size']}x{row['size']}", str(row["batch"])]

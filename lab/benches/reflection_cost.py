@@ -26,8 +26,6 @@ SETTINGS = {
 
 
 class Case:
-    """Models with a prompt at one batch size."""
-
     def __init__(self, batch: int):
         from teefusion_core.comfy_host.demo_model import load_demo
         from teefusion_core.comfy_host.sampling import schedule
@@ -112,7 +110,6 @@ def _with_lora(model: Any) -> Any:
 
 @torch.no_grad()
 def measure() -> dict[str, Any]:
-    """Return one row per setting with batch size."""
     rows = []
     for batch in BATCHES:
         case = Case(batch)
@@ -125,7 +122,6 @@ def measure() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per setting."""
     lines = [["run", "batch", "passes", "its time over", "ratio", "at most"]]
     for row in result["rows"]:
         cells = [row["case"], str(row["batch"]), f"{row['passes']:g}", row["against"]]

@@ -65,7 +65,6 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """Of its run with its files."""
         method = "" if self.method in (TEEFUSION, DICE) else f"-{self.method.replace(' ', '-')}"
         less = "-negatives" if self.negative_share else ""
         tried = f"-{self.steps}-steps-at-{self.learning_rate:g}" if self.learning_rate else ""
@@ -73,12 +72,10 @@ class Recipe:
 
     @property
     def learned(self) -> str:
-        """What is trained, a name in LEARNING_RATE."""
         return DICE if self.method == DICE else self.trainable
 
     @property
     def guidance(self) -> tuple[float, float]:
-        """Least with largest w."""
         return (self.w, self.w) if self.method == DICE else (0.5, self.guidance_max)
 
     @property
@@ -91,7 +88,6 @@ class Recipe:
 
     @property
     def student(self) -> Path:
-        """Its student file; what the training took stands beside it."""
         return STUDENTS / f"{self.name}.safetensors"
 
 
@@ -119,13 +115,10 @@ def described(recipe: Recipe) -> dict[str, dict]:
     train["learning_rate"] = recipe.learning_rate or LEARNING_RATE[recipe.learned]
     train["learning_rate_schedule"] = "linear"
     return {
-        "model": {"demo_model": "base"},
-        "teacher": TEACHERS[recipe.teacher],
-        "data": data | ({"negative_prompts": negatives} if recipe.negative_share else {}),
-        "distillation": distil,
-        "training": train,
-        "output": {"name": recipe.name},
-    }
+        "model": {"demo_model": "base"}, "teacher": TEACHERS[recipe.teacher],
+        "data": data | ({"negative_prompts": negatives} if recipe.negative_share else {}), "distillation": distil,
+        "training": train, "output": {"name": recipe.name},
+    }  # fmt: skip
 
 
 def distilled(recipe: Recipe) -> Path:

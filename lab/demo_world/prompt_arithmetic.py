@@ -27,7 +27,6 @@ class Sum:
 
     @property
     def spelled(self) -> str:
-        """The sum as a reader would write it."""
         return " ".join([f'"{self.base}"', *(f'{"+" if weight > 0 else "-"} "{text}"' for weight, text in self.terms)])
 
 
@@ -83,12 +82,9 @@ def _likeness_of_grounds(rng: random.Random) -> Sum:
 
 
 KINDS: dict[str, Callable[[random.Random], Sum]] = {
-    "add a background": _background,
-    "add an object": _object,
-    "take an object away": _less,
-    "change the colour": _likeness,
-    "change the background": _likeness_of_grounds,
-}
+    "add a background": _background, "add an object": _object, "take an object away": _less,
+    "change the colour": _likeness, "change the background": _likeness_of_grounds,
+}  # fmt: skip
 
 
 def sums(num: int, seed: int = 5) -> list[Sum]:

@@ -18,7 +18,6 @@ def narrowed(tensors: dict[str, Tensor], matrices: torch.dtype) -> dict[str, Ten
 
 
 def main() -> None:
-    """Copy the two steps."""
     from safetensors.torch import load_file, save_file
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

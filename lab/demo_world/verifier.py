@@ -113,7 +113,6 @@ def _relation(claim: Scene, found: tuple[Found, ...]) -> bool | None:
 
 
 def judge(image_HW3: np.ndarray, claim: Scene) -> Verdict:
-    """Compare a picture with a claim, category by category."""
     background, found = read_picture(image_HW3)
     exact = [_members(g, found, attributes=True) for g in claim.groups]
     categories: dict[str, bool | None] = {

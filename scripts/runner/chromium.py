@@ -32,13 +32,9 @@ def make_chromium() -> None:
     try:
         find_chromium()
     except Stop:
-        if not _may_install():
+        if not hasattr(os, "geteuid") or os.geteuid() or shutil.which("apt-get") is None:
             raise
         _install()
-
-
-def _may_install() -> bool:
-    return hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
 def _install() -> None:

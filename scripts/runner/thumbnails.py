@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .base import make_base
 from .client import Json, Run, pictures, run_prompt
 from .comparison import read_workflow
 from .graph import to_prompt
 from .places import BASE, HOST, WORKFLOWS
-from .server import Server, running
+from .server import Server, make_base, running
 from .stop import Stop, say
 
 SIDE = 480

@@ -23,8 +23,6 @@ LINT = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
 
 @dataclass
 class Count:
-    """What one part of the run came to."""
-
     name: str
     passed: int = 0
     failed: int = 0

@@ -25,7 +25,6 @@ def num_tokens():
 
 @pytest.fixture(scope="module")
 def written():
-    """Captions with their claims, right ones with corrupted ones."""
     rng = random.Random(0)
     claims = [claim_of(random_scene(rng), rng) for _ in range(10_000)]
     claims += [corrupt(claim, rng) for claim in claims[:2000]]

@@ -61,15 +61,11 @@ def result(**changed):
     falling = packed(1 + 3 * math.exp(-point / 10) for point in range(100))
     velocities = [{**row, "cosine": packed([0.99] * 20), "guidance_cosine": packed([0.8] * 20)} for row in rows[-2:]]
     made = {
-        "settings": {"prompts": NUM, "steps": 20, "guidance": GRID, "threads": 1},
-        "minutes": 1.0,
-        "rows": rows,
+        "settings": {"prompts": NUM, "steps": 20, "guidance": GRID, "threads": 1}, "minutes": 1.0, "rows": rows,
         "curves": [{**curve, "seed": seed, "losses": falling} for seed in (0, 1)],
-        "checkpoints": [{**rows[7], "step": 500}],
-        "velocities": velocities,
-        "embedding": [],
+        "checkpoints": [{**rows[7], "step": 500}], "velocities": velocities, "embedding": [],
         "missing": [{"student": "w2sd-lora-7.safetensors", "command": "python -m lab.demo_world.distill_student"}],
-    }
+    }  # fmt: skip
     return made | {"claims": _claims.claims(made)}
 
 

@@ -26,7 +26,6 @@ def case(request):
 
 @pytest.fixture
 def prompts():
-    """Prompt, null, negative of the small golden case, one row each."""
     data = inputs(CASE)
     return (
         conditioning(data["context"][:1], data["pooled"][:1]),
@@ -37,7 +36,6 @@ def prompts():
 
 @pytest.fixture
 def runner(host):
-    """Sample with the host's guider and sampler; count the rows of each forward."""
     samplers = host.comfy.samplers
 
     def run(model, positive, x, sigmas=SHORT, negative=None, cfg=1.0):
@@ -65,7 +63,6 @@ def runner(host):
 
 
 def velocity(host, model, x, context, pooled, sigma):
-    """Evaluate the bare diffusion model."""
     host.comfy.model_management.load_models_gpu([model])
     t = torch.full((len(x),), 1000 * sigma)
     with torch.no_grad():
@@ -73,7 +70,6 @@ def velocity(host, model, x, context, pooled, sigma):
 
 
 def one_step_velocity(run, model, positive, x, sigma, **options):
-    """Read the velocity off one Euler step down to sigma 0."""
     return (x - run(model, positive, x, torch.tensor((sigma, 0.0)), **options)) / sigma
 
 

@@ -26,13 +26,8 @@ def node(number, kind, values=(), inputs=(), mode=0, outputs=("MODEL",), **more)
     slots = [{"name": name, "type": type_, "link": link} for name, type_, link in inputs]
     kinds = [{"name": type_, "type": type_} for type_ in outputs]
     return {
-        "id": number,
-        "type": kind,
-        "widgets_values": list(values),
-        "inputs": slots,
-        "outputs": kinds,
-        "mode": mode,
-    } | more
+        "id": number, "type": kind, "widgets_values": list(values), "inputs": slots, "outputs": kinds, "mode": mode,
+    } | more  # fmt: skip
 
 
 def workflow(*nodes, links=()):
@@ -40,7 +35,6 @@ def workflow(*nodes, links=()):
 
 
 def chain(middle, values=(7, "randomize", 20, "y")):
-    """Return load -> middle -> sample."""
     return workflow(
         node(1, "Load", ["b"]),
         middle,
