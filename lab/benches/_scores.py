@@ -69,11 +69,7 @@ def headline(group: Group) -> list[Row]:
 
 
 def own_best(group: Group) -> tuple[Tensor, list[float]]:
-    """Let each half of the prompts be scored at the strength that is best on the other half.
-
-    Returns:
-        ([K,N], strengths chosen for even, for odd prompts).
-    """
+    """Let each half of the prompts be scored at the strength that is best on the other; give [K,N], both strengths."""
     tried = strengths(group)
     by_strength = torch.stack([values(at(group, strength)) for strength in tried])
     out, chosen = torch.empty_like(by_strength[0]), []
@@ -91,13 +87,7 @@ def _prompt_draws(num: int) -> Tensor:
 
 
 def estimate(statistic: Callable[..., Any], *parts: Tensor, threshold: float = 0.0) -> dict[str, Any]:
-    """Return a statistic of the groups' means with its interval and verdict.
-
-    Args:
-        statistic: takes one mean for each part, numbers or draws [D].
-        parts: values [K,N].
-        threshold: what it must exceed for the claim to hold.
-    """
+    """Return a statistic of the groups' means, which takes numbers or draws [D], with its interval and verdict."""
     drawn = [resampled_means(part_KN, _prompt_draws(part_KN.shape[1]), resamples(len(part_KN), draws=DRAWS, seed=1))
              for part_KN in parts]  # fmt: skip
     return judged_interval(float(statistic(*(part.nanmean() for part in parts))), statistic(*drawn), threshold)

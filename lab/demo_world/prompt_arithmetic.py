@@ -9,15 +9,7 @@ from .scenes import BACKGROUNDS, COLORS, RADIUS, RELATIONS, SHAPES, Group, Scene
 
 @dataclass(frozen=True)
 class Sum:
-    """base + weight * text + ... = whole.
-
-    Attributes:
-        kind: a name in KINDS.
-        base: the prompt to start from.
-        terms: (weight, text) pairs; a weight of -1 takes away.
-        whole: the same in words.
-        claim: what it says.
-    """
+    """base + weight * text + ... = whole, where a weight of -1 takes away; `claim` is what the whole says."""
 
     kind: str
     base: str

@@ -113,11 +113,7 @@ def _check_room() -> None:
 
 
 def make_environment(extra_requirements: Path | None) -> None:
-    """Build .venv/ beside itself, then put it in place.
-
-    Args:
-        extra_requirements: requirements.txt of a ComfyUI that is not ours; installed after the pinned packages.
-    """
+    """Build .venv/ beside itself, then put it in place; what a ComfyUI that is not ours needs comes after our pins."""
     _check_room()
     say("set-up 1/2: the Python environment .venv (about 30 s to 5 min, by the network)")
     uv, env = uv_program(), _uv_env()

@@ -60,8 +60,7 @@ def _thumbnail(server: Server, prompt: Json) -> Image.Image:
 def draw_columns(columns: dict[str, np.ndarray]) -> Image.Image:
     """Return a square with a column for each node, its label on top, as many rows as columns.
 
-    Args:
-        columns: label -> uint8 pictures [B, H, W, 3]; those of a lone node fill the square without a label.
+    Pictures [B, H, W, 3] of a lone node fill the square without a label.
     """
     head, num = HEAD, len(columns)
     if num > 1 and all(len(images_BHW3) == 1 for images_BHW3 in columns.values()):

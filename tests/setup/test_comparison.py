@@ -13,11 +13,7 @@ PROMPT = {
     "3": {"class_type": "PrimitiveFloat", "inputs": {"value": 3.5}, "_meta": {"title": "w"}},
     "4": {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["2", 0]}, "_meta": {"title": "LoRA"}},
     "5": {"class_type": "KSampler", "inputs": {"model": ["4", 0], "seed": 1, "cfg": 1}, "_meta": {"title": "Student"}},
-    "6": {
-        "class_type": "KSampler",
-        "inputs": {"model": ["9", 0], "seed": 2, "cfg": 4.5},
-        "_meta": {"title": "Teacher"},
-    },
+    "6": {"class_type": "KSampler", "inputs": {"model": ["9", 0], "seed": 2, "cfg": 4.5}, "_meta": {"title": "CFG"}},
     "9": {"class_type": "Loader", "inputs": {}, "_meta": {"title": "Base"}},
 }
 
@@ -28,7 +24,7 @@ def test_guidance_is_read_from_the_graph():
 
 
 def test_both_methods_get_the_same_noise_on_a_copy():
-    filled = comparison.fill(PROMPT, "new", 77, ["Student", "Teacher"])
+    filled = comparison.fill(PROMPT, "new", 77, ["Student", "CFG"])
     assert filled["1"]["inputs"]["text"] == "new"
     assert filled["5"]["inputs"]["seed"] == filled["6"]["inputs"]["seed"] == 77
     assert PROMPT["1"]["inputs"]["text"] == "old" and PROMPT["5"]["inputs"]["seed"] == 1
