@@ -22,7 +22,6 @@ def names() -> list[str]:
 
 
 def arguments() -> list[str]:
-    """Read the command line: what to measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="*", help=f"one of {', '.join(names())}; without names, all")
     parser.add_argument("--render", action="store_true", help="measure nothing, make the pages anew")
@@ -37,7 +36,6 @@ def arguments() -> list[str]:
 
 
 def main() -> int:
-    """Set up, measure inside the environment that it made."""
     chosen = arguments()
     comfyui = set_up()
     enter_environment()

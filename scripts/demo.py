@@ -13,7 +13,6 @@ from runner.stop import run
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=8, metavar="N", help="how many prompts (default 8)")
     parser.add_argument("--out", type=Path, default=OUTPUT / "demo", help="folder for the picture")
@@ -26,7 +25,6 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Set up, go on inside the environment that it made."""
     chosen = arguments()
     comfyui = set_up()
     enter_environment()

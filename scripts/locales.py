@@ -20,21 +20,17 @@ def node_defs(schemas) -> dict:
     """Return what the interface shows of every node, in the layout that ComfyUI reads."""
     return {
         schema.node_id: {
-            "display_name": schema.display_name,
-            "description": schema.description,
-            "inputs": {
-                item.id: {"name": item.display_name or item.id, "tooltip": item.tooltip} for item in schema.inputs
-            },
-            "outputs": {
-                str(i): {"name": item.display_name, "tooltip": item.tooltip} for i, item in enumerate(schema.outputs)
-            },
+            "display_name": schema.display_name, "description": schema.description,
+            "inputs": {item.id: {"name": item.display_name or item.id, "tooltip": item.tooltip}
+                       for item in schema.inputs},
+            "outputs": {str(i): {"name": item.display_name, "tooltip": item.tooltip}
+                        for i, item in enumerate(schema.outputs)},
         }
         for schema in schemas
-    }
+    }  # fmt: skip
 
 
 def written(texts: dict) -> str:
-    """Return the contents of a locale file."""
     return json.dumps(texts, ensure_ascii=False, indent=2) + "\n"
 
 
@@ -51,7 +47,6 @@ def _schemas() -> list:
 
 
 def main() -> int:
-    """Set up, write the file inside the environment that it made."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     comfyui = set_up()
     enter_environment()

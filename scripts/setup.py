@@ -7,7 +7,6 @@ from runner.stop import run, say
 
 
 def main() -> int:
-    """Set up, say how long it took."""
     started = time.monotonic()
     comfyui = set_up()
     say(f"ready in {time.monotonic() - started:.1f} s, ComfyUI in {comfyui}")

@@ -12,7 +12,6 @@ from runner.tiers import TIERS, run_tiers
 
 
 def main() -> int:
-    """Set up, then run the tiers inside the environment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tier", nargs="*", help=f"any of: {', '.join(TIERS)} (default: all)")
     chosen = parser.parse_args().tier

@@ -11,7 +11,6 @@ from runner.stop import run
 
 
 def main() -> int:
-    """Set up, go on inside the environment that it made."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workflow", nargs="*", help="names without .json (default: all)")
     chosen = parser.parse_args().workflow

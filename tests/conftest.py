@@ -32,8 +32,7 @@ def comfyui():
 @pytest.fixture(scope="session")
 def server(comfyui, tmp_path_factory):
     """Return a real ComfyUI, started as a user starts it, with a base directory of its own."""
-    from runner.base import make_base
-    from runner.server import running
+    from runner.server import make_base, running
 
     folder = tmp_path_factory.mktemp("comfyui")
     with running(comfyui, make_base(folder / "base", pack=REPO), folder / "comfyui.log") as started:

@@ -7,8 +7,6 @@ Shapes: D draws, N prompts, K students.
 Source: Efron, Bootstrap methods, 1979; intervals are plain percentiles.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -19,17 +17,7 @@ LEVEL = 0.95
 
 
 def resamples(num: int, *, draws: int = 2000, seed: int = 0) -> Tensor:
-    """Return counts of draws of `num` out of `num` with replacement.
-
-    Args:
-        num: prompts or students, 1 or more.
-        draws: D.
-        seed: the same seed gives the same draws.
-    Returns:
-        float64 [D,num], how often each item was drawn; rows sum to num.
-    Raises:
-        InvalidConfig: num or draws is below 1.
-    """
+    """Return counts of `draws` draws of `num` out of `num` with replacement, float64 [D,num]; rows sum to num."""
     if num < 1 or draws < 1:
         raise InvalidConfig(f"there are {draws} draws out of {num} items; give 1 or more of both")
     generator = torch.Generator().manual_seed(seed)
@@ -39,14 +27,10 @@ def resamples(num: int, *, draws: int = 2000, seed: int = 0) -> Tensor:
 
 
 def resampled_means(values_KN: Tensor, prompts_DN: Tensor, students_DK: Tensor | None = None) -> Tensor:
-    """Return the mean over prompts and students for every draw.
+    """Return the mean over prompts and students for every draw, float64 [D]; a value is NaN where its prompt has none.
 
-    Args:
-        values_KN: one value per student and prompt; NaN where a prompt has none.
-        prompts_DN: from `resamples`; use the same for all methods that are compared.
-        students_DK: from `resamples`, separate for each method; None gives all students the same weight.
-    Returns:
-        float64 [D].
+    Draws are from `resamples`: those of prompts are the same for all methods that are compared, those of students
+    separate for each method; None gives all students the same weight.
     """
     values_KN = values_KN.to(torch.float64)
     if students_DK is None:
@@ -57,23 +41,14 @@ def resampled_means(values_KN: Tensor, prompts_DN: Tensor, students_DK: Tensor |
 
 
 def interval(values_D: Tensor, level: float = LEVEL) -> tuple[float, float]:
-    """Return the percentile interval of a statistic.
-
-    Args:
-        values_D: the statistic for every draw.
-        level: share of the draws inside the interval.
-    """
+    """Return the percentile interval of a statistic, given for every draw; `level` is the share of draws inside."""
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.quantile(values_D.to(torch.float64), ends).tolist()
     return low, high
 
 
 def verdict(low: float, high: float, threshold: float = 0.0) -> str:
-    """Return the verdict of an interval on the claim that a quantity exceeds a threshold.
-
-    Returns:
-        HOLDS if the whole interval lies above, FAILS if it lies below, otherwise UNDECIDED.
-    """
+    """Say of an interval whether the quantity exceeds a threshold: all of it above, all of it below, else UNDECIDED."""
     if low > threshold:
         return HOLDS
     return FAILS if high < threshold else UNDECIDED

@@ -7,8 +7,6 @@ other half of the prompts among as many strengths as any other method has, then 
 Shapes: K students, N prompts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -33,12 +31,10 @@ def claims(result: dict[str, Any]) -> list[Claim]:
 
 
 def ratio(a: Any, b: Any) -> Any:
-    """Share of b that a reaches."""
     return a / b
 
 
 def gap(a: Any, b: Any) -> Any:
-    """How far a is above b."""
     return a - b
 
 
@@ -148,7 +144,6 @@ def _early(curves: list[dict]) -> list[Claim]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per claim and comparison."""
     lines = [["paper", "claim", "compared at", "figure (95 % interval)", "must exceed", "verdict"]]
     for claim in claims(result):
         sign = "+" if claim["quantity"] == "gap" else ""

@@ -1,7 +1,5 @@
 """What a run costs: seconds, forward passes and memory."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc
@@ -23,13 +21,11 @@ def now() -> float:
 
 
 def quartiles(ratios: list[float]) -> dict[str, float]:
-    """Return the median between its quartiles."""
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return {"q1": round(low, 4), "median": round(middle, 4), "q3": round(high, 4)}
 
 
 def ratio_text(found: dict[str, float], digits: int = 3) -> str:
-    """Write a median with its quartiles."""
     return f"{found['median']:.{digits}f} ({found['q1']:.{digits}f} to {found['q3']:.{digits}f})"
 
 

@@ -3,8 +3,6 @@
 Shapes: W strengths, D model width.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +51,6 @@ def _described(x_WD: Tensor) -> dict[str, Any]:
 
 
 def cosines(x_WD: Tensor) -> Tensor:
-    """Cosine of every strength with every other, [W,W]."""
     unit = x_WD / x_WD.norm(dim=1, keepdim=True)
     return unit @ unit.T
 

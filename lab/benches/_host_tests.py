@@ -1,7 +1,5 @@
 """Tables whose cells are the outcomes of tests: each test records `row|column|outcome`."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -21,11 +19,7 @@ CELL = "cell"
 
 
 def cells_of_this_host(name: str) -> dict[str, Any]:
-    """Run tests/host/test_<name>.py; return its cells under this ComfyUI's version, beside those stored for others.
-
-    Raises:
-        Stop: a test failed, which leaves the table as it is.
-    """
+    """Run tests/host/test_<name>.py; return its cells under this ComfyUI's version, beside those stored for others."""
     path, file = RESULTS / f"{name}.json", f"tests/host/test_{name}.py"
     hosts = json.loads(path.read_text(encoding="utf-8"))["hosts"] if path.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:

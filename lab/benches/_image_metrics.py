@@ -19,15 +19,7 @@ SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 
 
 def contrast(images_BHW3: Tensor) -> Tensor:
-    """Return the standard deviation of the brightness over the pixels (RMS contrast).
-
-    Args:
-        images_BHW3: values from 0 to 1.
-    Returns:
-        float64 [B], 0 for a uniform image, 0.5 for half black and half white.
-    Raises:
-        ShapeMismatch: no images with three channels.
-    """
+    """Return the standard deviation of the brightness over the pixels (RMS contrast), float64 [B]."""
     return brightness(images_BHW3).flatten(1).std(1, correction=0)
 
 
@@ -38,28 +30,14 @@ def brightness(images_BHW3: Tensor) -> Tensor:
 
 
 def psnr(images_BHW3: Tensor, others_BHW3: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio, -10 log10 of the mean square difference.
-
-    Args:
-        images_BHW3, others_BHW3: images to compare in pairs, values from 0 to 1.
-    Returns:
-        float64 [B] in dB; infinite for equal images.
-    Raises:
-        ShapeMismatch: shapes differ, or no images with three channels.
-    """
+    """Return the peak signal-to-noise ratio of pairs in dB, float64 [B]; infinite for equal images."""
     a, b = _pair(images_BHW3, others_BHW3)
     return -10 * (a - b).square().mean((1, 2, 3)).log10()
 
 
 def ssim(images_BHW3: Tensor, others_BHW3: Tensor) -> Tensor:
-    """Return the structural similarity of the brightness, with a Gaussian window of 11 pixels and no padding.
+    """Return the structural similarity of the brightness of pairs, float64 [B], with a Gaussian window and no padding.
 
-    Args:
-        images_BHW3, others_BHW3: images to compare in pairs, values from 0 to 1, at least 11 pixels wide and high.
-    Returns:
-        float64 [B], 1 for equal images.
-    Raises:
-        ShapeMismatch: shapes differ, no three channels, or images smaller than the window.
     Source: Wang et al., Image quality assessment, IEEE TIP 2004; without downsampling.
     """
     _pair(images_BHW3, others_BHW3)
@@ -78,15 +56,7 @@ def ssim(images_BHW3: Tensor, others_BHW3: Tensor) -> Tensor:
 
 
 def diversity(images_SBHW3: Tensor) -> Tensor:
-    """Return the root mean square difference between images of one prompt, averaged over pairs of seeds.
-
-    Args:
-        images_SBHW3: images of B prompts for S seeds, values from 0 to 1.
-    Returns:
-        float64 [B], 0 if every seed gives the same image.
-    Raises:
-        ShapeMismatch: fewer than two seeds.
-    """
+    """Return the root mean square difference between images of one prompt, mean over pairs of seeds, float64 [B]."""
     if images_SBHW3.ndim != 5 or len(images_SBHW3) < 2:
         raise ShapeMismatch(
             f"pictures have shape {tuple(images_SBHW3.shape)}; give [seeds, prompts, H, W, 3], two seeds or more"

@@ -4,8 +4,6 @@ A student is taken from lab/demo_world/runs/students, where its training left it
 command that trains it. To compare another method, add it to WANTED; if its strength is not w, to OTHER_STRENGTHS too.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Callable
@@ -48,12 +46,10 @@ class Wanted:
     trainable: str
 
     def recipe(self, seed: int, **changed: Any) -> Recipe:
-        """How such a student is trained."""
         kind = {} if self.method == DICE else {"trainable": self.trainable}
         return Recipe(self.teacher, method=self.method, seed=seed, **kind, **changed)
 
     def command(self, seed: int) -> str:
-        """The command that trains it."""
         options = ["--teacher", self.teacher]
         options += [] if self.method == DICE else ["--trainable", self.trainable]
         options += [] if self.method == "teefusion" else ["--method", self.method]
@@ -90,12 +86,10 @@ class Arm:
 
     @property
     def named(self) -> dict[str, Any]:
-        """What tells it from others."""
         return {name: value for name, value in vars(self).items() if name not in ("grid", "prepare")}
 
 
 def _one_pass(model: Any, prompt: list, sampler: str) -> Prepared:
-    """Sample a model as it is, at cfg 1."""
     import comfy.samplers
 
     from teefusion_core.comfy_host.training.teacher import Teacher
@@ -104,13 +98,11 @@ def _one_pass(model: Any, prompt: list, sampler: str) -> Prepared:
 
 
 def teachers() -> list[Arm]:
-    """The base, then every teacher."""
     base = Arm(BASE, "", "", None, None, "w", (HEADLINE["w"],), lambda study, p, w, s: _one_pass(study.base, p, s))
     return [base, *(_teacher(name, TEACHER, GRID) for name in ("CFG", "Z-Sampling", "W2SD"))]
 
 
 def matched(cfg_scale: float) -> Arm:
-    """CFG at any scale."""
     return _teacher("CFG", MATCHED, (cfg_scale - 1,))
 
 
@@ -169,7 +161,6 @@ def students() -> tuple[list[Arm], list[dict[str, str]]]:
 
 
 def student_path(wanted: Wanted, seed: int) -> Path:
-    """Where the training of a student leaves its file."""
     return wanted.recipe(seed).student
 
 
@@ -180,7 +171,6 @@ def training_record(path: Path) -> dict[str, Any]:
 
 
 def student_arm(wanted: Wanted, seed: int, path: Path, steps: int | None) -> Arm:
-    """A student by its file, trained for so many steps."""
     knob, grid, sample = OTHER_STRENGTHS.get(wanted.method, ("w", GRID, _fused))
     return Arm(wanted.method, wanted.teacher, wanted.trainable, seed, steps, knob, grid, partial(sample, path))
 

@@ -4,8 +4,6 @@ Prompts leave their background open, and each background in turn is the negative
 Shapes: R prompts, N negatives, P pooled width, D model width, B C H W latent.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -57,7 +55,6 @@ def measure(study: Study) -> dict[str, Any]:
 
 
 def _arms(study: Study, student: Any) -> list[Arm]:
-    """Every way to sample that is compared."""
     from teefusion_core.comfy_host.guidance.patch import STUDENT_KEY, apply_fusion
 
     untrained = study.base.clone()
@@ -144,7 +141,6 @@ def _pooled_share(study: Study, positive: list, negatives: list[list]) -> float:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per way to sample."""
     lines = [["method", "passes/step", "unwanted background", "all right"]]
     for row in result["negatives"]["rows"]:
         lines.append([row["method"], str(row["passes"]), f"{100 * row['unwanted']:.1f} %", f"{row['overall']:.3f}"])
@@ -152,7 +148,6 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def cause_table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per text part that a term can be made of."""
     lines = [["text part", "least size", "median", "greatest", "negative named"]]
     for row in result["negatives"]["terms"]:
         named = "" if row["told_apart"] is None else f"{100 * row['told_apart']:.0f} %"

@@ -1,9 +1,8 @@
 """The tables of the pages, rendered from lab/results.
 
-A table stands between `<!-- table:NAME -->` with `<!-- /table -->`; a test compares what stands there with the results.
+Every table function gives rows of cells, the heading first. A table stands between `<!-- table:NAME -->` with
+`<!-- /table -->`; a test compares what stands there with the results.
 """
-
-from __future__ import annotations
 
 import json
 import re
@@ -11,72 +10,47 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# isort: off
 from . import (
-    _claims,
-    _embedding,
-    _negative_prompts,
-    _paper_tables,
-    alignment,
-    backbones,
-    blend,
-    composition,
-    demo,
-    import_time,
-    overhead,
-    rates,
-    reflection,
-    reflection_cost,
-    soak,
-    students,
-    trainer,
+    _claims, _embedding, _negative_prompts, _paper_tables, alignment, backbones, blend, composition, demo, import_time,
+    overhead, rates, reflection, reflection_cost, soak, students, trainer,
 )  # fmt: skip
+# isort: on
 
 Rows = list[list[str]]
-TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
-    "demo": ("demo", demo.table),
-    "alignment": ("alignment", alignment.table),
+Table = Callable[[dict[str, Any]], Rows]
+OWN: dict[str, Table] = {
+    "demo": demo.table, "alignment": alignment.table, "overhead": overhead.table, "reflection": reflection.table,
+    "reflection_cost": reflection_cost.table, "students": students.table, "rates": rates.table, "soak": soak.table,
+    "composition": composition.table, "backbones": backbones.table, "import_time": import_time.table,
+    "blend": blend.table, "trainer": trainer.table,
+}  # fmt: skip
+"""Tables called as their bench is."""
+PAPER: dict[str, Table] = {
+    "claims": _claims.table, "rivals_settings": _paper_tables.settings_table, "rivals": _paper_tables.table,
+    "rivals_pictures": _paper_tables.pictures_table, "rivals_matched": _paper_tables.matched_table,
+    "ablation": _paper_tables.ablation_table, "teachers": _paper_tables.teacher_table,
+    "strength": _paper_tables.sweep_table, "curves": _paper_tables.curve_table,
+    "checkpoints": _paper_tables.checkpoint_table, "rivals_diagnosis": _paper_tables.diagnosis_table,
+    "rivals_velocities": _paper_tables.velocity_table, "rivals_samplers": _paper_tables.sampler_table,
+    "embedding": _embedding.table, "rivals_missing": _paper_tables.missing_table,
+}  # fmt: skip
+TABLES: dict[str, tuple[str, Table]] = {
+    **{name: (name, table) for name, table in OWN.items()},
+    **{name: ("tables", table) for name, table in PAPER.items()},
     "effective_guidance": ("alignment", alignment.effective_table),
-    "overhead": ("overhead", overhead.table),
-    "reflection": ("reflection", reflection.table),
-    "reflection_cost": ("reflection_cost", reflection_cost.table),
-    "students": ("students", students.table),
-    "students_guidance": ("students", students.guidance_table),
-    "negatives": ("students", _negative_prompts.table),
+    "students_guidance": ("students", students.guidance_table), "negatives": ("students", _negative_prompts.table),
     "negatives_base": ("students", _negative_prompts.base_table),
     "negatives_cause": ("students", _negative_prompts.cause_table),
-    "rates": ("rates", rates.table),
-    "claims": ("tables", _claims.table),
-    "rivals_settings": ("tables", _paper_tables.settings_table),
-    "rivals": ("tables", _paper_tables.table),
-    "rivals_pictures": ("tables", _paper_tables.pictures_table),
-    "rivals_matched": ("tables", _paper_tables.matched_table),
-    "ablation": ("tables", _paper_tables.ablation_table),
-    "teachers": ("tables", _paper_tables.teacher_table),
-    "strength": ("tables", _paper_tables.sweep_table),
-    "curves": ("tables", _paper_tables.curve_table),
-    "checkpoints": ("tables", _paper_tables.checkpoint_table),
-    "rivals_diagnosis": ("tables", _paper_tables.diagnosis_table),
-    "rivals_velocities": ("tables", _paper_tables.velocity_table),
-    "rivals_samplers": ("tables", _paper_tables.sampler_table),
-    "embedding": ("tables", _embedding.table),
-    "rivals_missing": ("tables", _paper_tables.missing_table),
-    "composition": ("composition", composition.table),
     "composition_reasons": ("composition", composition.reason_table),
-    "backbones": ("backbones", backbones.table),
-    "soak": ("soak", soak.table),
-    "import_time": ("import_time", import_time.table),
-    "blend": ("blend", blend.table),
-    "trainer": ("trainer", trainer.table),
-    "trainer_stock": ("trainer", trainer.stock_table),
-    "trainer_memory": ("trainer", trainer.memory_table),
-}
+    "trainer_stock": ("trainer", trainer.stock_table), "trainer_memory": ("trainer", trainer.memory_table),
+}  # fmt: skip
 DOCS = ("method", "reflection", "training", "evidence", "compatibility", "text_arithmetic")
 PAGES = ("README.md", "README.zh-CN.md", *(f"docs/{name}.md" for name in DOCS))
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
 def markdown(rows: Rows) -> str:
-    """Return rows as a Markdown table, the first one as heading."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]) + "\n"
 
@@ -95,7 +69,6 @@ def rendered(text: str, results: Path) -> str:
 
 
 def update(root: Path, results: Path) -> None:
-    """Write the tables into the pages."""
     for page in PAGES:
         text = (root / page).read_text(encoding="utf-8")
         if (new := rendered(text, results)) != text:

@@ -1,28 +1,12 @@
 """The tables of the paper, from the rows that were measured."""
 
-from __future__ import annotations
-
 import statistics
 from typing import Any
 
+from . import _scores
 from ._methods import BASE, DICE, HEADLINE, MATCHED, SPLIT, TEACHER, UNTRAINED
 from ._report import unpacked
-from ._scores import (
-    KIND,
-    SPELLED,
-    Group,
-    at,
-    by_kind,
-    estimate,
-    groups,
-    headline,
-    interval_text,
-    mean_text,
-    named,
-    own_best,
-    strengths,
-    values,
-)  # fmt: skip
+from ._scores import by_kind, estimate, groups, headline, interval_text, mean_text, named, own_best, strengths, values
 
 Rows = list[list[str]]
 CATEGORIES = {"global": "background", "entity": "entity", "attribute": "attribute", "relation": "relation",
@@ -50,9 +34,8 @@ def table(result: dict[str, Any]) -> Rows:
 
 
 def settings_table(result: dict[str, Any]) -> Rows:
-    """How much was measured, in how long."""
     settings, machine = result["settings"], result.get("machine", {})
-    trained = by_kind([row for row in result["rows"] if row["trainable"]], *KIND, "seed")
+    trained = by_kind([row for row in result["rows"] if row["trainable"]], *_scores.KIND, "seed")
     cells = [str(settings["prompts"]), str(settings["steps"]), str(len(settings["guidance"])), str(len(trained))]
     cores = f"{machine.get('device', '')}, {machine.get('cores', '')} cores, {settings['threads']} threads"
     head = ["prompts", "steps", "strengths of each method", "students", "minutes", "on"]
@@ -115,7 +98,7 @@ def teacher_table(result: dict[str, Any]) -> Rows:
         name, passes, best = teacher[0]["teacher"], f"{teacher[0]['passes']:.3g}", own_best(teacher)[0]
         for group in groups(result["rows"], method="teefusion", teacher=name):
             own = own_best(group)[0]
-            cells = [name, passes, mean_text(best), SPELLED[group[0]["trainable"]], str(group[0]["budget"])]
+            cells = [name, passes, mean_text(best), _scores.SPELLED[group[0]["trainable"]], str(group[0]["budget"])]
             share = interval_text(estimate(lambda a, b: a / b, own, best))
             lines.append([*cells, _count(headline(group)), mean_text(own), share])
     return lines
@@ -129,7 +112,7 @@ def sweep_table(result: dict[str, Any]) -> Rows:
         own = strengths(group)
         if len(own) == len(tried):
             knob = "" if group[0]["knob"] == "w" else f" ({group[0]['knob']} {', '.join(f'{s:g}' for s in own)})"
-            lines.append([named(group) + knob, *(f"{float(values(at(group, s)).mean()):.3f}" for s in own)])
+            lines.append([named(group) + knob, *(f"{float(values(_scores.at(group, s)).mean()):.3f}" for s in own)])
     return lines
 
 
@@ -148,7 +131,7 @@ def curve_table(result: dict[str, Any]) -> Rows:
 def checkpoint_table(result: dict[str, Any]) -> Rows:
     """Score of the checkpoints that trainings kept, then of the finished students."""
     lines = [["student", "step", "students", "all right (95 %)"]]
-    for rows in by_kind(result["checkpoints"], *KIND, "step"):
+    for rows in by_kind(result["checkpoints"], *_scores.KIND, "step"):
         lines.append([named(rows), str(rows[0]["step"]), str(len(rows)), mean_text(values(rows))])
     for group in groups(result["rows"], method="teefusion", trainable="lora") if len(lines) > 1 else []:
         main = headline(group)
@@ -157,11 +140,10 @@ def checkpoint_table(result: dict[str, Any]) -> Rows:
 
 
 def sampler_table(result: dict[str, Any]) -> Rows:
-    """The same at w 2 with another sampler."""
     other = [row for row in result["rows"] if row["sampler"] != "euler"]
     lines = [["method", "euler", other[0]["sampler"] if other else ""]]
     for group in by_kind(other):
-        [by_euler] = groups(result["rows"], **{name: group[0][name] for name in KIND})
+        [by_euler] = groups(result["rows"], **{name: group[0][name] for name in _scores.KIND})
         lines.append([named(group), *(mean_text(values(rows)) for rows in (headline(by_euler), group))])
     return lines
 
@@ -186,7 +168,7 @@ def diagnosis_table(result: dict[str, Any]) -> Rows:
     """
     lines = [["student", "effective, teacher", "its own", "cosine", "last loss", "still falling", "seeds"]]
     for group in (group for group in groups(result["rows"]) if group[0]["trainable"]):
-        main, same = headline(group), {name: group[0][name] for name in KIND}
+        main, same = headline(group), {name: group[0][name] for name in _scores.KIND}
         [teacher] = groups(result["rows"], method=TEACHER, teacher=same["teacher"])
         cells = [f"{_mean(headline(rows), 'effective'):.2f}" for rows in (teacher, group)]
         angles, curves = (sum(by_kind(result[name], **same), []) for name in ("velocities", "curves"))
@@ -204,19 +186,18 @@ def diagnosis_table(result: dict[str, Any]) -> Rows:
 
 
 def missing_table(result: dict[str, Any]) -> Rows:
-    """Students that were not there, each with the command that trains it."""
     return [["student", "trained by"], *([row["student"], f"`{row['command']}`"] for row in result["missing"])]
 
 
-def _shown(result: dict[str, Any]) -> list[Group]:
+def _shown(result: dict[str, Any]) -> list[_scores.Group]:
     return [group for group in groups(result["rows"]) if group[0]["method"] != MATCHED]
 
 
-def _mean(rows: Group, name: str) -> float:
+def _mean(rows: _scores.Group, name: str) -> float:
     return statistics.fmean(row[name] for row in rows)
 
 
-def _count(rows: Group) -> str:
+def _count(rows: _scores.Group) -> str:
     return str(len(rows)) if rows[0]["trainable"] else ""
 
 

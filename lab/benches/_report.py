@@ -1,7 +1,5 @@
 """Results as a table on the screen and as JSON on the disk."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -25,14 +23,10 @@ def machine() -> dict[str, Any]:
         comfyui = "unknown"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return {
-        "device": device,
-        "architecture": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        "device": device, "architecture": platform.machine(), "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(), "python": platform.python_version(), "torch": torch.__version__,
         "comfyui": comfyui,
-    }
+    }  # fmt: skip
 
 
 def write(name: str, result: dict[str, Any]) -> Path:
@@ -47,7 +41,6 @@ def write(name: str, result: dict[str, Any]) -> Path:
 
 
 def print_table(rows: list[list[str]]) -> None:
-    """Print rows in columns, the first one as heading."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for index, row in enumerate(rows):
         say("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
@@ -61,5 +54,4 @@ def packed(values: Iterable[float], digits: int = 3) -> str:
 
 
 def unpacked(text: str) -> list[float]:
-    """Read them back."""
     return [float(word) for word in text.split()]

@@ -3,8 +3,6 @@
 Shapes: B prompts of a batch, H W picture size.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +32,7 @@ class Sampled:
 
 def sampled(study: Study, arm: Arm, strength: float, *, sampler: str = "euler",
             other_BCHW: Tensor | None = None) -> Sampled:  # fmt: skip
-    """Sample every prompt.
-
-    Args:
-        other_BCHW: a second noise for the first prompts; then diversity and effective guidance are measured as well.
-    """
+    """Sample every prompt; a second noise for the first ones also gives diversity and effective guidance."""
     parts, seconds, first = [], 0.0, []
     with forward_passes(study.base) as counter:
         for positive, noise_BCHW in study.batches():

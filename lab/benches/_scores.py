@@ -5,8 +5,6 @@ A group is a method with its teacher: the students of its seeds, or one teacher.
 Shapes: K students of a group, N prompts, D draws.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -42,7 +40,6 @@ def groups(rows: list[Row], **wanted: Any) -> list[Group]:
 
 
 def named(group: Group) -> str:
-    """Name a group as a reader would."""
     row = group[0]
     if row["method"] == "teacher":
         return f"{row['teacher']} teacher"
@@ -54,7 +51,6 @@ def named(group: Group) -> str:
 
 
 def strengths(group: Group) -> list[float]:
-    """Return the strengths that a group was tried at, ascending."""
     return sorted({row["strength"] for row in group})
 
 
@@ -64,7 +60,6 @@ def values(rows: list[Row], category: str = "overall") -> Tensor:
 
 
 def at(group: Group, strength: float) -> list[Row]:
-    """Return the rows of a group at one strength."""
     return [row for row in group if row["strength"] == strength]
 
 
@@ -74,11 +69,7 @@ def headline(group: Group) -> list[Row]:
 
 
 def own_best(group: Group) -> tuple[Tensor, list[float]]:
-    """Let each half of the prompts be scored at the strength that is best on the other half.
-
-    Returns:
-        ([K,N], strengths chosen for even, for odd prompts).
-    """
+    """Let each half of the prompts be scored at the strength that is best on the other; give [K,N], both strengths."""
     tried = strengths(group)
     by_strength = torch.stack([values(at(group, strength)) for strength in tried])
     out, chosen = torch.empty_like(by_strength[0]), []
@@ -96,13 +87,7 @@ def _prompt_draws(num: int) -> Tensor:
 
 
 def estimate(statistic: Callable[..., Any], *parts: Tensor, threshold: float = 0.0) -> dict[str, Any]:
-    """Return a statistic of the groups' means with its interval and verdict.
-
-    Args:
-        statistic: takes one mean for each part, numbers or draws [D].
-        parts: values [K,N].
-        threshold: what it must exceed for the claim to hold.
-    """
+    """Return a statistic of the groups' means, which takes numbers or draws [D], with its interval and verdict."""
     drawn = [resampled_means(part_KN, _prompt_draws(part_KN.shape[1]), resamples(len(part_KN), draws=DRAWS, seed=1))
              for part_KN in parts]  # fmt: skip
     return judged_interval(float(statistic(*(part.nanmean() for part in parts))), statistic(*drawn), threshold)
@@ -121,5 +106,4 @@ def interval_text(found: dict[str, Any], sign: str = "") -> str:
 
 
 def mean_text(values_KN: Tensor) -> str:
-    """Write a mean with its interval."""
     return interval_text(estimate(lambda x: x, values_KN))

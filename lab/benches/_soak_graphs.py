@@ -1,7 +1,5 @@
 """Graphs for a server, one for each way to use the nodes of this pack on the embedded SD3, then a stock one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ SAMPLING: dict[str, Any] = {"seed": SEED, "steps": STEPS, "scheduler": "normal",
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    """One node of a prompt in API format."""
     return {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}}
 
 
@@ -54,7 +51,6 @@ def _student(loader: dict[str, Any] | None = None) -> Graph:
 
 
 def _prompted(change: dict[str, Any]) -> Graph:
-    """Plain sampling of a prompt that one of our nodes has changed."""
     parts = _start("base") | {"other": node("CLIPTextEncode", clip=["load", 1], text=OTHER), "change": change}
     return parts | {"sample": _stock_sampler(["load", 0], ["change", 0], 1.0)} | _end()
 
@@ -91,7 +87,6 @@ def _reported() -> Graph:
 
 
 def _judged() -> Graph:
-    """A picture with its score written below."""
     off = dict.fromkeys(("clip", "hps", "aesthetic", "image_reward"), "off")
     judge = node("ScoreImages", images=["decode", 0], prompts=PROMPT, pickscore=f"{JUDGE}.safetensors", **off)
     switches = {"case_insensitive": False, "multiline": False, "dotall": False, "group_index": 0}
@@ -101,7 +96,6 @@ def _judged() -> Graph:
 
 
 def _grid(costs: str | list) -> Graph:
-    """Compare Grid in front of what is saved."""
     grid = node("CompareGrid", images_a=["decode", 0], prompts=PROMPT, methods="", costs=costs, image_size=SIZE * 4)
     return {"grid": grid, PICTURE: node("SaveImage", images=["grid", 0], filename_prefix="soak")}
 
@@ -137,17 +131,14 @@ def graphs(number: int) -> dict[str, Graph]:
     sharpen = {"conditioning": ["prompt", 0], "sharpener": SHARPENER, "alpha": 1.0, "beta": 0.0, "null": ["null", 0]}
     scales = {"strong_cfg": 2.0, "weak_cfg": 1.0, "final_cfg": 2.0}
     return {
-        "demo student": _student(),
-        "student file": _student(loader),
+        "demo student": _student(), "student file": _student(loader),
         "DICE Sharpen": _prompted(node("DICESharpen", **sharpen)),
         "Text Embedding Blend": _prompted(node("TextEmbeddingBlend", **blend)),
         "W2SD": _reflection("W2SDTeacherSampler", strong_model=["load", 0], weak_model=["weak", 0], **scales),
         "Z-Sampling": _reflection("ZSampling", model=["load", 0], cfg=2.0, inversion_cfg=0.0),
-        "Reflection Guider, CHATS": _in_parts(),
-        "Guidance Report, Compare Grid": _reported(),
-        "Score Images": _judged(),
-        "Distill Trainer": _trainer(f"soak_{number}"),
-    }
+        "Reflection Guider, CHATS": _in_parts(), "Guidance Report, Compare Grid": _reported(),
+        "Score Images": _judged(), "Distill Trainer": _trainer(f"soak_{number}"),
+    }  # fmt: skip
 
 
 def stock() -> Graph:
@@ -193,7 +184,6 @@ def furnish(base: Path, models: Path) -> None:
 
 
 def _random_clip(folder: Path) -> None:
-    """Write a small CLIP of two towers, with its configuration."""
     import torch
     import transformers
     from safetensors.torch import save_file

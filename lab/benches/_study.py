@@ -3,8 +3,6 @@
 Shapes: B prompts, N all of them, C H W latent, S steps.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,17 +31,14 @@ class Study:
         self.first, self.few = first_rows(self.bench.conditionings[0], few), few
 
     def schedule(self, steps: int) -> torch.Tensor:
-        """Noise levels of the base for so many steps, [S+1]."""
         from teefusion_core.comfy_host.sampling import schedule
 
         return schedule(self.base, SCHEDULER, steps, 1.0)
 
     def batches(self) -> list[tuple[list, torch.Tensor]]:
-        """All prompts as CONDITIONING with their noise, batch by batch."""
         return list(zip(self.bench.conditionings, self.bench.noise_NCHW.split(BATCH), strict=True))
 
     def teacher(self, name: str) -> Any:
-        """A teacher by its name in TEACHERS."""
         from teefusion_core.comfy_host.training.from_file import teacher_of
 
         return teacher_of(TEACHERS[name], self.base, MODELS)[0]
@@ -91,7 +86,6 @@ class Study:
         return where, [secant(x, states[i + 1], sigma, sigmas[i + 1]) for i, (x, sigma) in enumerate(where)]
 
     def branches(self, where: list) -> list[list[torch.Tensor]]:
-        """Velocities of the base at places of the first few prompts: with the prompt, then without."""
         return [self.velocities(self.base, prompt, where) for prompt in (self.first, self.bench.null)]
 
     def velocities(self, model: Any, positive: list, where: list) -> list[torch.Tensor]:
@@ -101,13 +95,11 @@ class Study:
 
 
 def first_rows(conditioning: list, rows: int) -> list:
-    """The first prompts of a CONDITIONING with one entry."""
     [(context_BLE, extras)] = conditioning
     return [[context_BLE[:rows], {"pooled_output": extras["pooled_output"][:rows]}]]
 
 
 def mean_guidance(moves: list, cond: list, uncond: list) -> float:
-    """Effective guidance, mean over steps and prompts."""
     return float(torch.stack([effective_guidance(*at) for at in zip(moves, cond, uncond, strict=True)]).mean())
 
 

@@ -1,7 +1,5 @@
 """How a student came to be: the losses that its training noted, and its checkpoints."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,7 +30,6 @@ EARLY = 0.5
 
 
 def losses() -> list[dict[str, Any]]:
-    """Return one curve for each student that is there."""
     found = []
     for wanted in _methods.WANTED:
         for seed in _methods.SEEDS:
@@ -86,7 +83,6 @@ def checkpoints(base: Any, arm: Arm) -> Iterator[tuple[int, Arm]]:
 
 
 def _averaged(base: Any, recipe: Recipe, folder: Path) -> dict[str, torch.Tensor]:
-    """The moving average of a checkpoint as a student file has it."""
     network = base.model.diffusion_model
     update = TRAINABLE[recipe.trainable](network, architecture_of(network), recipe.rank, recipe.seed)
     stored = read_tree(folder / "average.safetensors")

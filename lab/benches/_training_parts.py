@@ -3,8 +3,6 @@
 python lab/benches/_training_parts.py '{"what": "ours", "batch": 32, "rank": 16}'    prints its memory as JSON
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -59,7 +57,6 @@ class Parts:
         self.loop = TrainSettings(steps=STEPS * self.rows // batch, batch_size=batch, learning_rate=1e-4)
 
     def trajectories(self, folder: Path, *, cache_size: int, reuse: float) -> Any:
-        """Examples from trajectories in a folder."""
         from teefusion_core.training.trajectory_cache import TrajectoryCache
 
         options = {"examples": STEPS * self.rows, "cache_size": cache_size, "reuse": reuse}

@@ -3,8 +3,6 @@
 512 prompts that training never saw, the same noise for every row. The judge is exact.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
@@ -58,7 +56,6 @@ def measure() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per setting."""
     lines = [["method", "guidance", "passes/step", "entity", "attribute", "relation", "count", "all right"]]
     for row in result["rows"]:
         guidance = f"cfg {row['cfg']:g}" if row["w"] is None else f"w {row['w']:g} (as cfg {1 + row['w']:g})"
@@ -68,7 +65,6 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def effective_table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per w."""
     lines = [["w", "CFG", f"{TEACHER} teacher", "student", "difference"]]
     for row in result["effective_guidance"]:
         gap = 100 * (row["student"] / row["teacher"] - 1)

@@ -1,7 +1,5 @@
 """Which model families are supported: the cells of tests/host/test_backbones.py."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
@@ -12,7 +10,6 @@ measure = partial(cells_of_this_host, "backbones")
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line for each model on each host."""
     rows, hosts = outcomes(result)
     lines = [[row, host, *(found.get((row, column), "") for column in COLUMNS)]
              for row in rows for host, found in hosts.items()]  # fmt: skip

@@ -5,8 +5,6 @@ of the whole prompt; pictures start from one noise, an exact judge compares them
 Shapes: N sums, L tokens, W width of a token, P pooled width, C H W latent.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -57,13 +55,11 @@ class Study:
         self.kept: dict[str, Text] = {}
 
     def text(self, words: str) -> Text:
-        """An encoded prompt."""
         if words not in self.kept:
             self.kept[words] = self.clip.encode_from_tokens(self.clip.tokenize(words), return_pooled=True)
         return self.kept[words]
 
     def blend(self, base: str, terms: list[tuple[float, str]]) -> Text:
-        """A sum of prompts, context and pooled alike."""
         first, others = self.text(base), [(weight, self.text(words)) for weight, words in terms]
         context, pooled = (blended(first[part], [(w, text[part]) for w, text in others]) for part in (0, 1))
         return context, pooled
@@ -108,7 +104,6 @@ terms, the words themselves.
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per way, the kinds of sum in turn."""
     lines = [["sum", "given as", *PARTS.values(), *SHOWN[:2], "all right"]]
     named = None
     for row in result["rows"]:

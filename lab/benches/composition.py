@@ -1,7 +1,5 @@
 """What works together with the samplers of this pack: the cells of tests/host/test_composition.py."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
@@ -13,13 +11,11 @@ measure = partial(cells_of_this_host, "composition")
 
 
 def _reasons(result: dict[str, Any]) -> list[str]:
-    """Every reason of a refusal, once, in order."""
     found = [outcome for cells in result["hosts"].values() for _, _, outcome in cells]
     return list(dict.fromkeys(o.removeprefix(REFUSED) for o in found if o.startswith(REFUSED)))
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line for each feature, one cell for each host."""
     (rows, hosts), why = outcomes(result), _reasons(result)
 
     def cell(row: str, column: str, host: str) -> str:
@@ -33,5 +29,4 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def reason_table(result: dict[str, Any]) -> list[list[str]]:
-    """Return the reasons by number."""
     return [["", "why"], *([str(n), reason] for n, reason in enumerate(_reasons(result), start=1))]

@@ -1,7 +1,5 @@
 """How long a newcomer waits: the demo from a fresh clone with an empty home, then once more."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -54,7 +52,6 @@ def _run(command: list[str], clone: Path, environment: dict[str, str]) -> tuple[
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per run."""
     return [
         ["run", "seconds"],
         ["first, from a fresh clone (set-up included)", f"{result['first_seconds']:.0f}"],

@@ -3,8 +3,6 @@
 python lab/benches/import_time.py FOLDER_OF_COMFYUI FOLDER_OF_THE_PACK TIMES    prints what one process measured
 """
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import importlib.util
@@ -38,7 +36,6 @@ def measure() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line."""
     head = ["times", "ms of the processor (median)", "on the wall", "modules", "of other libraries"]
     times = [f"{result[name]:.0f}" for name in ("busy_ms", "wall_ms")]
     return [head, [str(result["times"]), *times, str(result["ours"]), str(len(result["others"]))]]

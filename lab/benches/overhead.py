@@ -4,8 +4,6 @@ The stock sampler runs base and student in one process, round after round in cha
 machine does falls on both alike; each round gives one ratio.
 """
 
-from __future__ import annotations
-
 import random
 import statistics
 from itertools import pairwise
@@ -70,7 +68,6 @@ def _row(case: Case, size: int, batch: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
-    """Return one row per size with the ratios of PAIRS pairs."""
     from teefusion_core.comfy_host.demo_model import load_demo
 
     base, clip, _ = load_demo("base")
@@ -85,7 +82,6 @@ def measure() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per size."""
     lines = [["picture", "batch", "stock ms", "student ms", "teacher ms", "student / stock", "teacher / student"]]
     for row in result["rows"]:
         cells = [f"{row['size']}x{row['size']}", str(row["batch"])]

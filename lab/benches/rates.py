@@ -4,8 +4,6 @@ This is the search behind the rivals of docs/evidence.md; every method has had t
 beginning of a student as its recipe has it, with its schedule over that many steps.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 from typing import Any
@@ -38,7 +36,6 @@ def measure() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per kind of student: loss by rate, the rate that its students are trained with."""
     lines = [["student", *(f"rate {rate:g}" for rate in result["settings"]["rates"]), "taken"]]
     for own in by_kind(result["rows"]):
         lines.append([named(own), *(f"{row['loss']:.2f}" for row in own), f"{own[0]['taken']:g}"])

@@ -4,8 +4,6 @@
 followed by CFG at the scale that the reflection amounts to, prompt by prompt on the same noise.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +36,6 @@ class Arm:
 
     @property
     def setting(self) -> str:
-        """CFG scales as a reader writes them."""
         return f"{self.final:g}" if self.strong is None else f"{self.strong:g} / {self.weak:g} / {self.final:g}"
 
 
@@ -56,8 +53,6 @@ REFLECTION_ARMS = [
 
 
 class Reflections(Study):
-    """The study with the weak network beside it."""
-
     def __init__(self) -> None:
         from teefusion_core.comfy_host.demo_model import load_demo
 
@@ -75,7 +70,6 @@ class Reflections(Study):
         return Teacher(guider, ReflectionSampler(reflect_steps=0 if arm.strong is None else -1))
 
     def row(self, arm: Arm) -> tuple[dict[str, Any], np.ndarray]:
-        """Figures of one arm, with what is right prompt by prompt."""
         teacher, run = self.teacher_of(arm), (self.schedule(arm.steps), arm.final)
         start = time.perf_counter()
         parts = [teacher.sample(prompt, self.bench.null, noise, *run)[0][-1] for prompt, noise in self.batches()]
@@ -84,16 +78,11 @@ class Reflections(Study):
         states = teacher.sample(self.first, self.bench.null, self.bench.noise_NCHW[: self.few], *run)[0]
         floats, claims = torch.from_numpy(shown / 255), self.bench.claims
         figures = {
-            "method": arm.name,
-            "setting": arm.setting,
-            "steps": arm.steps,
-            "passes": passes,
-            "effective_guidance": self.guidance_along(states, run[0]),
-            **score(shown, claims),
-            "saturation": float(saturation(floats).mean()),
-            "clipped": float(clipping(floats).mean()),
+            "method": arm.name, "setting": arm.setting, "steps": arm.steps, "passes": passes,
+            "effective_guidance": self.guidance_along(states, run[0]), **score(shown, claims),
+            "saturation": float(saturation(floats).mean()), "clipped": float(clipping(floats).mean()),
             "seconds": round(seconds, 1),
-        }
+        }  # fmt: skip
         say(f"{arm.name} {arm.setting}: {figures['overall']:.3f} at w_e {figures['effective_guidance']:.2f}")
         return figures, np.array([judge(image, claim).overall for image, claim in zip(shown, claims, strict=True)])
 
@@ -113,7 +102,6 @@ def measure() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per arm."""
     lines = [["method", "cfg", "steps", "passes", "effective", "all right", "saturation", "clipped", "CFG matched",
               "gain"]]  # fmt: skip
     for row in result["rows"]:

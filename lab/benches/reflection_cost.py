@@ -4,8 +4,6 @@ All runs of a round follow one another in one process, so that whatever else the
 round gives one ratio. Merging weights or loading them is over before a run is timed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -28,8 +26,6 @@ SETTINGS = {
 
 
 class Case:
-    """Models with a prompt at one batch size."""
-
     def __init__(self, batch: int):
         from teefusion_core.comfy_host.demo_model import load_demo
         from teefusion_core.comfy_host.sampling import schedule
@@ -114,7 +110,6 @@ def _with_lora(model: Any) -> Any:
 
 @torch.no_grad()
 def measure() -> dict[str, Any]:
-    """Return one row per setting with batch size."""
     rows = []
     for batch in BATCHES:
         case = Case(batch)
@@ -127,7 +122,6 @@ def measure() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per setting."""
     lines = [["run", "batch", "passes", "its time over", "ratio", "at most"]]
     for row in result["rows"]:
         cells = [row["case"], str(row["batch"]), f"{row['passes']:g}", row["against"]]

@@ -1,7 +1,5 @@
 """What is left of many runs: memory, speed, pictures of one server that is asked again and again."""
 
-from __future__ import annotations
-
 import os
 import random
 import statistics
@@ -11,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runner.base import make_base
 from runner.client import pictures, run_prompt
 from runner.places import PACK, ROOT
-from runner.server import Server, running
+from runner.server import Server, make_base, running
 from runner.stop import say
 
 from ._cost import resident_bytes
@@ -28,8 +25,6 @@ NOBODY = "no_pack_of_this_name"
 
 
 class _Series:
-    """Runs of one server, with what each left behind."""
-
     def __init__(self, server: Server):
         self.server, self.draw, self.last = server, random.Random(0), ""
         self.rss: list[float] = []
@@ -83,17 +78,13 @@ def measure() -> dict[str, Any]:
     return {
         "settings": {"runs": RUNS, "warm_up": WARM, "window": WINDOW},
         "megabytes": [round(size, 1) for size in (first, last)],
-        "every_20th": [round(size, 1) for size in series.rss[19::20]],
-        "growth": round(last / first - 1, 4),
-        "target": TARGET,
-        "ways": {name: series.row(name) for name in series.seconds},
-        "stock_identical": bool(np.array_equal(after, never)),
-        "stock_spread": round(float(after.std()), 2),
-    }
+        "every_20th": [round(size, 1) for size in series.rss[19::20]], "growth": round(last / first - 1, 4),
+        "target": TARGET, "ways": {name: series.row(name) for name in series.seconds},
+        "stock_identical": bool(np.array_equal(after, never)), "stock_spread": round(float(after.std()), 2),
+    }  # fmt: skip
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line for each way, then the server's."""
     lines = [["way", "runs", "s at first", "s at last", "pictures"]]
     for name, row in result["ways"].items():
         seconds = [f"{value:.2f}" for value in row["seconds"]]

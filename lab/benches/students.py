@@ -5,8 +5,6 @@ lab.demo_world.distill_student trains a single one. Prompts are held out, teache
 noise, and the judge is exact.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 from functools import partial
@@ -98,7 +96,6 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def guidance_table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with the effective guidance of each teacher, of its students."""
     strengths = list(result["rows"][0]["effective"])
     lines = [["teacher", "trained", *(f"w {float(w):g}" for w in strengths)]]
     for teacher, trainable, students, first in _groups(result):

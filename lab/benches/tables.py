@@ -5,8 +5,6 @@ shipped student, it takes those that lab.demo_world.distill_student has left, an
 that trains them.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 
@@ -92,7 +90,6 @@ class Evidence(Study):
                 self._keep(arm, sampled(self, arm, arm.grid[0], other_BCHW=self.other_BCHW), of=named(group))
 
     def resample(self, students: list[Arm]) -> None:
-        """Sample CFG and students with another sampler."""
         cfg = [arm for arm in _methods.teachers() if arm.method == TEACHER and arm.teacher == "CFG"]
         for arm in cfg + students:
             self._keep(arm, sampled(self, arm, HEADLINE["w"], sampler=OTHER_SAMPLER))
@@ -108,7 +105,6 @@ class Evidence(Study):
         return {**arm.named, "cosine": packed(whole, 4), "guidance_cosine": packed(guidance, 3)}
 
     def checkpoints(self, students: list[Arm]) -> list[dict[str, Any]]:
-        """Score the checkpoints that the trainings kept."""
         scored = []
         for arm in students:
             for step, early in _training_curves.checkpoints(self.base, arm):

@@ -4,8 +4,6 @@ Whole steps and their parts follow one another in one process, so that other wor
 round gives one ratio. Memory is measured in separate processes.
 """
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 from pathlib import Path
@@ -31,7 +29,6 @@ MIB = 2**20
 
 
 def measure() -> dict[str, Any]:
-    """Return steps in parts, the comparison with the stock trainer, memory."""
     return {
         "settings": {"batch": BATCH, "rank": RANK, "rounds": ROUNDS, "teacher_passes": PASSES},
         "limits": LIMITS,
@@ -107,7 +104,6 @@ def _peak_beside_stock(batch: int) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per kind of step."""
     ms, ratios = result["steps"]["ms"], result["steps"]["ratios"]
     head = ["trajectories", "whole step", "teacher", "unguided pass", "student", "optimizer", "whole / parts",
             "waits for data"]  # fmt: skip
@@ -123,7 +119,6 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def stock_table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per batch."""
     lines = [["batch", "our step", "Train LoRA", "time", "our memory", "Train LoRA's", "memory"]]
     for time, peak in zip(result["stock"], result["peaks"], strict=True):
         cells = [str(time["batch"]), *(f"{time[name]:.0f} ms" for name in ("ours_ms", "stock_ms"))]
@@ -133,7 +128,6 @@ def stock_table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def memory_table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per setting."""
     lines = [["trained", "batch", "rank", "images_per_trajectory", "foretold", "taken", "difference"]]
     for row in result["memory"]:
         cells = [row["case"], *(str(row[name]) for name in ("batch", "rank", "images_per_trajectory"))]

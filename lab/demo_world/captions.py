@@ -3,8 +3,6 @@
 The claim's groups are named in their order; every word used here is in `VOCABULARY`.
 """
 
-from __future__ import annotations
-
 import random
 
 from .scenes import BACKGROUNDS, COLORS, SHAPES, Group, Scene, sample_picture
@@ -29,7 +27,6 @@ GROUND_WORDS = ("on a {} background", "against a {} background", "with a {} back
 
 
 def plural(noun: str) -> str:
-    """English plural of a shape word."""
     return noun + ("es" if noun.endswith(("s", "ss")) else "s")
 
 
@@ -41,7 +38,6 @@ def _phrase(group: Group, rng: random.Random) -> str:
 
 
 def caption(claim: Scene, rng: random.Random) -> str:
-    """One wording of a claim."""
     parts = [rng.choice(OPENINGS), _phrase(claim.groups[0], rng)]
     if claim.place is not None:
         parts.append(rng.choice(PLACE_WORDS[claim.place]))

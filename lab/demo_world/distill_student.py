@@ -4,8 +4,6 @@ Prompts are all the data there is: the teacher makes the pictures.
 Run: python -m lab.demo_world.distill_student --teacher W2SD --trainable lora --seed 0
 """
 
-from __future__ import annotations
-
 import json
 import random
 import time
@@ -67,7 +65,6 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """Of its run with its files."""
         method = "" if self.method in (TEEFUSION, DICE) else f"-{self.method.replace(' ', '-')}"
         less = "-negatives" if self.negative_share else ""
         tried = f"-{self.steps}-steps-at-{self.learning_rate:g}" if self.learning_rate else ""
@@ -75,12 +72,10 @@ class Recipe:
 
     @property
     def learned(self) -> str:
-        """What is trained, a name in LEARNING_RATE."""
         return DICE if self.method == DICE else self.trainable
 
     @property
     def guidance(self) -> tuple[float, float]:
-        """Least with largest w."""
         return (self.w, self.w) if self.method == DICE else (0.5, self.guidance_max)
 
     @property
@@ -93,7 +88,6 @@ class Recipe:
 
     @property
     def student(self) -> Path:
-        """Its student file; what the training took stands beside it."""
         return STUDENTS / f"{self.name}.safetensors"
 
 
@@ -121,13 +115,10 @@ def described(recipe: Recipe) -> dict[str, dict]:
     train["learning_rate"] = recipe.learning_rate or LEARNING_RATE[recipe.learned]
     train["learning_rate_schedule"] = "linear"
     return {
-        "model": {"demo_model": "base"},
-        "teacher": TEACHERS[recipe.teacher],
-        "data": data | ({"negative_prompts": negatives} if recipe.negative_share else {}),
-        "distillation": distil,
-        "training": train,
-        "output": {"name": recipe.name},
-    }
+        "model": {"demo_model": "base"}, "teacher": TEACHERS[recipe.teacher],
+        "data": data | ({"negative_prompts": negatives} if recipe.negative_share else {}), "distillation": distil,
+        "training": train, "output": {"name": recipe.name},
+    }  # fmt: skip
 
 
 def distilled(recipe: Recipe) -> Path:
@@ -141,44 +132,31 @@ def distilled(recipe: Recipe) -> Path:
     from teefusion_core.comfy_host.training.from_file import training_of
 
     run = training_of(described(recipe), STUDENTS)[0]
-    clock = _Clock(recipe, run.folder.path)
+    folder, marks, of_trajectories = run.folder.path, run.folder.path / "seconds.json", recipe.cache / "seconds.json"
+    for made in (recipe.cache, folder):
+        made.mkdir(parents=True, exist_ok=True)
+    if not (folder / "trajectories").exists():
+        (folder / "trajectories").symlink_to(recipe.cache.resolve(), target_is_directory=True)
+    start = time.perf_counter() - (_seconds(marks) or _seconds(of_trajectories))
+
+    def note(path: Path) -> float:
+        seconds = time.perf_counter() - start
+        path.write_text(json.dumps({"seconds": seconds}))
+        return seconds
 
     def report_step(report: StepReport) -> None:
-        if report.step == 1:
-            clock.trajectories_made()
+        if report.step == 1 and not of_trajectories.is_file():
+            note(of_trajectories)
         if report.step % 50 == 0:
             done = f"step {report.step}/{report.steps} loss {report.loss:.4f}"
-            print(f"{recipe.name}: {done} {clock.keep():.0f} s", flush=True)
+            print(f"{recipe.name}: {done} {note(marks):.0f} s", flush=True)
 
     trained = run.run(on_step=report_step)
-    took = {**asdict(recipe), "seconds": round(clock.keep(), 1), "threads": torch.get_num_threads()}
+    took = {**asdict(recipe), "seconds": round(note(marks), 1), "threads": torch.get_num_threads()}
     took["losses"] = [round(loss, 4) for loss in trained.losses]
     trained.file.write(recipe.student)
     recipe.student.with_suffix(".json").write_text(json.dumps(took) + "\n")
     return recipe.student
-
-
-class _Clock:
-    """Seconds of a training over all its starts, with those of the trajectories that it finds made."""
-
-    def __init__(self, recipe: Recipe, run: Path):
-        self.marks, self.of_trajectories = run / "seconds.json", recipe.cache / "seconds.json"
-        recipe.cache.mkdir(parents=True, exist_ok=True)
-        run.mkdir(parents=True, exist_ok=True)
-        if not (run / "trajectories").exists():
-            (run / "trajectories").symlink_to(recipe.cache.resolve(), target_is_directory=True)
-        self.started, self.before = time.perf_counter(), _seconds(self.marks) or _seconds(self.of_trajectories)
-
-    def trajectories_made(self) -> None:
-        """Note what the trajectories took, the first time."""
-        if not self.of_trajectories.is_file():
-            self.of_trajectories.write_text(json.dumps({"seconds": time.perf_counter() - self.started}))
-
-    def keep(self) -> float:
-        """Note the seconds so far, return them."""
-        seconds = self.before + time.perf_counter() - self.started
-        self.marks.write_text(json.dumps({"seconds": seconds}))
-        return seconds
 
 
 def _seconds(path: Path) -> float:

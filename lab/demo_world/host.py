@@ -1,7 +1,5 @@
 """The ComfyUI whose own network classes are trained here."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

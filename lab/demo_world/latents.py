@@ -3,8 +3,6 @@
 Shapes: N pictures, B batch, latents [N,16,8,8] in the host's SD3 latent space.
 """
 
-from __future__ import annotations
-
 import hashlib
 import random
 from pathlib import Path

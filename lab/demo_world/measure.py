@@ -4,8 +4,6 @@ Shapes: B prompts, L tokens, P pooled width, latents [B,16,8,8].
 Run: python -m lab.demo_world.measure --cfg 1 2 3 4 6 --w 1 2 4
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time
@@ -34,7 +32,6 @@ def encode(clip, texts: list[str]) -> list:
 
 
 def sample(model, positive, negative, cfg: float, noise_BCHW: Tensor, seed: int) -> Tensor:
-    """Run the host's sampler from noise to latents."""
     import comfy.sample
 
     run = (model, noise_BCHW, STEPS, cfg, SAMPLER, SCHEDULER, positive, negative, torch.zeros_like(noise_BCHW))
@@ -72,7 +69,6 @@ class Bench:
         return np.concatenate(parts)
 
     def row(self, name: str, model, cfg: float, w: float | None = None) -> dict:
-        """One line of the table: shares per category, seconds, clipping."""
         return {"method": name, "cfg": cfg, "w": w, **self.judged(partial(self.images, model, cfg, w))}
 
     def judged(self, sample_all: Callable[[], np.ndarray]) -> dict:
@@ -102,7 +98,6 @@ def predictions(model, positive, negative, where: list[tuple[Tensor, Tensor]], n
 
 
 def print_row(row: dict) -> None:
-    """One printed line."""
     shares = "  ".join(f"{name} {row[name]:.3f}" for name in (*CATEGORIES, "overall"))
     setting = f"{row['method']:>8} cfg {row['cfg']:<4g} w {row['w'] or '-':<4}"
     print(f"{setting} {shares}  {row['seconds']:.1f} s", flush=True)
@@ -110,7 +105,6 @@ def print_row(row: dict) -> None:
 
 @torch.inference_mode()
 def main() -> None:
-    """Measure, print, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num", type=int, default=512)
     parser.add_argument("--model", help="a checkpoint instead of the shipped base")

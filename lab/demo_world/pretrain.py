@@ -5,8 +5,6 @@ The network is the host's MMDiT; text encoder and codec are frozen. Resumable: r
 Run: python -m lab.demo_world.pretrain --steps 12000
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math
@@ -45,18 +43,10 @@ def build_network(text_width: int, pooled_width: int) -> nn.Module:
     width = 64 * DEPTH
     embedder = {"in_features": text_width, "out_features": width}
     network = MMDiT(
-        input_size=None,
-        patch_size=2,
-        in_channels=16,
-        depth=DEPTH,
-        adm_in_channels=pooled_width,
-        context_embedder_config={"target": "torch.nn.Linear", "params": embedder},
-        pos_embed_max_size=GRID,
-        num_patches=GRID * GRID,
-        qk_norm="rms",
-        dtype=torch.float32,
-        operations=comfy.ops.disable_weight_init,
-    )
+        input_size=None, patch_size=2, in_channels=16, depth=DEPTH, adm_in_channels=pooled_width,
+        context_embedder_config={"target": "torch.nn.Linear", "params": embedder}, pos_embed_max_size=GRID,
+        num_patches=GRID * GRID, qk_norm="rms", dtype=torch.float32, operations=comfy.ops.disable_weight_init,
+    )  # fmt: skip
     network.pos_embed.copy_(get_2d_sincos_pos_embed_torch(width, GRID, GRID)[None])
     for name, parameter in network.named_parameters():
         if name.startswith("final_layer.linear") or "adaLN_modulation" in name or parameter.ndim == 1:
@@ -159,7 +149,6 @@ class Run:
         save_file(half, STATE.with_name(f"base_{self.step:06}.safetensors"), metadata=metadata)
 
     def resume(self) -> None:
-        """Read the state back, if there is one."""
         from safetensors import safe_open
 
         if not STATE.exists():
@@ -179,7 +168,6 @@ class Run:
 
 
 def is_block_matrix(name: str, parameter: Tensor) -> bool:
-    """Is it a weight of attention or MLP inside a block?"""
     return parameter.ndim == 2 and name.startswith("joint_blocks") and "adaLN" not in name
 
 
@@ -230,7 +218,6 @@ def train(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Parse, then train."""
     sizes = {"steps": 12000, "decay": 2500, "batch": 128, "num": 40000, "every": 500}
     parser = parser_of(__doc__, **sizes, lr=8e-4, ema=0.998, seed=0)
     use_comfy()

@@ -1,7 +1,5 @@
 """Sums of prompts whose meaning is known: parts, the prompt that says it all, what a picture of it must show."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,15 +9,7 @@ from .scenes import BACKGROUNDS, COLORS, RADIUS, RELATIONS, SHAPES, Group, Scene
 
 @dataclass(frozen=True)
 class Sum:
-    """base + weight * text + ... = whole.
-
-    Attributes:
-        kind: a name in KINDS.
-        base: the prompt to start from.
-        terms: (weight, text) pairs; a weight of -1 takes away.
-        whole: the same in words.
-        claim: what it says.
-    """
+    """base + weight * text + ... = whole, where a weight of -1 takes away; `claim` is what the whole says."""
 
     kind: str
     base: str
@@ -29,7 +19,6 @@ class Sum:
 
     @property
     def spelled(self) -> str:
-        """The sum as a reader would write it."""
         return " ".join([f'"{self.base}"', *(f'{"+" if weight > 0 else "-"} "{text}"' for weight, text in self.terms)])
 
 
@@ -85,12 +74,9 @@ def _likeness_of_grounds(rng: random.Random) -> Sum:
 
 
 KINDS: dict[str, Callable[[random.Random], Sum]] = {
-    "add a background": _background,
-    "add an object": _object,
-    "take an object away": _less,
-    "change the colour": _likeness,
-    "change the background": _likeness_of_grounds,
-}
+    "add a background": _background, "add an object": _object, "take an object away": _less,
+    "change the colour": _likeness, "change the background": _likeness_of_grounds,
+}  # fmt: skip
 
 
 def sums(num: int, seed: int = 5) -> list[Sum]:

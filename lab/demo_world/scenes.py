@@ -4,8 +4,6 @@ Shapes: H W picture size (64), 3 colour channels; pictures are uint8.
 A `Scene` is what a picture shows; a `Scene` with None in a field is what a prompt claims (None: not mentioned).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import random
 import zlib
@@ -26,14 +24,9 @@ HELD_OUT_SHARE = 10
 
 BACKGROUNDS = {"black": (16, 16, 20), "white": (242, 242, 240), "gray": (128, 130, 132), "brown": (96, 62, 36)}
 COLORS = {
-    "red": (222, 34, 40),
-    "green": (34, 168, 62),
-    "blue": (36, 74, 228),
-    "yellow": (250, 224, 48),
-    "purple": (156, 48, 196),
-    "cyan": (52, 212, 232),
-    "orange": (252, 140, 24),
-}
+    "red": (222, 34, 40), "green": (34, 168, 62), "blue": (36, 74, 228), "yellow": (250, 224, 48),
+    "purple": (156, 48, 196), "cyan": (52, 212, 232), "orange": (252, 140, 24),
+}  # fmt: skip
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 RADIUS = {"small": 7.0, "large": 11.0}
 RELATIONS = ("left of", "right of", "above", "below")
@@ -82,7 +75,6 @@ class Placed:
 
 
 def random_scene(rng: random.Random) -> Scene:
-    """Draw a scene that has room on the canvas."""
     while True:
         counts = rng.choice(LAYOUTS)
         groups = tuple(

@@ -3,8 +3,6 @@
 Run: python -m lab.demo_world.ship --base 12000 --weak 2000
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -20,7 +18,6 @@ def narrowed(tensors: dict[str, Tensor], matrices: torch.dtype) -> dict[str, Ten
 
 
 def main() -> None:
-    """Copy the two steps."""
     from safetensors.torch import load_file, save_file
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

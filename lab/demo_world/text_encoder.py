@@ -6,8 +6,6 @@ whole claim, each noun's token the facts of its own group.
 Run: python -m lab.demo_world.text_encoder --steps 3000
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import random

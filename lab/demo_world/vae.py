@@ -5,8 +5,6 @@ The codec's scale and shift put its latents where the host's SD3 latent format e
 Run: python -m lab.demo_world.vae --minutes 12
 """
 
-from __future__ import annotations
-
 import json
 import random
 import time
@@ -107,7 +105,6 @@ def normalise(codec, data_B3HW: Tensor) -> None:
 
 
 def main() -> None:
-    """Train, normalise, save as half precision."""
     out = str(RUNS / "demo_sd3_vae.safetensors")
     parser = parser_of(__doc__, minutes=12.0, batch=32, lr=1e-3, pool=8192, seed=0, out=out)
     parser.add_argument("--start-from", help="continue from a codec file, for another --minutes")

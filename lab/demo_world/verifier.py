@@ -4,8 +4,6 @@ Shapes: H W picture size, 3 colour channels, N objects found.
 The categories are those of DPG-Bench: global, entity, attribute, relation, other (here: count).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,7 +113,6 @@ def _relation(claim: Scene, found: tuple[Found, ...]) -> bool | None:
 
 
 def judge(image_HW3: np.ndarray, claim: Scene) -> Verdict:
-    """Compare a picture with a claim, category by category."""
     background, found = read_picture(image_HW3)
     exact = [_members(g, found, attributes=True) for g in claim.groups]
     categories: dict[str, bool | None] = {

@@ -1,7 +1,5 @@
 """The browser that tests drive: found, or installed where that is ours to do."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path
@@ -34,13 +32,9 @@ def make_chromium() -> None:
     try:
         find_chromium()
     except Stop:
-        if not _may_install():
+        if not hasattr(os, "geteuid") or os.geteuid() or shutil.which("apt-get") is None:
             raise
         _install()
-
-
-def _may_install() -> bool:
-    return hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
 def _install() -> None:

@@ -1,7 +1,5 @@
 """Hand a prompt to a running ComfyUI, follow it to its pictures."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import json
@@ -10,16 +8,15 @@ import urllib.parse
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 import numpy as np
 from PIL import Image
 
+from .graph import Json
 from .server import Server
 from .stop import Stop
 
-Json = dict[str, Any]
 Progress = Callable[[str, int, int], None]
 """Called with the title of the node at work, its step, its number of steps."""
 LOOK_SECONDS = 1.0

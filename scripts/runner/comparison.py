@@ -3,8 +3,6 @@
 Shapes: B pictures per prompt, H W picture size, 3 colour channels.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import statistics
@@ -16,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from .base import make_base
 from .client import Run, pictures, run_prompt
-from .graph import find, to_prompt
+from .graph import Json, find, to_prompt
 from .places import BASE, HOST, ROOT, WORKFLOWS
-from .server import USUAL_PORT, Server, any_free_port, choose_port, is_free, running
-from .sheet import SHOWN, Row, draw_sheet
+from .server import USUAL_PORT, Server, any_free_port, choose_port, is_free, make_base, running
 from .stop import Stop, say
 
 WORKFLOW = WORKFLOWS / "01 Student beside teacher.json"
@@ -32,8 +29,12 @@ MODEL_SIDE = 64
 """Pixels of the demo model's pictures."""
 PROMPT_NODE = "Prompt"
 STUDENT_NODE = "TeEFusionConditioning"
-
-Json = dict[str, Any]
+INNER = 128
+"""Pixels of a shown picture: two for each of the 64 that the demo model samples."""
+SHOWN = 2
+"""Pictures per method, of those made."""
+RIGHT, WRONG = (46, 160, 67), (214, 57, 57)
+LEGEND = "green frame: shows all of its prompt; red: does not"
 
 
 @dataclass
@@ -52,6 +53,14 @@ class Method:
         """Return the head of the column: name, passes per step, seconds for all images of a prompt."""
         passes = _plain(statistics.mean(self.passes))
         return f"{self.name}: {passes} pass{'' if passes == '1' else 'es'}, {statistics.median(self.seconds):.1f} s"
+
+
+@dataclass
+class Row:
+    """A prompt, with each method's pictures of it, each with whether it shows all of the prompt."""
+
+    text: str
+    cells: list[list[tuple[np.ndarray, bool]]]
 
 
 def methods() -> tuple[Method, ...]:
@@ -91,7 +100,6 @@ def check_models(folder: Path) -> None:
 
 
 def read_workflow(path: Path) -> Json:
-    """Read a workflow as the browser saved it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -128,6 +136,23 @@ def _run_all(server: Server, prompt: Json, prompts: list[tuple[str, Any]]) -> tu
         _show(f"{label}: {text} ({took})", end="\n")
         rows.append(Row(text, cells))
     return columns, rows
+
+
+def draw_sheet(rows: list[Row], labels: list[str], target: Path) -> Path:
+    """Write the sheet as a PNG; return where."""
+    # last on the path: the repository has a package called nodes, as ComfyUI has a module
+    sys.path.append(str(ROOT))
+    from teefusion_core.evaluation import grid
+
+    def cell(made: list[tuple[np.ndarray, bool]]) -> grid.Cell:
+        pictures = [Image.fromarray(image_HW3) for image_HW3, _ in made[:SHOWN]]
+        return grid.Cell(pictures, frames=[RIGHT if right else WRONG for _, right in made[:SHOWN]])
+
+    drawn = [grid.Row(row.text, [cell(made) for made in row.cells]) for row in rows]
+    sheet = grid.draw_grid(labels, drawn, side=INNER, legend=LEGEND)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(target)
+    return target
 
 
 def as_made(images_BHW3: np.ndarray) -> np.ndarray:
@@ -181,7 +206,6 @@ def _plain(value: float) -> str:
 
 
 def table(columns: tuple[Method, ...]) -> str:
-    """Return the figures as text."""
     head = ("method", "guidance", "passes/step", "seconds", "alignment")
     lines = [head]
     for column in columns:

@@ -1,22 +1,57 @@
 """The private Python environment, .venv/."""
 
-from __future__ import annotations
-
+import contextlib
 import hashlib
 import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from .commands import quietly, read_if_there
 from .places import CACHE, LOCK_FILE, ROOT, VENV, python_of
-from .replace import fresh, stamped
 from .stop import Stop, say
 
+STAMP = ".teefusion-stamp"
+"""Written last, inside the folder: a folder without the expected stamp counts as not made."""
 UV_VERSION = "0.13.8"
 NEEDED_GB = 8.0
 """The CUDA builds of torch take 5.3 GB; uv holds archives while it unpacks them."""
+
+
+def stamped(folder: Path, stamp: str) -> bool:
+    """Tell whether the folder was finished from exactly these inputs."""
+    try:
+        return (folder / STAMP).read_text(encoding="utf-8") == stamp
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def fresh(folder: Path, stamp: str) -> Iterator[Path]:
+    """Give a sibling to fill; when the block ends well it becomes the folder.
+
+    A run that is killed leaves only the sibling, which the next run clears away.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # named after us: a helper that outlived a killed run may still write into that run's sibling
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    old = folder.with_name(folder.name + ".old")
+    _clear(folder)
+    try:
+        yield partial
+        (partial / STAMP).write_text(stamp, encoding="utf-8")
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(partial, folder)
+    finally:
+        _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    for leftover in [*folder.parent.glob(f"{folder.name}.partial*"), *folder.parent.glob(f"{folder.name}.old")]:
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def base_python() -> str:
@@ -78,11 +113,7 @@ def _check_room() -> None:
 
 
 def make_environment(extra_requirements: Path | None) -> None:
-    """Build .venv/ beside itself, then put it in place.
-
-    Args:
-        extra_requirements: requirements.txt of a ComfyUI that is not ours; installed after the pinned packages.
-    """
+    """Build .venv/ beside itself, then put it in place; what a ComfyUI that is not ours needs comes after our pins."""
     _check_room()
     say("set-up 1/2: the Python environment .venv (about 30 s to 5 min, by the network)")
     uv, env = uv_program(), _uv_env()

@@ -3,8 +3,6 @@
 The browser does the same when a person presses Run; so the shipped files are run as they are, not a twin of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,7 +45,6 @@ def to_prompt(workflow: Json, object_info: Json) -> Json:
 
 
 def find(prompt: Json, title: str) -> str:
-    """Return the id of the one node with this title."""
     found = [key for key, node in prompt.items() if node["_meta"]["title"] == title]
     if len(found) != 1:
         raise Stop(f"The workflow has {len(found)} nodes titled '{title}' where one is needed; restore the file.")

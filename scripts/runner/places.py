@@ -1,7 +1,5 @@
 """Where the scripts keep what they make."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -23,5 +21,4 @@ PROBE_NAME = "teefusion_probe"
 
 
 def python_of(venv: Path) -> Path:
-    """Return the interpreter inside a virtual environment."""
     return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")

@@ -1,6 +1,4 @@
-"""A real ComfyUI, started for as long as a block lasts."""
-
-from __future__ import annotations
+"""A real ComfyUI, started for as long as a block lasts, in a folder of ours for its models, pictures, settings."""
 
 import contextlib
 import json
@@ -17,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from .environment import clean_env
-from .places import PACK, PROBE_NAME, VENV, python_of
+from .places import PACK, PROBE, PROBE_NAME, ROOT, VENV, python_of
 from .stop import Stop
 
+FOLDERS = ("custom_nodes", "models/loras", "input", "output", "temp", "user")
 ADDRESS = "127.0.0.1"
 USUAL_PORT = 8188
 START_SECONDS = 240.0
@@ -30,23 +29,18 @@ _BLAME = re.compile(r"^[\w.]*(Error|Exception|Interrupt)\b.*")
 
 @dataclass
 class Server:
-    """A running ComfyUI."""
-
     port: int
     log: Path
     process: subprocess.Popen
 
     @property
     def url(self) -> str:
-        """Address to open in a browser."""
         return f"http://{ADDRESS}:{self.port}"
 
     def get(self, path: str, timeout: float = 60.0) -> Any:
-        """Fetch a JSON answer."""
         return json.loads(self.read(path, timeout))
 
     def read(self, path: str, timeout: float = 60.0) -> bytes:
-        """Fetch the bytes of an answer."""
         try:
             with _open(self.url + path, timeout) as answer:
                 return answer.read()
@@ -55,7 +49,6 @@ class Server:
             raise Stop(f"ComfyUI at {self.url} did not answer {path} ({error}); see {self.log}, run again.") from error
 
     def check_alive(self, when: str) -> None:
-        """Raise the sentence for a server that is gone."""
         code = self.process.poll()
         if code is not None:
             raise Stop(
@@ -76,7 +69,6 @@ def _last_words(log: Path) -> str:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether nobody listens on the port."""
     with socket.socket() as probe:
         # as the server itself does it: a port whose last connections linger is free
         if os.name != "nt":
@@ -89,7 +81,6 @@ def is_free(port: int) -> bool:
 
 
 def any_free_port() -> int:
-    """Return a port that the system has just given us."""
     with socket.socket() as probe:
         probe.bind((ADDRESS, 0))
         return probe.getsockname()[1]
@@ -102,6 +93,31 @@ def choose_port(asked: int | None) -> int:
     if not is_free(asked):
         raise Stop(f"Port {asked} is taken by another program; stop that one, or choose another with --port.")
     return asked
+
+
+def make_base(folder: Path, *, probe: bool = True, pack: Path = ROOT) -> Path:
+    """Make a base directory with this pack linked into its custom_nodes."""
+    for name in FOLDERS:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    _link(folder / "custom_nodes" / PACK, pack)
+    if probe:
+        _link(folder / "custom_nodes" / PROBE_NAME, PROBE)
+    return folder
+
+
+def _link(link: Path, target: Path) -> None:
+    if link.is_symlink():
+        if os.readlink(link) == str(target):
+            return
+        link.unlink()
+    elif link.exists():
+        raise Stop(f"{link} is in the way of a link to {target}; move it elsewhere, then run the same command again.")
+    try:
+        link.symlink_to(target, target_is_directory=True)
+    except OSError as error:
+        raise Stop(
+            f"Cannot link {target} into {link.parent} ({error.strerror}); allow symbolic links there."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -117,16 +133,11 @@ def running(
     ]  # fmt: skip
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as out:
+        # in a session of its own, as Ctrl-C goes to us alone; we stop the server in order
         process = subprocess.Popen(
-            [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=clean_env(),
-            cwd=comfyui,
-            # Ctrl-C goes to us alone; we stop the server in order
-            start_new_session=True,
-        )
+            [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            env=clean_env(), cwd=comfyui, start_new_session=True,
+        )  # fmt: skip
     server = Server(port, log, process)
     try:
         _wait_until_ready(server, base)

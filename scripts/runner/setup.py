@@ -1,7 +1,5 @@
 """From a bare Python to an environment with a ComfyUI."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

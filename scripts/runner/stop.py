@@ -1,7 +1,5 @@
 """A failure that ends in a message of one sentence."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal
@@ -22,7 +20,6 @@ def say(line: str) -> None:
 
 
 def disk_full(where: object) -> Stop:
-    """Return the sentence for a disk without room."""
     return Stop(f"The disk that holds {where} is full; free some space, then run the same command again.")
 
 

@@ -3,8 +3,6 @@
 Shapes: B pictures of a node, H W their size, 3 colour channels.
 """
 
-from __future__ import annotations
-
 import io
 import math
 from pathlib import Path
@@ -12,12 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .base import make_base
 from .client import Json, Run, pictures, run_prompt
 from .comparison import read_workflow
 from .graph import to_prompt
 from .places import BASE, HOST, WORKFLOWS
-from .server import Server, running
+from .server import Server, make_base, running
 from .stop import Stop, say
 
 SIDE = 480
@@ -63,8 +60,7 @@ def _thumbnail(server: Server, prompt: Json) -> Image.Image:
 def draw_columns(columns: dict[str, np.ndarray]) -> Image.Image:
     """Return a square with a column for each node, its label on top, as many rows as columns.
 
-    Args:
-        columns: label -> uint8 pictures [B, H, W, 3]; those of a lone node fill the square without a label.
+    Pictures [B, H, W, 3] of a lone node fill the square without a label.
     """
     head, num = HEAD, len(columns)
     if num > 1 and all(len(images_BHW3) == 1 for images_BHW3 in columns.values()):

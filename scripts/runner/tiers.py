@@ -1,7 +1,5 @@
 """The tiers of tests, each a few programs that must succeed."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -25,8 +23,6 @@ LINT = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
 
 @dataclass
 class Count:
-    """What one part of the run came to."""
-
     name: str
     passed: int = 0
     failed: int = 0

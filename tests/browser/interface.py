@@ -3,8 +3,6 @@
 Positions are pixels of the page unless a name says `graph`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re
@@ -80,13 +78,11 @@ class Interface:
         self.errors[:] = rest
 
     def alerts(self) -> list[str]:
-        """Return the texts of warnings that lie over the canvas."""
         return self.page.locator(".p-toast-message-warn, .p-toast-message-error").all_inner_texts()
 
     # the canvas
 
     def load(self, workflow: dict) -> None:
-        """Put a workflow on the canvas as opening a file does."""
         self.page.evaluate("workflow => app.loadGraphData(workflow, true, true, 'shown')", workflow)
         self.settle()
 
@@ -171,7 +167,6 @@ class Interface:
         raise AssertionError(f"{name} could not be chosen")
 
     def close_search(self) -> None:
-        """Leave the search without a choice."""
         self.page.keyboard.press("Escape")
         self._search_box().wait_for(state="hidden")
 
@@ -193,7 +188,6 @@ class Interface:
         )
 
     def slot(self, node, side: str, name: str) -> list[float]:
-        """Return where a slot of a node is."""
         graph = self.page.evaluate(
             """([id, side, name]) => {
                 const node = app.graph.getNodeById(id)
@@ -225,16 +219,13 @@ class Interface:
         return shown.inner_text()
 
     def select(self, node) -> None:
-        """Select a node alone."""
         self.page.evaluate("id => app.canvas.selectNodes([app.graph.getNodeById(id)])", node)
 
     def press_run(self) -> None:
-        """Press Run."""
         self.page.evaluate("() => { runEnds.length = previews = 0 }")
         self.page.locator("[data-testid=queue-button] button, button[data-testid=queue-button]").first.click()
 
     def error(self) -> str:
-        """Return the text of the error that lies over the canvas."""
         folded = self.page.get_by_test_id("error-overlay-see-errors")  # newer interfaces unfold it in a panel
         self.page.locator("[role=dialog]").or_(folded).first.wait_for()
         if folded.count():
@@ -242,7 +233,6 @@ class Interface:
         return self.page.locator("[role=dialog]").or_(self.page.get_by_test_id("properties-panel")).first.inner_text()
 
     def run(self) -> dict:
-        """Press Run; return the event that ended it."""
         self.press_run()
         self.page.wait_for_function("() => runEnds.length > 0", timeout=RUN_MS)
         return self.page.evaluate("() => runEnds[0]")

@@ -8,7 +8,6 @@ ALIASED = ("guidance", "teefusion", "w2sd", "zigzag", "distill")
 
 @pytest.fixture(scope="module")
 def ours(server):
-    """Return what the host says of our nodes, by their ids."""
     info = server.get("/object_info")
     return {name: node for name, node in info.items() if node["python_module"] == f"custom_nodes.{PACK}"}
 

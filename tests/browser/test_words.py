@@ -15,12 +15,10 @@ KEEPS_TEXTS_OF_PACKS = (1, 35)
 
 @pytest.fixture(scope="module", params=LANGUAGES)
 def speaking(request, open_page):
-    """Return the language, a page in it."""
     return request.param, open_page(**{"Comfy.Locale": request.param})
 
 
 def texts(language, ui):
-    """Return the texts of a node that the interface should show in its language."""
     version = ui.page.evaluate("() => __COMFYUI_FRONTEND_VERSION__")
     if tuple(map(int, version.split(".")[:2])) < KEEPS_TEXTS_OF_PACKS:
         language = "en"

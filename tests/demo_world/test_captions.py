@@ -25,7 +25,6 @@ def num_tokens():
 
 @pytest.fixture(scope="module")
 def written():
-    """Captions with their claims, right ones with corrupted ones."""
     rng = random.Random(0)
     claims = [claim_of(random_scene(rng), rng) for _ in range(10_000)]
     claims += [corrupt(claim, rng) for claim in claims[:2000]]
@@ -39,11 +38,8 @@ def test_every_word_is_in_the_vocabulary(written):
     assert set(VOCABULARY) - used <= {"no", "without", "empty", "and"}
 
 
-def test_the_vocabulary_is_sorted_without_doubles():
-    assert list(VOCABULARY) == sorted(set(VOCABULARY))
-
-
-def test_captions_are_plain_words_with_single_spaces(written):
+def test_words_are_plain_sorted_without_doubles(written):
+    assert list(VOCABULARY) == sorted(set(VOCABULARY)) and not set(COLORS) & set(BACKGROUNDS)
     for text, _ in written:
         assert " ".join(re.findall("[a-z]+", text)) == text
 
@@ -99,10 +95,6 @@ def test_one_claim_has_many_wordings():
 def test_plurals(noun):
     irregular = {"cross": "crosses", "plus": "pluses", "rhombus": "rhombuses"}
     assert captions.plural(noun) == irregular.get(noun, noun + "s")
-
-
-def test_colours_and_backgrounds_share_no_word():
-    assert not set(COLORS) & set(BACKGROUNDS)
 
 
 def test_held_out_prompts_say_every_fact_of_a_held_out_scene():

@@ -61,15 +61,11 @@ def result(**changed):
     falling = packed(1 + 3 * math.exp(-point / 10) for point in range(100))
     velocities = [{**row, "cosine": packed([0.99] * 20), "guidance_cosine": packed([0.8] * 20)} for row in rows[-2:]]
     made = {
-        "settings": {"prompts": NUM, "steps": 20, "guidance": GRID, "threads": 1},
-        "minutes": 1.0,
-        "rows": rows,
+        "settings": {"prompts": NUM, "steps": 20, "guidance": GRID, "threads": 1}, "minutes": 1.0, "rows": rows,
         "curves": [{**curve, "seed": seed, "losses": falling} for seed in (0, 1)],
-        "checkpoints": [{**rows[7], "step": 500}],
-        "velocities": velocities,
-        "embedding": [],
+        "checkpoints": [{**rows[7], "step": 500}], "velocities": velocities, "embedding": [],
         "missing": [{"student": "w2sd-lora-7.safetensors", "command": "python -m lab.demo_world.distill_student"}],
-    }
+    }  # fmt: skip
     return made | {"claims": _claims.claims(made)}
 
 
@@ -79,30 +75,32 @@ def verdicts(made, text):
     return [found["verdict"] for found in claim["results"]]
 
 
-class TestClaims:
-    def test_a_student_like_its_teacher_is_about_it(self):
-        assert verdicts(result(), f"{STUDENT} reaches 95%") == ["holds"] * 2
+BELOW, ABOVE = (0.2, 0.5, 0.3), (0.5, 0.9, 0.6)
+HOLD, FAIL = ["holds"] * 2, ["does not hold"] * 2
+FULL_BEATS, ALONE_BEATS = "steps) beats G(psi(w)) alone", "alone of W2SD (LoRA, 1000 steps) beats DistillCFG"
 
-    def test_a_student_far_below_is_not(self):
-        assert verdicts(result(student=(0.2, 0.5, 0.3)), f"{STUDENT} reaches") == ["does not hold"] * 2
+
+class TestClaims:
+    @pytest.mark.parametrize(
+        ("changed", "text", "found"),
+        [
+            ({}, f"{STUDENT} reaches 95%", HOLD),
+            ({"student": BELOW}, f"{STUDENT} reaches", FAIL),
+            ({}, FULL_BEATS, HOLD),
+            ({}, ALONE_BEATS, HOLD),
+            ({"student": BELOW, "alone": ABOVE}, FULL_BEATS, FAIL),
+            ({"alone": ABOVE}, FULL_BEATS, ["undecided"] * 2),
+            ({}, "rise with their teachers", HOLD),
+            ({"plain": (0.9, 0.95, 0.9)}, "rise with their teachers", FAIL),
+            ({}, f"{STUDENT} is best inside", HOLD),
+            ({"student": (0.3, 0.5, 0.9)}, f"{STUDENT} is best inside", ["holds", "does not hold"]),
+        ],
+    )
+    def test_each_is_what_the_rows_say(self, changed, text, found):
+        assert verdicts(result(**changed), text) == found
 
     def test_the_cost_is_that_of_the_rows(self):
         assert "at 1/3.9 of the passes" in result()["claims"][0]["claim"]
-
-    def test_the_order_of_the_ablation(self):
-        assert verdicts(result(), "steps) beats G(psi(w)) alone") == ["holds"] * 2
-        assert verdicts(result(), "alone of W2SD (LoRA, 1000 steps) beats DistillCFG") == ["holds"] * 2
-
-    def test_an_order_turned_round_does_not_hold(self):
-        turned = result(student=(0.2, 0.5, 0.3), alone=(0.5, 0.9, 0.6))
-        assert verdicts(turned, "steps) beats G(psi(w)) alone") == ["does not hold"] * 2
-
-    def test_equal_methods_leave_it_undecided(self):
-        assert verdicts(result(alone=(0.5, 0.9, 0.6)), "steps) beats G(psi(w)) alone") == ["undecided"] * 2
-
-    def test_students_that_rise_with_their_teachers(self):
-        assert verdicts(result(), "rise with their teachers") == ["holds"] * 2
-        assert verdicts(result(plain=(0.9, 0.95, 0.9)), "rise with their teachers") == ["does not hold"] * 2
 
     def test_teachers_that_are_alike_tell_nothing(self):
         made = result()
@@ -111,13 +109,6 @@ class TestClaims:
         ]
         [claim] = [c for c in _claims.claims(made | {"rows": alike}) if "rise with their teachers" in c["claim"]]
         assert [(found["value"], found["verdict"]) for found in claim["results"]] == [(0, "undecided")] * 2
-
-    def test_a_peak_inside(self):
-        assert verdicts(result(), f"{STUDENT} is best inside") == ["holds"] * 2
-
-    def test_a_peak_at_the_end(self):
-        at_the_end = verdicts(result(student=(0.3, 0.5, 0.9)), f"{STUDENT} is best inside")
-        assert at_the_end == ["holds", "does not hold"]
 
     def test_methods_that_are_not_there_are_not_compared(self):
         made = result()

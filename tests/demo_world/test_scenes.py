@@ -5,22 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from lab.demo_world.scenes import (
-    BACKGROUNDS,
-    COLORS,
-    HELD_OUT_SHARE,
-    RELATION_MARGIN,
-    SHAPES,
-    SIZE,
-    Group,
-    Scene,
-    claim_of,
-    corrupt,
-    place_objects,
-    random_scene,
-    relation_margin,
-    sample_picture,
-)
+from lab.demo_world import scenes
+from lab.demo_world.scenes import Group, Scene, claim_of, corrupt, place_objects, random_scene
 
 DRAWS = 10_000
 HELD_OUT = [1, 26]  # among one small ring in every colour on every background
@@ -28,15 +14,14 @@ HELD_OUT = [1, 26]  # among one small ring in every colour on every background
 
 @pytest.fixture(scope="module")
 def training():
-    """Scenes with pictures as training draws them."""
     rng = random.Random(0)
-    return [sample_picture(rng) for _ in range(DRAWS)]
+    return [scenes.sample_picture(rng) for _ in range(DRAWS)]
 
 
 def test_training_never_draws_a_held_out_scene(training):
     seen = {scene for scene, _ in training}
     rng = random.Random(1)
-    kept_out = [sample_picture(rng, held_out=True)[0] for _ in range(500)]
+    kept_out = [scenes.sample_picture(rng, held_out=True)[0] for _ in range(500)]
     assert not any(scene.held_out for scene in seen)
     assert all(scene.held_out for scene in kept_out) and not seen & set(kept_out)
 
@@ -44,29 +29,31 @@ def test_training_never_draws_a_held_out_scene(training):
 def test_one_scene_in_ten_is_held_out():
     rng = random.Random(2)
     share = np.mean([random_scene(rng).held_out for _ in range(DRAWS)])
-    assert share == pytest.approx(1 / HELD_OUT_SHARE, abs=0.015)
+    assert share == pytest.approx(1 / scenes.HELD_OUT_SHARE, abs=0.015)
 
 
 def test_the_split_is_the_same_in_every_process():
     """Pinned scenes of either part: a checksum, unlike hash(), does not change from run to run."""
-    scenes = [Scene(ground, (Group(1, color, "ring", "small"),)) for ground in BACKGROUNDS for color in COLORS]
-    assert [i for i, scene in enumerate(scenes) if scene.held_out] == HELD_OUT
+    rings = [
+        Scene(ground, (Group(1, color, "ring", "small"),)) for ground in scenes.BACKGROUNDS for color in scenes.COLORS
+    ]
+    assert [i for i, scene in enumerate(rings) if scene.held_out] == HELD_OUT
 
 
 def test_every_fact_of_the_world_is_drawn(training):
     groups = [group for scene, _ in training for group in scene.groups]
-    assert {g.color for g in groups} == set(COLORS) and {g.shape for g in groups} == set(SHAPES)
+    assert {g.color for g in groups} == set(scenes.COLORS) and {g.shape for g in groups} == set(scenes.SHAPES)
     assert {g.count for g in groups} == {1, 2} and {g.size for g in groups} == {"small", "large"}
-    assert {scene.background for scene, _ in training} == set(BACKGROUNDS)
+    assert {scene.background for scene, _ in training} == set(scenes.BACKGROUNDS)
     assert {scene.relation for scene, _ in training} == {None, "left of", "right of", "above", "below"}
     assert {scene.place for scene, _ in training} == {None, "left", "right", "top", "bottom"}
 
 
 def test_the_same_seed_draws_the_same_pictures():
-    (a, first), (b, second) = (sample_picture(random.Random(7)) for _ in range(2))
+    (a, first), (b, second) = (scenes.sample_picture(random.Random(7)) for _ in range(2))
     assert a == b and np.array_equal(first, second)
-    assert first.shape == (SIZE, SIZE, 3) and first.dtype == np.uint8
-    assert not np.array_equal(first, sample_picture(random.Random(8))[1])
+    assert first.shape == (scenes.SIZE, scenes.SIZE, 3) and first.dtype == np.uint8
+    assert not np.array_equal(first, scenes.sample_picture(random.Random(8))[1])
 
 
 def test_objects_are_inside_apart_related():
@@ -75,25 +62,25 @@ def test_objects_are_inside_apart_related():
         scene = random_scene(rng)
         objects = place_objects(scene, rng) or []
         for i, o in enumerate(objects):
-            assert o.radius < o.x < SIZE - o.radius and o.radius < o.y < SIZE - o.radius
+            assert o.radius < o.x < scenes.SIZE - o.radius and o.radius < o.y < scenes.SIZE - o.radius
             assert all(max(abs(o.x - p.x), abs(o.y - p.y)) > o.radius + p.radius for p in objects[:i])
         if objects and scene.relation:
             sides = [[(o.x, o.y) for o in objects if o.group == group] for group in (0, 1)]
-            assert relation_margin(scene.relation, *sides) >= RELATION_MARGIN
+            assert scenes.relation_margin(scene.relation, *sides) >= scenes.RELATION_MARGIN
 
 
 @pytest.mark.parametrize(
     ("relation", "margin"), [("left of", 10.0), ("right of", -30.0), ("above", -20.0), ("below", 0.0)]
 )
 def test_the_margin_of_a_relation_by_hand(relation, margin):
-    assert relation_margin(relation, [(10.0, 20.0), (20.0, 32.0)], [(30.0, 20.0), (40.0, 12.0)]) == margin
+    assert scenes.relation_margin(relation, [(10.0, 20.0), (20.0, 32.0)], [(30.0, 20.0), (40.0, 12.0)]) == margin
 
 
 def test_a_claim_says_nothing_untrue_of_its_scene():
     rng = random.Random(4)
-    scenes = [random_scene(rng) for _ in range(1000)]
-    claims = [claim_of(scene, rng) for scene in scenes]
-    for scene, claim in zip(scenes, claims, strict=True):
+    drawn = [random_scene(rng) for _ in range(1000)]
+    claims = [claim_of(scene, rng) for scene in drawn]
+    for scene, claim in zip(drawn, claims, strict=True):
         assert claim.background in (None, scene.background)
         assert (claim.relation, claim.place) == (scene.relation, scene.place)
         for said, true in zip(claim.groups, scene.groups, strict=True):

@@ -7,22 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from lab.demo_world.scenes import (
-    BACKGROUNDS,
-    COLORS,
-    PLACES,
-    RADIUS,
-    RELATIONS,
-    SHAPES,
-    SIZE,
-    Group,
-    Scene,
-    claim_of,
-    draw_scene,
-    place_objects,
-    random_scene,
-    relation_margin,
-)
+from lab.demo_world import scenes
+from lab.demo_world.scenes import Group, Scene, claim_of, draw_scene, place_objects, random_scene, relation_margin
 from lab.demo_world.verifier import CATEGORIES, judge, read_picture, score
 
 NUM = 1500
@@ -67,14 +53,14 @@ def _group_fact(fact, values):
 
 
 def _background(scene, objects, rng):
-    return replace(scene, background=_other(scene.background, list(BACKGROUNDS), rng))
+    return replace(scene, background=_other(scene.background, list(scenes.BACKGROUNDS), rng))
 
 
 def _relation(scene, objects, rng):
     """Another relation, unless the objects happen to be in that one too."""
     if scene.relation is None:
         return None
-    claim = replace(scene, relation=_other(scene.relation, RELATIONS, rng))
+    claim = replace(scene, relation=_other(scene.relation, scenes.RELATIONS, rng))
     sides = [[(o.x, o.y) for o in objects if o.group == group] for group in (0, 1)]
     return None if relation_margin(claim.relation, *sides) > 0 else claim
 
@@ -82,13 +68,12 @@ def _relation(scene, objects, rng):
 def _place(scene, objects, rng):
     if scene.place is None:
         return None
-    claim, o, middle = replace(scene, place=_other(scene.place, PLACES, rng)), objects[0], SIZE / 2
+    claim, o, middle = replace(scene, place=_other(scene.place, scenes.PLACES, rng)), objects[0], scenes.SIZE / 2
     sides = {"left": o.x < middle, "right": o.x > middle, "top": o.y < middle, "bottom": o.y > middle}
     return None if sides[claim.place] else claim
 
 
 def _swapped(scene, objects, rng):
-    """The first group with the colour of the second, the second with that of the first."""
     if len(scene.groups) == 1 or scene.groups[0].color == scene.groups[1].color:
         return None
     a, b = scene.groups
@@ -98,15 +83,12 @@ def _swapped(scene, objects, rng):
 
 
 WRONG = {
-    "colour": (_group_fact("color", list(COLORS)), "attribute"),
-    "shape": (_group_fact("shape", SHAPES), "entity"),
-    "size": (_group_fact("size", list(RADIUS)), "attribute"),
-    "count": (_group_fact("count", (1, 2, 3)), "other"),
-    "background": (_background, "global"),
-    "relation": (_relation, "relation"),
-    "place": (_place, "relation"),
-    "swapped colours": (_swapped, None),
-}
+    "colour": (_group_fact("color", list(scenes.COLORS)), "attribute"),
+    "shape": (_group_fact("shape", scenes.SHAPES), "entity"),
+    "size": (_group_fact("size", list(scenes.RADIUS)), "attribute"),
+    "count": (_group_fact("count", (1, 2, 3)), "other"), "background": (_background, "global"),
+    "relation": (_relation, "relation"), "place": (_place, "relation"), "swapped colours": (_swapped, None),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", WRONG)
@@ -127,7 +109,7 @@ def test_a_wrong_fact_is_caught(kind, world, record_property):
 
 def _with_extra(scene, rng):
     """A picture of the scene with one small object that it does not have."""
-    extra = Group(1, rng.choice(list(COLORS)), rng.choice(SHAPES), "small")
+    extra = Group(1, rng.choice(list(scenes.COLORS)), rng.choice(scenes.SHAPES), "small")
     full = replace(scene, groups=(*scene.groups, extra), relation=None, place=None)
     objects = place_objects(full, rng)
     return None if objects is None else draw_scene(full, objects, rng)
@@ -150,13 +132,13 @@ def test_a_missing_object_is_caught(world):
 
 def test_an_empty_picture_meets_no_claim(world):
     for level in (0, 128, 255):
-        empty = np.full((SIZE, SIZE, 3), level, np.uint8)
+        empty = np.full((scenes.SIZE, scenes.SIZE, 3), level, np.uint8)
         assert read_picture(empty)[1] == ()
         assert not any(judge(empty, scene).overall for scene, *_ in world[:100])
 
 
 def test_random_noise_meets_no_claim(world):
-    noise = np.random.RandomState(0).randint(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
+    noise = np.random.RandomState(0).randint(0, 256, (scenes.SIZE, scenes.SIZE, 3)).astype(np.uint8)
     assert not any(judge(noise, scene).overall for scene, *_ in world[:100])
 
 

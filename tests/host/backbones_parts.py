@@ -114,7 +114,6 @@ def _settings(host, unet):
 
 
 def built(host, backbone, seed=1):
-    """A MODEL with random weights; the host's class, its sampling, its latent space."""
     config = getattr(host.comfy.supported_models, backbone.config)(_settings(host, backbone.unet))
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "", device=CPU)
@@ -123,5 +122,4 @@ def built(host, backbone, seed=1):
 
 
 def prompt(backbone, seed):
-    """A CONDITIONING of the backbone's widths."""
     return [[randn(seed, 1, TOKENS, WIDTH), {"pooled_output": randn(seed + 90, 1, backbone.pooled), **backbone.extras}]]

@@ -9,7 +9,6 @@ from .reflection_parts import SD3_LORA
 
 
 def sampled(top, setup, guider, sampler):
-    """Sample a set-up with a GUIDER, a SAMPLER, in one go or in two."""
     parts = top.host.custom_sampler
     noise, nothing = parts.RandomNoise.execute(SEED).args[0], parts.DisableNoise.execute().args[0]
     sigmas = top.pack.comfy_host.schedule(guider.model_patcher, "normal", setup.steps, setup.denoise)
@@ -67,7 +66,6 @@ class Column:
         return {"positive": world.positive, "other": world.other, "negative": world.negative}
 
     def start(self, **fields):
-        """The set-up, with some of its fields other than usual."""
         return self.wired(Setup(**{"latent": {"samples": torch.zeros(1, 16, 8, 8)}, **self.prompts(), **fields}))
 
 

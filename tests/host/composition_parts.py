@@ -48,7 +48,6 @@ class Setup:
     dtype: torch.dtype = torch.float32
 
     def with_models(self, change: Callable) -> "Setup":
-        """The set-up with something done to every MODEL."""
         weak = None if self.weak is None else change(self.weak)
         return replace(self, model=change(self.model), weak=weak)
 
@@ -77,14 +76,12 @@ class Row:
 
 
 def values(setup, name="positive", **extras):
-    """A prompt of the set-up with more in it."""
     import node_helpers
 
     return node_helpers.conditioning_set_values(getattr(setup, name), extras)
 
 
 def on_model(make):
-    """A change of every MODEL."""
     return lambda top, setup: setup.with_models(lambda model: make(top, model))
 
 

@@ -32,7 +32,6 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def host():
-    """Return the modules of ComfyUI that tests use."""
     path = Path(os.environ.get("COMFYUI_PATH") or REPO / ".host" / "ComfyUI")
     assert (path / "comfy").is_dir(), f"no ComfyUI in {path}; set COMFYUI_PATH"
     sys.path.insert(0, str(path))
@@ -89,7 +88,6 @@ def pack(host):
 
 @pytest.fixture
 def add_folder(host):
-    """Return a function that adds a folder of models to the host; it goes with the test."""
     import folder_paths
 
     added = []
@@ -107,7 +105,6 @@ def add_folder(host):
 
 @pytest.fixture(scope="session")
 def golden_model(host):
-    """Return a function that loads a golden case by its name through the host's own loader (kept)."""
     loaded = {}
 
     def load(case):
@@ -121,13 +118,11 @@ def golden_model(host):
 
 @pytest.fixture(scope="module")
 def top(host, pack):
-    """Return the models that a module of tests shares."""
     return bench(host, pack)
 
 
 @pytest.fixture(scope="module")
 def world(top):
-    """Return models of the embedded SD3 with prompts."""
     return top.world()
 
 
@@ -141,8 +136,6 @@ def encoded(top):
 
 @pytest.fixture
 def distil(host, pack, world, encoded):
-    """Return a function that makes a distillation with CFG as its teacher, by settings."""
-
     def make(texts=TEXTS, nulls=("", NEGATIVE), guider=None, sampler=None, model=None, **options):
         parts, model = pack.comfy_host, model or world.model
         guider = guider or host.comfy.samplers.CFGGuider(model)

@@ -21,7 +21,6 @@ def shaken(distillation, size=0.02, seed=3):
 
 
 def example_of(trajectory, step=1):
-    """All rows of one step of a trajectory."""
     rows = trajectory.x_SBCHW.shape[1]
     return Example(
         x_BCHW=trajectory.x_SBCHW[step], sigma_B=trajectory.sigma_S[step].expand(rows), w_B=trajectory.w.expand(rows),

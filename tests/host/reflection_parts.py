@@ -56,7 +56,6 @@ def unet(host, kind, seed, latent_format="SD15", dtype=torch.float32):
 
 
 def control_unet(host, seed=3):
-    """A ControlNet for `unet`."""
     config = {name: value for name, value in UNET.items() if name != "out_channels"}
     network = host.comfy.cldm.cldm.ControlNet(**config, hint_channels=3, num_heads=8, dtype=torch.float32, device=CPU)
     randomise(network, seed)
@@ -76,7 +75,6 @@ def control_sd3(host, model, seed=3):
 
 
 def conditioning(seed, strength=1.0):
-    """A prompt for `unet`."""
     return [[strength * randn(seed, 1, 4, UNET["context_dim"]), {}]]
 
 
@@ -91,7 +89,6 @@ class Bench:
         return sys.modules[f"{self.pack.module.__name__}.teefusion_core.{name}"]
 
     def load(self, variant):
-        """MODEL of the demo SD3, loaded anew, with its CLIP, its VAE."""
         return self.pack.nodes["TinySD3Loader"].execute(variant).args
 
     def world(self, kind="flow"):
@@ -122,11 +119,9 @@ class Bench:
         )
 
     def control(self, world):
-        """A ControlNet that fits."""
         return control_sd3(self.host, world.model) if world.kind == "flow" else control_unet(self.host)
 
     def lora(self, model, layers, strength=1.0, seed=0):
-        """The model with a random LoRA, through the host's reader of LoRA files."""
         state, weights = {}, model.model.state_dict()
         for i, layer in enumerate(layers):
             shape = weights[f"diffusion_model.{layer}.weight"].shape
@@ -141,7 +136,6 @@ class Bench:
         return {"samples": torch.zeros(batch, world.channels, 8, width)}
 
     def guider(self, world, *, model=None, weak=None, scales=SCALES, rule="CFG", alpha=0.5, **prompts):
-        """A guider with the prompts of the world, or others."""
         host = self.pack.comfy_host
         guider = host.ReflectionGuider(model or world.model, weak, scales=host.Scales(*scales), rule=rule, alpha=alpha)
         guider.set_conds(**{"positive": world.positive, "negative": world.negative, **prompts})
@@ -161,7 +155,6 @@ class Bench:
         return SimpleNamespace(samples=out["samples"], latent=out, cost=cost, guider=guider)
 
     def euler(self, world, *, model=None, cfg=SCALES[0], positive=None, latent=None, steps=STEPS, denoise=1.0):
-        """The stock KSampler node."""
         import nodes
 
         prompts = positive or world.positive, world.negative
@@ -193,7 +186,6 @@ _KEPT = []
 
 
 def bench(host, pack):
-    """The one bench of a session."""
     if not _KEPT:
         _KEPT.append(Bench(host, pack))
     return _KEPT[0]

@@ -23,7 +23,6 @@ each = pytest.mark.parametrize("backbone", BACKBONES, ids=lambda backbone: backb
 
 @pytest.fixture(scope="module")
 def model_of(host):
-    """Return a function that builds a backbone's MODEL (kept)."""
     kept = {}
 
     def get(backbone):
@@ -70,7 +69,6 @@ def literal_twin(host, backbone, model, null, w, gain):
 
 
 def distillation(host, pack, backbone, model, **options):
-    """A distillation with plain CFG as its teacher."""
     parts, cfg = pack.comfy_host, host.comfy.samplers.CFGGuider(model)
     settings = dict(
         teacher_steps=STEPS, images_per_trajectory=2, cache_size=1, rank=2, initial_gain_ratio=0.3, guidance_max=6.0

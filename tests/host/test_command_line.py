@@ -143,7 +143,6 @@ DOCS = (REPO / "docs" / "training.md").read_text(encoding="utf-8")
 
 @pytest.fixture
 def installed(folder, host):
-    """Return the folder of a pack inside of a ComfyUI."""
     around = folder / "ComfyUI"
     around.mkdir()
     for entry in host.path.iterdir():

@@ -20,7 +20,6 @@ FINE, W = 20, 2.0
 
 @pytest.fixture(scope="session")
 def load(pack):
-    """Return a function that loads a variant through the node (kept)."""
     kept = {}
 
     def variant(name):
@@ -39,7 +38,6 @@ def base(load):
 
 @pytest.fixture(scope="session")
 def stock(host):
-    """Return the host's own nodes by name."""
     from comfy_extras import nodes_sd3
 
     import nodes
@@ -54,7 +52,6 @@ def stock(host):
 
 @pytest.fixture(scope="session")
 def prompts(base, stock):
-    """Prompt with the empty prompt, encoded by the stock node."""
     return tuple(stock.encode(base.clip, text)[0] for text in (PROMPT, ""))
 
 
@@ -185,7 +182,6 @@ class TestBadFiles:
 
     @pytest.fixture
     def folder(self, pack, tmp_path, monkeypatch):
-        """A copy of the shipped files that may be spoilt."""
         tiny = pack.comfy_host.demo_model
         for path in tiny.MODELS.glob("*.safetensors"):
             shutil.copy(path, tmp_path)

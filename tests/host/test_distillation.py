@@ -19,7 +19,6 @@ def network_of(world):
 
 
 def predicted(world, encoded, text, x_BCHW, sigma):
-    """Velocity of the bare base, called directly."""
     context, extras = encoded[text][0]
     context, pooled = (t.clone().expand(len(x_BCHW), *t.shape[1:]) for t in (context, extras["pooled_output"]))
     with torch.no_grad():

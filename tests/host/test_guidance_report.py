@@ -11,8 +11,6 @@ STEPS = 4
 
 @pytest.fixture
 def cfg(host, world):
-    """Return a function that makes a CFGGuider."""
-
     def make(scale, model=None, positive=None):
         guider = host.comfy.samplers.CFGGuider(model or world.model)
         guider.set_conds(positive or world.positive, world.negative)
@@ -24,8 +22,6 @@ def cfg(host, world):
 
 @pytest.fixture
 def judge(pack, top, host, world):
-    """Return a function that runs the node's work; gives back (LATENT, report)."""
-
     def run(guider, *, sampler="euler", latent=None, steps=STEPS, model=None, **prompts):
         sampler = host.comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
         prompts = {"positive": world.positive, "negative": world.negative, **prompts}

@@ -78,8 +78,6 @@ def loads(top, monkeypatch):
 
 @pytest.fixture
 def compared(top, loads, patches, record_property):
-    """Run a pair on one copy of the weights, on two; look at what is left of it."""
-
     def check(world, strong, weak):
         weights = weights_of(world.model)
         shared = top.reflect(world, model=patches[strong](world.model), weak=patches[weak](world.model), steps=2)

@@ -26,7 +26,6 @@ def case(request):
 
 @pytest.fixture
 def prompts():
-    """Prompt, null, negative of the small golden case, one row each."""
     data = inputs(CASE)
     return (
         conditioning(data["context"][:1], data["pooled"][:1]),
@@ -37,7 +36,6 @@ def prompts():
 
 @pytest.fixture
 def runner(host):
-    """Sample with the host's guider and sampler; count the rows of each forward."""
     samplers = host.comfy.samplers
 
     def run(model, positive, x, sigmas=SHORT, negative=None, cfg=1.0):
@@ -47,16 +45,12 @@ def runner(host):
         )
         guider = samplers.CFGGuider(model) if negative else host.custom_sampler.Guider_Basic(model)
         if negative:
-            guider.set_conds(positive, negative)
             guider.set_cfg(cfg)
-        else:
-            guider.set_conds(positive)
+        guider.set_conds(*((positive, negative) if negative else (positive,)))
         try:
-            latent = torch.zeros_like(x)
             # x is the state at the first sigma itself, so the empty latent adds nothing
-            out = guider.sample(
-                x / sigmas[0], latent, samplers.sampler_object("euler"), sigmas, seed=0, disable_pbar=True
-            )
+            given = x / sigmas[0], torch.zeros_like(x), samplers.sampler_object("euler"), sigmas
+            out = guider.sample(*given, seed=0, disable_pbar=True)
         finally:
             seen.remove()
         return model.model.process_latent_in(out)
@@ -65,7 +59,6 @@ def runner(host):
 
 
 def velocity(host, model, x, context, pooled, sigma):
-    """Evaluate the bare diffusion model."""
     host.comfy.model_management.load_models_gpu([model])
     t = torch.full((len(x),), 1000 * sigma)
     with torch.no_grad():
@@ -73,7 +66,6 @@ def velocity(host, model, x, context, pooled, sigma):
 
 
 def one_step_velocity(run, model, positive, x, sigma, **options):
-    """Read the velocity off one Euler step down to sigma 0."""
     return (x - run(model, positive, x, torch.tensor((sigma, 0.0)), **options)) / sigma
 
 
@@ -94,8 +86,7 @@ def test_both_golden_cases(case, golden_model, pack, runner, host, record_proper
 
 
 def test_the_model_is_bit_identical_before_and_after(golden_model, pack, runner, prompts):
-    model, x = golden_model(CASE), inputs(CASE)["x"][:1]
-    positive, null, _ = prompts
+    model, x, (positive, null, _) = golden_model(CASE), inputs(CASE)["x"][:1], prompts
     weights = {name: value.clone() for name, value in model.model.state_dict().items()}
     before = runner(model, positive, x)
     fused, prompt = pack.comfy_host.apply_fusion(model, positive, null, 5.0)
@@ -109,16 +100,14 @@ def test_the_model_is_bit_identical_before_and_after(golden_model, pack, runner,
 
 
 def test_a_model_fused_twice_takes_each_prompt_once(golden_model, pack, runner, prompts):
-    model, x = golden_model(CASE), inputs(CASE)["x"][:1]
-    positive, null, _ = prompts
+    model, x, (positive, null, _) = golden_model(CASE), inputs(CASE)["x"][:1], prompts
     once, prompt = pack.comfy_host.apply_fusion(model, positive, null, 5.0)
     twice, prompt = pack.comfy_host.apply_fusion(once, prompt, null, 5.0)
     assert torch.equal(runner(twice, prompt, x), runner(once, prompt, x))
 
 
 def test_cfg_other_than_one_leaves_negative_rows_unfused(golden_model, pack, runner, prompts):
-    model, x, sigma = golden_model(CASE), inputs(CASE)["x"][:1], 0.7
-    positive, null, negative = prompts
+    model, x, (positive, null, negative), sigma = golden_model(CASE), inputs(CASE)["x"][:1], prompts, 0.7
     fused, prompt = pack.comfy_host.apply_fusion(model, positive, null, 5.0)
     cond = one_step_velocity(runner, fused, prompt, x, sigma)
     uncond = one_step_velocity(runner, model, negative, x, sigma)
@@ -166,8 +155,7 @@ def test_zeros_or_the_prompt_itself_as_null_are_reported(golden_model, pack, pro
 
 
 def test_every_row_has_its_own_guidance(golden_model, pack, runner, prompts, host):
-    model, data = golden_model(CASE), inputs(CASE)
-    positive, null, negative = prompts
+    model, data, (positive, null, negative) = golden_model(CASE), inputs(CASE), prompts
     x = torch.cat((data["x"], data["x"][:1].flip(-1)))
     rows = [2.0, 5.0, 13.25]
     fused, prompt = pack.comfy_host.apply_fusion(model, positive, null, rows)
@@ -179,8 +167,7 @@ def test_every_row_has_its_own_guidance(golden_model, pack, runner, prompts, hos
 
 
 def test_two_prompts_of_different_guidance_share_a_forward(golden_model, pack, runner, prompts):
-    model, x, sigma = golden_model(CASE), inputs(CASE)["x"][:1], 0.7
-    positive, null, other = prompts
+    model, x, (positive, null, other), sigma = golden_model(CASE), inputs(CASE)["x"][:1], prompts, 0.7
     fused, a = pack.comfy_host.apply_fusion(model, positive, null, 3.0)
     fused, b = pack.comfy_host.apply_fusion(fused, other, null, 11.0)
     parts = [one_step_velocity(runner, fused, part, x, sigma) for part in (a, b, positive)]
@@ -190,8 +177,7 @@ def test_two_prompts_of_different_guidance_share_a_forward(golden_model, pack, r
 
 
 def test_a_lora_on_the_embedders_is_in_the_term(golden_model, pack, runner, prompts):
-    model, x = golden_model(CASE), inputs(CASE)["x"][:1]
-    positive, null, _ = prompts
+    model, x, (positive, null, _) = golden_model(CASE), inputs(CASE)["x"][:1], prompts
     diff = {
         f"diffusion_model.{name}.weight": ("diff", (torch.full(shape, 0.02),))
         for name, shape in (("y_embedder.mlp.2", (128, 128)), ("t_embedder.mlp.0", (128, 256)))
@@ -210,8 +196,7 @@ def test_a_lora_on_the_embedders_is_in_the_term(golden_model, pack, runner, prom
 
 
 def test_rows_that_another_pack_appends_stay_unfused(golden_model, pack, runner, prompts):
-    model, x = golden_model(CASE), inputs(CASE)["x"][:1]
-    positive, null, negative = prompts
+    model, x, (positive, null, negative) = golden_model(CASE), inputs(CASE)["x"][:1], prompts
     fused, prompt = pack.comfy_host.apply_fusion(model, positive, null, 5.0, gain=1.0)
     network, extra = model.model.diffusion_model, negative[0][1]["pooled_output"]
     forward, seen = network.forward, {}
@@ -229,8 +214,7 @@ def test_rows_that_another_pack_appends_stay_unfused(golden_model, pack, runner,
 
 
 def test_an_interrupted_run_leaves_nothing_behind(golden_model, pack, runner, prompts):
-    model, x = golden_model(CASE), inputs(CASE)["x"][:1]
-    positive, null, _ = prompts
+    model, x, (positive, null, _) = golden_model(CASE), inputs(CASE)["x"][:1], prompts
     before = runner(model, positive, x)
     fused, prompt = pack.comfy_host.apply_fusion(model, positive, null, 5.0)
     broken = fused.clone()
@@ -243,8 +227,7 @@ def test_an_interrupted_run_leaves_nothing_behind(golden_model, pack, runner, pr
 
 def test_compiled_models_see_a_new_guidance(golden_model, pack, runner, prompts, host):
     wrapper = pytest.importorskip("comfy_api.torch_helpers").set_torch_compile_wrapper
-    model, x = golden_model(CASE), inputs(CASE)["x"][:1]
-    positive, null, _ = prompts
+    model, x, (positive, null, _) = golden_model(CASE), inputs(CASE)["x"][:1], prompts
     graphs = []
 
     def counted(graph, inputs):
@@ -261,8 +244,7 @@ def test_compiled_models_see_a_new_guidance(golden_model, pack, runner, prompts,
 
 
 def test_half_precision_models(golden_model, pack, runner, prompts, host):
-    x = inputs(CASE)["x"][:1]
-    positive, null, _ = prompts
+    x, (positive, null, _) = inputs(CASE)["x"][:1], prompts
     options = {"dtype": torch.bfloat16}
     half = host.comfy.sd.load_diffusion_model_state_dict(state_dict(CASE), model_options=options)
     got = runner(*pack.comfy_host.apply_fusion(half, positive, null, 5.0, gain=0.5), x)
@@ -271,8 +253,7 @@ def test_half_precision_models(golden_model, pack, runner, prompts, host):
 
 
 def test_student_metadata_sets_gain_precision_range(golden_model, pack, runner, prompts):
-    x = inputs(CASE)["x"][:1]
-    positive, null, _ = prompts
+    x, (positive, null, _) = inputs(CASE)["x"][:1], prompts
     student = golden_model(CASE).clone()
     metadata = dict(gain=0.25, guidance_min=1.0, guidance_max=8.0)
     metadata |= dict(guidance_precision=EXACT, guidance_embedding_scale=1000.0)
@@ -288,9 +269,9 @@ def test_student_metadata_sets_gain_precision_range(golden_model, pack, runner, 
 def test_published_students_default_to_official_bf16(golden_model, pack, prompts):
     positive, null, _ = prompts
     _, prompt = pack.comfy_host.apply_fusion(golden_model(CASE), positive, null, 5.0)
-    extras = prompt[0][1]
-    assert extras["teefusion_guidance_timestep"].tolist() == [4992.0]
-    assert extras["teefusion_gain"] == 1 / 256
+    assert (
+        prompt[0][1]["teefusion_guidance_timestep"].tolist() == [4992.0] and prompt[0][1]["teefusion_gain"] == 1 / 256
+    )
 
 
 class TestBadInput:

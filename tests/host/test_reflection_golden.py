@@ -60,7 +60,6 @@ def trajectory(pack, model, noise, sigmas, scales, **options):
 
 
 def worst(found, wanted):
-    """Largest relative distance over the steps."""
     gaps = (found.double() - wanted).flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1)
     return float(gaps.max())
 
@@ -78,7 +77,6 @@ def test_flow(name, convention, inversion, pack, toy, record_property):
 
 @pytest.fixture(scope="module")
 def ddim():
-    """Stored data, levels of the schedule, starting noise."""
     stored = np.load(DATA / "reflection_ddim.npz")
     alphas, timesteps = torch.from_numpy(stored["alphas_cumprod"]), torch.from_numpy(stored["timesteps"])
     levels = torch.cat([alphas[timesteps.long()], alphas[:1]])

@@ -10,7 +10,6 @@ pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 
 @pytest.fixture(scope="module")
 def hooked(top, world):
-    """The prompt with a LoRA that is on for it alone."""
     import comfy.hooks
 
     factors = {"lora_up.weight": randn(1, 768, 2), "lora_down.weight": randn(2, 2, 256)}

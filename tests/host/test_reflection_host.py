@@ -12,8 +12,6 @@ DEFAULTS = (5.5, 1.0, 5.5)
 
 
 class TestPasses:
-    """What a step costs, counted at the network."""
-
     @pytest.mark.parametrize(
         ("scales", "operator", "passes"),
         [
@@ -117,15 +115,11 @@ class TestNothingDiffers:
         sliced = world.model.clone()
         sliced.set_model_attn1_output_patch(lambda n, extra: n)
         sides = {
-            "scale": {},
-            "model": {"weak": world.weak},
-            "lora": {"model": lora, "weak": world.model},
+            "scale": {}, "model": {"weak": world.weak}, "lora": {"model": lora, "weak": world.model},
             "strength": {"model": lora, "weak": top.lora(world.model, world.layers, 0.5)},
-            "prompt": {"weak_positive": world.other},
-            "negative": {"weak_negative": world.other},
-            "options": {"weak": sliced},
-            "shift": {"weak": shifted},
-        }[gap]
+            "prompt": {"weak_positive": world.other}, "negative": {"weak_negative": world.other},
+            "options": {"weak": sliced}, "shift": {"weak": shifted},
+        }[gap]  # fmt: skip
         assert not noted((2.0, 1.0 if gap == "scale" else 2.0, 2.0), **sides)
 
 

@@ -17,7 +17,6 @@ def world(request, top):
 
 @pytest.fixture(scope="module")
 def plain(top, world):
-    """The run without anything."""
     return top.reflect(world).samples
 
 

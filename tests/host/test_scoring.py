@@ -32,7 +32,6 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Return a folder of weights, of every judge."""
     made = tmp_path_factory.mktemp("clip_vision")
     save_file(open_clip_weights(), made / "clip.safetensors")
     (made / "clip.json").write_text(json.dumps(CONFIG))
@@ -65,7 +64,6 @@ def _array(picture):
 
 
 def found(outputs):
-    """Return metric -> scores of the pictures, from the JSON."""
     read = [json.loads(scores)["scores"] for _, scores in outputs]
     return {name: [one[name][0] for one in read] for name in read[0]}
 

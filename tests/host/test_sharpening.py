@@ -17,8 +17,6 @@ FILE, SIZE = "mine.safetensors", 0.05
 
 @pytest.fixture
 def teach(pack, distil, tmp_path):
-    """A function that makes the training of a sharpener."""
-
     def make(name="run", loop=LOOP, whole=False, **options):
         parts = dict(root=tmp_path / "runs", name=name, teacher="CFG at scale 1 + w, euler", whole_model=whole)
         return pack.comfy_host.Training(distil(**DICE | options), loop, **parts)

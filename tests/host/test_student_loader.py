@@ -19,7 +19,6 @@ NAME = "students/mine.safetensors"
 
 @pytest.fixture
 def loras(pack, tmp_path, add_folder):
-    """A LoRA folder with the demo student in it; its path."""
     (tmp_path / "loras" / "students").mkdir(parents=True)
     models = pack.comfy_host.load_demo.__globals__["MODELS"]
     shutil.copy(models / "demo_sd3_student.safetensors", tmp_path / "loras" / NAME)

@@ -17,7 +17,6 @@ PROMPTS, FEW = 4, 2
 
 @pytest.fixture(scope="module")
 def bench(host):
-    """Return the modules of the tables."""
     sys.path.insert(0, str(REPO / "scripts"))
     try:
         from lab.benches import _methods, _sampling, _study

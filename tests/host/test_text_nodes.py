@@ -23,7 +23,6 @@ def core(top):
 
 @pytest.fixture
 def loras(core, tmp_path, add_folder):
-    """A LoRA folder with a random sharpener for the demo model in it; its path."""
     files, network = core
     (tmp_path / "loras" / "sharpeners").mkdir(parents=True)
     with torch.inference_mode(False):

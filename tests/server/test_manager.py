@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from runner.base import FOLDERS
 from runner.places import PACK, ROOT
-from runner.server import any_free_port, running
+from runner.server import FOLDERS, any_free_port, running
 
 
 @pytest.fixture(scope="module")

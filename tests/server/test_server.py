@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runner.base import make_base
 from runner.client import pictures, run_prompt
 from runner.comparison import WORKFLOW, as_made, fill, guidance_of, methods, passes_per_step
 from runner.graph import find, to_prompt
 from runner.places import WORKFLOWS
-from runner.server import running
+from runner.server import make_base, running
 from runner.stop import Stop
 from runner.thumbnails import runs_here
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from PIL import Image
-from runner.comparison import Method, as_made, check_models, fill, guidance_of, table
-from runner.sheet import INNER, SHOWN, Row, draw_sheet
+from runner import comparison
+from runner.comparison import INNER, SHOWN, Method, Row
 from runner.stop import Stop
 
 PROMPT = {
@@ -13,22 +13,18 @@ PROMPT = {
     "3": {"class_type": "PrimitiveFloat", "inputs": {"value": 3.5}, "_meta": {"title": "w"}},
     "4": {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["2", 0]}, "_meta": {"title": "LoRA"}},
     "5": {"class_type": "KSampler", "inputs": {"model": ["4", 0], "seed": 1, "cfg": 1}, "_meta": {"title": "Student"}},
-    "6": {
-        "class_type": "KSampler",
-        "inputs": {"model": ["9", 0], "seed": 2, "cfg": 4.5},
-        "_meta": {"title": "Teacher"},
-    },
+    "6": {"class_type": "KSampler", "inputs": {"model": ["9", 0], "seed": 2, "cfg": 4.5}, "_meta": {"title": "CFG"}},
     "9": {"class_type": "Loader", "inputs": {}, "_meta": {"title": "Base"}},
 }
 
 
 def test_guidance_is_read_from_the_graph():
-    assert guidance_of(PROMPT, "5") == "w 3.5 (as cfg 4.5)"
-    assert guidance_of(PROMPT, "6") == "cfg 4.5"
+    assert comparison.guidance_of(PROMPT, "5") == "w 3.5 (as cfg 4.5)"
+    assert comparison.guidance_of(PROMPT, "6") == "cfg 4.5"
 
 
 def test_both_methods_get_the_same_noise_on_a_copy():
-    filled = fill(PROMPT, "new", 77, ["Student", "Teacher"])
+    filled = comparison.fill(PROMPT, "new", 77, ["Student", "CFG"])
     assert filled["1"]["inputs"]["text"] == "new"
     assert filled["5"]["inputs"]["seed"] == filled["6"]["inputs"]["seed"] == 77
     assert PROMPT["1"]["inputs"]["text"] == "old" and PROMPT["5"]["inputs"]["seed"] == 1
@@ -36,28 +32,24 @@ def test_both_methods_get_the_same_noise_on_a_copy():
 
 def test_enlarged_pictures_come_back_exactly():
     small = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    assert np.array_equal(as_made(small.repeat(4, 1).repeat(4, 2)), small)
-    assert np.array_equal(as_made(small), small)
+    assert np.array_equal(comparison.as_made(small.repeat(4, 1).repeat(4, 2)), small)
+    assert np.array_equal(comparison.as_made(small), small)
 
 
 def test_the_table_tells_what_was_measured():
     student = Method("Student", "", "", "w 3 (as cfg 4)", [1.0, 3.0, 1.5], [1.0, 1.0], [True, True, False, True])
-    text = table((student,))
+    text = comparison.table((student,))
     line = text.splitlines()[2]
     assert [cell.strip() for cell in line.split("  ") if cell.strip()] == [
-        "Student",
-        "w 3 (as cfg 4)",
-        "1",
-        "1.50",
-        "0.75 of 4 pictures",
-    ]
+        "Student", "w 3 (as cfg 4)", "1", "1.50", "0.75 of 4 pictures",
+    ]  # fmt: skip
     assert student.label() == "Student: 1 pass, 1.5 s"
 
 
 def test_the_sheet_shows_each_method_with_its_verdict(tmp_path):
     white = np.full((64, 64, 3), 255, np.uint8)
     rows = [Row(f"prompt {i} " + "long " * i * 20, [[(white, True)] * 4, [(white, False)] * 4]) for i in range(5)]
-    path = draw_sheet(rows, ["one", "two"], tmp_path / "deep" / "sheet.png")
+    path = comparison.draw_sheet(rows, ["one", "two"], tmp_path / "deep" / "sheet.png")
     pixels = np.asarray(Image.open(path)).reshape(-1, 3)
     frame = (INNER + 8) ** 2 - INNER**2
     for color in ((46, 160, 67), (214, 57, 57)):
@@ -68,6 +60,6 @@ def test_a_missing_part_of_the_demo_model_is_one_sentence(tmp_path):
     for part in ("base", "weak", "text", "vae"):
         (tmp_path / f"demo_sd3_{part}.safetensors").touch()
     with pytest.raises(Stop, match="demo_sd3_student.safetensors"):
-        check_models(tmp_path)
+        comparison.check_models(tmp_path)
     (tmp_path / "demo_sd3_student.safetensors").touch()
-    check_models(tmp_path)
+    comparison.check_models(tmp_path)

@@ -26,13 +26,8 @@ def node(number, kind, values=(), inputs=(), mode=0, outputs=("MODEL",), **more)
     slots = [{"name": name, "type": type_, "link": link} for name, type_, link in inputs]
     kinds = [{"name": type_, "type": type_} for type_ in outputs]
     return {
-        "id": number,
-        "type": kind,
-        "widgets_values": list(values),
-        "inputs": slots,
-        "outputs": kinds,
-        "mode": mode,
-    } | more
+        "id": number, "type": kind, "widgets_values": list(values), "inputs": slots, "outputs": kinds, "mode": mode,
+    } | more  # fmt: skip
 
 
 def workflow(*nodes, links=()):
@@ -40,7 +35,6 @@ def workflow(*nodes, links=()):
 
 
 def chain(middle, values=(7, "randomize", 20, "y")):
-    """Return load -> middle -> sample."""
     return workflow(
         node(1, "Load", ["b"]),
         middle,
@@ -54,22 +48,15 @@ PATCH_IN = [("model", "MODEL", 10)]
 
 def test_links_and_widgets_arrive_under_their_names():
     prompt = to_prompt(chain(node(2, "Patch", [0.5], PATCH_IN, title="Mine")), INFO)
-    assert prompt["2"] == {
-        "class_type": "Patch",
-        "inputs": {"amount": 0.5, "model": ["1", 0]},
-        "_meta": {"title": "Mine"},
-    }
+    inputs = {"amount": 0.5, "model": ["1", 0]}
+    assert prompt["2"] == {"class_type": "Patch", "inputs": inputs, "_meta": {"title": "Mine"}}
     assert prompt["1"]["_meta"]["title"] == "Load it"
 
 
-def test_the_choice_below_a_seed_is_no_input():
-    prompt = to_prompt(chain(node(2, "Patch", [0.5], PATCH_IN)), INFO)
-    assert prompt["3"]["inputs"] == {"seed": 7, "steps": 20, "mode": "y", "model": ["2", 0]}
-
-
-def test_a_seed_saved_without_that_choice_is_read_too():
-    prompt = to_prompt(chain(node(2, "Patch", [0.5], PATCH_IN), values=(7, 20)), INFO)
-    assert prompt["3"]["inputs"] == {"seed": 7, "steps": 20, "mode": "x", "model": ["2", 0]}
+@pytest.mark.parametrize(("values", "mode"), [((7, "randomize", 20, "y"), "y"), ((7, 20), "x")])
+def test_the_choice_below_a_seed_is_no_input_saved_or_not(values, mode):
+    prompt = to_prompt(chain(node(2, "Patch", [0.5], PATCH_IN), values=values), INFO)
+    assert prompt["3"]["inputs"] == {"seed": 7, "steps": 20, "mode": mode, "model": ["2", 0]}
 
 
 @pytest.mark.parametrize("middle", [{"mode": 2}, {"mode": 4}, {"kind": "Reroute"}, {"kind": "PrimitiveNode"}])

