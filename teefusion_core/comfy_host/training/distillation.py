@@ -24,8 +24,7 @@ from ..guidance.patch import why_no_base
 from ..prompts.encoded import Prompts
 from ..sampling import schedule
 from .network import Network
-from .teacher import Teacher
-from .trajectories import TrajectoryMaker, checked_images
+from .teacher import Teacher, TrajectoryMaker, checked_images
 
 
 class Distillation:
