@@ -16,11 +16,8 @@ RESULTS = ROOT / "lab" / "results"
 def machine() -> dict[str, Any]:
     """Return what a reader needs to compare numbers; nothing that names the machine or its owner."""
     import torch
+    from comfyui_version import __version__ as comfyui
 
-    try:
-        from comfyui_version import __version__ as comfyui
-    except ImportError:
-        comfyui = "unknown"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return {
         "device": device, "architecture": platform.machine(), "cores": os.cpu_count(),

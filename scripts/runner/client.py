@@ -83,8 +83,9 @@ async def _follow(server: Server, events, prompt: Json, run: Run, on_progress: P
             continue
         if message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.ERROR):
             raise aiohttp.ClientConnectionError("it was closed")
-        if message.type is aiohttp.WSMsgType.BINARY:
-            run.preview = _picture_in(message.data) or run.preview
+        # a binary message is its kind, the picture's format, four bytes each, then a file
+        if message.type is aiohttp.WSMsgType.BINARY and int.from_bytes(message.data[:4], "big") == PREVIEW_IMAGE:
+            run.preview = message.data[8:]
         if message.type is not aiohttp.WSMsgType.TEXT:
             continue
         event = json.loads(message.data)
@@ -105,11 +106,6 @@ async def _follow(server: Server, events, prompt: Json, run: Run, on_progress: P
             on_progress(shown, data["value"], data["max"])
 
 
-def _picture_in(message: bytes) -> bytes | None:
-    """Return the picture of a binary message: its kind, the picture's format, four bytes each, then a file."""
-    return message[8:] if int.from_bytes(message[:4], "big") == PREVIEW_IMAGE else None
-
-
 def _complaints(reply: Json, prompt: Json) -> str:
     found = []
     for key, node in reply.get("node_errors", {}).items():
@@ -123,9 +119,5 @@ def pictures(server: Server, run: Run, node: str) -> np.ndarray:
     files = run.outputs.get(node, {}).get("images", [])
     if not files:
         raise Stop(f"The workflow ran, but its node {node} saved no picture; see {server.log}.")
-    return np.stack([_picture(server, file) for file in files])
-
-
-def _picture(server: Server, file: Json) -> np.ndarray:
-    data = server.read(f"/view?{urllib.parse.urlencode(file)}")
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    read = [server.read(f"/view?{urllib.parse.urlencode(file)}") for file in files]
+    return np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in read])

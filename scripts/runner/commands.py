@@ -1,10 +1,8 @@
 """Run a helper program quietly, with its words kept in a log."""
 
-import contextlib
 import subprocess
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from .places import HOST
 from .stop import Stop, disk_full, say
@@ -42,32 +40,17 @@ def quietly(what: str, command: Sequence[object], env: dict[str, str]) -> None:
         print(f"\n$ {' '.join(map(str, command))}", file=log, flush=True)
         begin = log.tell()
         started = reported = time.monotonic()
-        with _running(command, env, log) as process:
+        process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
+        try:
             while process.poll() is None:
                 time.sleep(POLL_SECONDS)
                 if time.monotonic() - reported > LIFE_SIGN_SECONDS:
                     reported = time.monotonic()
                     say(f"   ... {what} ({reported - started:.0f} s)")
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
         if process.returncode != 0:
             log.seek(begin)
             raise explain(what, log.read())
-
-
-@contextlib.contextmanager
-def _running(command: Sequence[object], env: dict[str, str], log):
-    process = subprocess.Popen(
-        [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def read_if_there(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""

@@ -72,7 +72,10 @@ def methods() -> tuple[Method, ...]:
 def compare(comfyui: Path, num_prompts: int, out: Path, *, serve: bool, port: int | None) -> None:
     """Run the comparison; with `serve`, keep ComfyUI running afterwards."""
     check_models(ROOT / "models")
-    prompts = _held_out_prompts(num_prompts)
+    sys.path.append(str(ROOT))  # last: the repository has a package called nodes, as ComfyUI has a module
+    from lab.demo_world.captions import held_out_prompts
+
+    prompts = held_out_prompts(num_prompts, seed=SEED)
     workflow = read_workflow(WORKFLOW)
     if serve and port is None:
         port = USUAL_PORT if is_free(USUAL_PORT) else any_free_port()
@@ -104,14 +107,6 @@ def read_workflow(path: Path) -> Json:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise Stop(f"The workflow {path} cannot be read ({error}); restore it with: git checkout {path}") from error
-
-
-def _held_out_prompts(num: int) -> list[tuple[str, Any]]:
-    # last on the path: the repository has a package called nodes, as ComfyUI has a module
-    sys.path.append(str(ROOT))
-    from lab.demo_world.captions import held_out_prompts
-
-    return held_out_prompts(num, seed=SEED)
 
 
 def _run_all(server: Server, prompt: Json, prompts: list[tuple[str, Any]]) -> tuple[tuple[Method, ...], list[Row]]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .commands import quietly, read_if_there
+from .commands import quietly
 from .places import CACHE, LOCK_FILE, ROOT, VENV, python_of
 from .stop import Stop, say
 
@@ -94,7 +94,9 @@ def _uv_env() -> dict[str, str]:
 
 def environment_stamp(extra_requirements: Path | None) -> str:
     """Return what the environment was made from, as a short text."""
-    text = LOCK_FILE.read_text(encoding="utf-8") + (read_if_there(extra_requirements) if extra_requirements else "")
+    text = LOCK_FILE.read_text(encoding="utf-8")
+    if extra_requirements and extra_requirements.is_file():
+        text += extra_requirements.read_text(encoding="utf-8")
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -103,18 +105,14 @@ def environment_ready(stamp: str) -> bool:
     return stamped(VENV, stamp) and python_of(VENV).exists()
 
 
-def _check_room() -> None:
+def make_environment(extra_requirements: Path | None) -> None:
+    """Build .venv/ beside itself, then put it in place; what a ComfyUI that is not ours needs comes after our pins."""
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < NEEDED_GB:
         raise Stop(
             f"The disk that holds {ROOT} has {free:.1f} GB free, set-up needs {NEEDED_GB:.0f} GB; "
             "free some space, then run the same command again."
         )
-
-
-def make_environment(extra_requirements: Path | None) -> None:
-    """Build .venv/ beside itself, then put it in place; what a ComfyUI that is not ours needs comes after our pins."""
-    _check_room()
     say("set-up 1/2: the Python environment .venv (about 30 s to 5 min, by the network)")
     uv, env = uv_program(), _uv_env()
     with fresh(VENV, environment_stamp(extra_requirements)) as partial:

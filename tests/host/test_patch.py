@@ -269,9 +269,8 @@ def test_student_metadata_sets_gain_precision_range(golden_model, pack, runner, 
 def test_published_students_default_to_official_bf16(golden_model, pack, prompts):
     positive, null, _ = prompts
     _, prompt = pack.comfy_host.apply_fusion(golden_model(CASE), positive, null, 5.0)
-    assert (
-        prompt[0][1]["teefusion_guidance_timestep"].tolist() == [4992.0] and prompt[0][1]["teefusion_gain"] == 1 / 256
-    )
+    extras = prompt[0][1]
+    assert extras["teefusion_guidance_timestep"].tolist() == [4992.0] and extras["teefusion_gain"] == 1 / 256
 
 
 class TestBadInput:

@@ -4,16 +4,13 @@ import pytest
 from runner.graph import find, to_prompt
 from runner.stop import Stop
 
+SEED = ["INT", {"control_after_generate": True}]
 INFO = {
     "Load": {"input": {"required": {"file": [["a", "b"]]}}, "output": ["MODEL"], "display_name": "Load it"},
     "Patch": {"input": {"required": {"model": ["MODEL"], "amount": ["FLOAT", {"default": 1.0}]}}},
     "Sample": {
         "input": {
-            "required": {
-                "model": ["MODEL", {}],
-                "seed": ["INT", {"control_after_generate": True}],
-                "steps": ["INT", {}],
-            },
+            "required": {"model": ["MODEL", {}], "seed": SEED, "steps": ["INT", {}]},
             "optional": {"mask": ["MASK", {}], "mode": ["COMBO", {"options": ["x", "y"], "default": "x"}]},
         },
         "input_order": {"required": ["model", "seed", "steps"], "optional": ["mask", "mode"]},
