@@ -22,8 +22,8 @@ def resamples(num: int, *, draws: int = 2000, seed: int = 0) -> Tensor:
     """Return counts of draws of `num` out of `num` with replacement.
 
     Args:
-        num: prompts or students, 1 or more.
-        draws: D.
+        num: number of prompts or students, 1 or more.
+        draws: number of draws D.
         seed: the same seed gives the same draws.
     Returns:
         float64 [D,num], how often each item was drawn; rows sum to num.
@@ -31,7 +31,7 @@ def resamples(num: int, *, draws: int = 2000, seed: int = 0) -> Tensor:
         InvalidConfig: num or draws is below 1.
     """
     if num < 1 or draws < 1:
-        raise InvalidConfig(f"there are {draws} draws out of {num} items; give 1 or more of both")
+        raise InvalidConfig(f"there are {draws} draws out of {num} items; use 1 or more of both")
     generator = torch.Generator().manual_seed(seed)
     picks_DN = torch.randint(num, (draws, num), generator=generator)
     ones = torch.ones(picks_DN.shape, dtype=torch.float64)
@@ -42,7 +42,7 @@ def resampled_means(values_KN: Tensor, prompts_DN: Tensor, students_DK: Tensor |
     """Return the mean over prompts and students for every draw.
 
     Args:
-        values_KN: one value per student and prompt; NaN where a prompt has none.
+        values_KN: one value per student and prompt; NaN if a prompt has none.
         prompts_DN: from `resamples`; use the same for all methods that are compared.
         students_DK: from `resamples`, separate for each method; None gives all students the same weight.
     Returns:

@@ -1,4 +1,4 @@
-"""What a run costs: seconds, forward passes and memory."""
+"""The cost of a run: seconds, forward passes and memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def now() -> float:
 
 
 def quartiles(ratios: list[float]) -> dict[str, float]:
-    """Return the median between its quartiles."""
+    """Return the median and the quartiles."""
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return {"q1": round(low, 4), "median": round(middle, 4), "q3": round(high, 4)}
 
@@ -35,7 +35,7 @@ def ratio_text(found: dict[str, float], digits: int = 3) -> str:
 
 @contextlib.contextmanager
 def forward_passes(model: Any) -> Iterator[SimpleNamespace]:
-    """Count the rows that go through a model's network inside the block."""
+    """Count the rows that pass through a model's network inside the block."""
     counter = SimpleNamespace(rows=0)
 
     def count(_module: Any, inputs: tuple[Any, ...]) -> None:
@@ -49,13 +49,13 @@ def forward_passes(model: Any) -> Iterator[SimpleNamespace]:
 
 
 def resident_bytes(name: str = "VmRSS", pid: int | str = "self") -> int:
-    """Return the memory that a process holds, or with VmHWM the most that it held, as the kernel counts it."""
+    """Return the resident memory of a process, or with VmHWM its peak, as the kernel counts it."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def peak_memory(work: Callable[[], object]) -> int:
-    """Return the most bytes that some work takes at once, of torch's allocator on a GPU, of the process on a CPU."""
+    """Return the peak bytes of some work: of torch's allocator on a GPU, and of the process on a CPU."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

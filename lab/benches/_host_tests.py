@@ -21,10 +21,10 @@ CELL = "cell"
 
 
 def cells_of_this_host(name: str) -> dict[str, Any]:
-    """Run tests/host/test_<name>.py; return its cells under this ComfyUI's version, beside those stored for others.
+    """Run tests/host/test_<name>.py; return its cells for this ComfyUI, and the stored ones for other versions.
 
     Raises:
-        Stop: a test failed, which leaves the table as it is.
+        Stop: a test failed; the table is not changed.
     """
     path, file = RESULTS / f"{name}.json", f"tests/host/test_{name}.py"
     hosts = json.loads(path.read_text(encoding="utf-8"))["hosts"] if path.is_file() else {}

@@ -1,6 +1,6 @@
-"""The methods that the tables compare: each a way to sample the demo model at some strength.
+"""The methods that the tables compare: ways to sample the demo model at some strength.
 
-A student is taken from lab/demo_world/runs/students, where its training left it; a missing one is listed with the
+Students are read from lab/demo_world/runs/students, where training writes them; a missing one is listed with the
 command that trains it. To compare another method, add it to WANTED; if its strength is not w, to OTHER_STRENGTHS too.
 """
 
@@ -22,13 +22,13 @@ from teefusion_core.guidance.cfg import cfg_scale_of
 from ._study import Study, load
 
 GRID = (0.5, 1.0, 2.0, 3.0, 4.0)
-"""Guidance w that every method may choose its best from."""
+"""Values of w from which the best one is chosen for every method."""
 ALPHAS = (0.25, 0.5, 1.0, 1.5, 2.0)
-"""Strengths of a sharpener, which has no w; as many, so that every method has the same search."""
+"""Strengths of a sharpener, which has no w; the same number, so that every method has the same search."""
 SHARES = (0.02, 0.05, 0.1, 0.25, 0.5)
 """Strengths of the untrained term: its share of the modulation vector, in root mean square, at w 2."""
 TRAINED_SHARE = 0.25
-"""The share with which the students of the demo model began their training."""
+"""The share at which the students of the demo model started their training."""
 HEADLINE = {"w": 2.0, "alpha": 1.0, "share": TRAINED_SHARE}
 SEEDS = (0, 1, 2)
 DICE, SPLIT = "dice", "teefusion split"
@@ -48,12 +48,12 @@ class Wanted:
     trainable: str
 
     def recipe(self, seed: int, **changed: Any) -> Recipe:
-        """How such a student is trained."""
+        """Return the recipe of such a student."""
         kind = {} if self.method == DICE else {"trainable": self.trainable}
         return Recipe(self.teacher, method=self.method, seed=seed, **kind, **changed)
 
     def command(self, seed: int) -> str:
-        """The command that trains it."""
+        """Return the command that trains it."""
         options = ["--teacher", self.teacher]
         options += [] if self.method == DICE else ["--trainable", self.trainable]
         options += [] if self.method == "teefusion" else ["--method", self.method]
@@ -73,9 +73,9 @@ class Arm:
     Attributes:
         method: a method of students, or one of the names above.
         teacher: the teacher that it is or learned from; "" for the base.
-        trainable: "lora", "everything", "sharpener", or "" where nothing was trained.
+        trainable: "lora", "everything", "sharpener", or "" if nothing was trained.
         seed, budget: seed and number of steps of its training.
-        knob: what its strength is called, a key of HEADLINE.
+        knob: name of its strength, a key of HEADLINE.
         grid: strengths to try.
     """
 
@@ -90,7 +90,7 @@ class Arm:
 
     @property
     def named(self) -> dict[str, Any]:
-        """What tells it from others."""
+        """The fields that identify the row."""
         return {name: value for name, value in vars(self).items() if name not in ("grid", "prepare")}
 
 
@@ -127,7 +127,7 @@ def _teacher(name: str, method: str, grid: tuple[float, ...]) -> Arm:
 
 
 def untrained(path: Path) -> Arm:
-    """The term of a student on the base as it is, with its gain calibrated as before a training."""
+    """The term of a student on the untrained base, with its gain calibrated as at the start of training."""
     info = read_student(path)[1]
 
     def prepare(study: Study, prompt: list, share: float, sampler: str) -> Prepared:
@@ -152,11 +152,11 @@ def _sharpened(path: Path, study: Study, prompt: list, alpha: float, sampler: st
 
 
 OTHER_STRENGTHS = {DICE: ("alpha", ALPHAS, _sharpened)}
-"""Method -> knob, grid, how a file is sampled. All other methods take w, fused into the prompt."""
+"""Method -> knob, grid and how to sample a file. All other methods use w, fused into the prompt."""
 
 
 def students() -> tuple[list[Arm], list[dict[str, str]]]:
-    """Return the students that are there, then those that are not with the command that trains each."""
+    """Return the students that exist, and the missing ones with the command that trains each."""
     found, missing = [], []
     for wanted in WANTED:
         for seed in SEEDS:
@@ -169,18 +169,18 @@ def students() -> tuple[list[Arm], list[dict[str, str]]]:
 
 
 def student_path(wanted: Wanted, seed: int) -> Path:
-    """Where the training of a student leaves its file."""
+    """Return the path where training writes the file of a student."""
     return wanted.recipe(seed).student
 
 
 def training_record(path: Path) -> dict[str, Any]:
-    """What a training wrote beside its student: recipe, losses and seconds."""
+    """Read what training wrote beside the student: recipe, losses and seconds."""
     record = path.with_suffix(".json")
     return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
 
 
 def student_arm(wanted: Wanted, seed: int, path: Path, steps: int | None) -> Arm:
-    """A student by its file, trained for so many steps."""
+    """Return the row of a student file that was trained for `budget` steps."""
     knob, grid, sample = OTHER_STRENGTHS.get(wanted.method, ("w", GRID, _fused))
     return Arm(wanted.method, wanted.teacher, wanted.trainable, seed, steps, knob, grid, partial(sample, path))
 

@@ -1,6 +1,6 @@
 """The tables of the pages, rendered from lab/results.
 
-A table stands between `<!-- table:NAME -->` with `<!-- /table -->`; a test compares what stands there with the results.
+A table stands between `<!-- table:NAME -->` and `<!-- /table -->`; a test compares it with the results.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
 def markdown(rows: Rows) -> str:
-    """Return rows as a Markdown table, the first one as heading."""
+    """Return rows as a Markdown table; the first row is the heading."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]) + "\n"
 
 
 def rendered(text: str, results: Path) -> str:
-    """Return the text with every table as the results say; a table without results stays as it is."""
+    """Return the text with every table filled from the results; a table without results is not changed."""
 
     def fill(match: re.Match[str]) -> str:
         bench, rows = TABLES[match[2]]

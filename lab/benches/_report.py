@@ -16,7 +16,7 @@ RESULTS = ROOT / "lab" / "results"
 
 
 def machine() -> dict[str, Any]:
-    """Return what a reader needs to compare numbers; nothing that names the machine or its owner."""
+    """Return what a reader needs to compare the numbers, without names of the machine or of its owner."""
     import torch
 
     try:
@@ -36,7 +36,7 @@ def machine() -> dict[str, Any]:
 
 
 def write(name: str, result: dict[str, Any]) -> Path:
-    """Write lab/results/<name>.json, whole or not at all; return its path inside the repository."""
+    """Write lab/results/<name>.json atomically; return its path inside the repository."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     part = path.with_suffix(".tmp")
@@ -47,7 +47,7 @@ def write(name: str, result: dict[str, Any]) -> Path:
 
 
 def print_table(rows: list[list[str]]) -> None:
-    """Print rows in columns, the first one as heading."""
+    """Print rows in columns; the first row is the heading."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for index, row in enumerate(rows):
         say("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
@@ -56,10 +56,10 @@ def print_table(rows: list[list[str]]) -> None:
 
 
 def packed(values: Iterable[float], digits: int = 3) -> str:
-    """Write many numbers as one text, which JSON keeps on one line."""
+    """Return many numbers as one string, which JSON keeps on one line."""
     return " ".join(f"{value:.{digits}f}" for value in values)
 
 
 def unpacked(text: str) -> list[float]:
-    """Read them back."""
+    """Return the numbers of a string from `packed`."""
     return [float(word) for word in text.split()]

@@ -1,6 +1,6 @@
-"""How well pictures show their prompts: CFG, the teacher and the shipped student, with their effective guidance.
+"""How well images match their prompts: CFG, the teacher and the shipped student, with their effective guidance.
 
-512 prompts that training never saw, the same noise for every row. The judge is exact.
+All rows use 512 prompts that were not used in training, and the same noise. The judge is exact.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WEAK_CFG = 3.0
 
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
-    """Return one row per setting, effective guidance per w, forward passes per step counted by a hook."""
+    """Return one row per setting, the effective guidance per w, and the forward passes per step, counted by a hook."""
     from teefusion_core.comfy_host.demo_model import load_demo
 
     study, student, weak = Study(NUM_PROMPTS, BATCH), load_demo("student")[0], load_demo("weak")[0]
@@ -58,7 +58,7 @@ def measure() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per setting."""
+    """Return the heading and one line per setting."""
     lines = [["method", "guidance", "passes/step", "entity", "attribute", "relation", "count", "all right"]]
     for row in result["rows"]:
         guidance = f"cfg {row['cfg']:g}" if row["w"] is None else f"w {row['w']:g} (as cfg {1 + row['w']:g})"
@@ -68,7 +68,7 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def effective_table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per w."""
+    """Return the heading and one line per w."""
     lines = [["w", "CFG", f"{TEACHER} teacher", "student", "difference"]]
     for row in result["effective_guidance"]:
         gap = 100 * (row["student"] / row["teacher"] - 1)

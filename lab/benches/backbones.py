@@ -12,7 +12,7 @@ measure = partial(cells_of_this_host, "backbones")
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line for each model on each host."""
+    """Return the heading and one line for each model on each host."""
     rows, hosts = outcomes(result)
     lines = [[row, host, *(found.get((row, column), "") for column in COLUMNS)]
              for row in rows for host, found in hosts.items()]  # fmt: skip

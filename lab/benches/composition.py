@@ -13,13 +13,13 @@ measure = partial(cells_of_this_host, "composition")
 
 
 def _reasons(result: dict[str, Any]) -> list[str]:
-    """Every reason of a refusal, once, in order."""
+    """Return every reason for a refusal once, in order."""
     found = [outcome for cells in result["hosts"].values() for _, _, outcome in cells]
     return list(dict.fromkeys(o.removeprefix(REFUSED) for o in found if o.startswith(REFUSED)))
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line for each feature, one cell for each host."""
+    """Return the heading and one line for each feature, one cell for each host."""
     (rows, hosts), why = outcomes(result), _reasons(result)
 
     def cell(row: str, column: str, host: str) -> str:

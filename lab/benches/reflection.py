@@ -1,7 +1,7 @@
 """Reflection teachers beside plain CFG, at equal cost and at equal effective guidance.
 
-512 prompts that training never saw, the same noise for every row; the judge is exact. Every reflection row is
-followed by CFG at the scale that the reflection amounts to, prompt by prompt on the same noise.
+All rows use 512 prompts that were not used in training, and the same noise; the judge is exact. Every reflection row
+is compared with CFG at the effective guidance of the reflection, prompt by prompt on the same noise.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Arm:
 
     @property
     def setting(self) -> str:
-        """CFG scales as a reader writes them."""
+        """The CFG scales for the table."""
         return f"{self.final:g}" if self.strong is None else f"{self.strong:g} / {self.weak:g} / {self.final:g}"
 
 
@@ -65,7 +65,7 @@ class Reflections(Study):
         self.weak = load_demo("weak")[0]
 
     def teacher_of(self, arm: Arm) -> Any:
-        """The teacher of an arm; CFG is a reflection in which no step reflects."""
+        """Return the teacher of an arm; CFG is a reflection in which no step reflects."""
         from teefusion_core.comfy_host.reflection.guider import ReflectionGuider, Scales
         from teefusion_core.comfy_host.reflection.sampler import ReflectionSampler
         from teefusion_core.comfy_host.training.teacher import Teacher
@@ -75,7 +75,7 @@ class Reflections(Study):
         return Teacher(guider, ReflectionSampler(reflect_steps=0 if arm.strong is None else -1))
 
     def row(self, arm: Arm) -> tuple[dict[str, Any], np.ndarray]:
-        """Figures of one arm, with what is right prompt by prompt."""
+        """Return the figures of one arm, and what is right for each prompt."""
         teacher, run = self.teacher_of(arm), (self.schedule(arm.steps), arm.final)
         start = time.perf_counter()
         parts = [teacher.sample(prompt, self.bench.null, noise, *run)[0][-1] for prompt, noise in self.batches()]
@@ -100,7 +100,7 @@ class Reflections(Study):
 
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
-    """Return one row per arm; each reflection with CFG at its effective guidance, with the paired difference."""
+    """Return one row per arm; each reflection has CFG at its effective guidance and the paired difference."""
     study = Reflections()
     rows = [study.row(arm)[0] for arm in CFG_ARMS]
     for arm in REFLECTION_ARMS:
@@ -113,7 +113,7 @@ def measure() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per arm."""
+    """Return the heading and one line per arm."""
     lines = [["method", "cfg", "steps", "passes", "effective", "all right", "saturation", "clipped", "CFG matched",
               "gain"]]  # fmt: skip
     for row in result["rows"]:

@@ -1,4 +1,4 @@
-"""The trainer's speed beside its parts and ComfyUI's own trainer, and its memory beside the forecast.
+"""The trainer's speed relative to its parts and to ComfyUI's trainer, and its memory relative to the forecast.
 
 Whole steps and their parts follow one another in one process, so that other work on the machine slows each alike. A
 round gives one ratio. Memory is measured in separate processes.
@@ -31,7 +31,7 @@ MIB = 2**20
 
 
 def measure() -> dict[str, Any]:
-    """Return steps in parts, the comparison with the stock trainer, memory."""
+    """Return the parts of a step, the comparison with the stock trainer, and the memory."""
     return {
         "settings": {"batch": BATCH, "rank": RANK, "rounds": ROUNDS, "teacher_passes": PASSES},
         "limits": LIMITS,
@@ -43,7 +43,7 @@ def measure() -> dict[str, Any]:
 
 
 def _steps() -> dict[str, Any]:
-    """Seconds per step with the teacher at work and with stored trajectories, beside the sum of their parts."""
+    """Return the seconds per step with the teacher and with stored trajectories, and the sums of their parts."""
     parts = Parts(batch=BATCH, rank=RANK)
     rounds: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +77,7 @@ def _steps() -> dict[str, Any]:
 
 
 def _beside_stock(batch: int) -> dict[str, Any]:
-    """Our step without teacher beside one of ComfyUI's LoRA trainer, at the same batch and rank."""
+    """Compare our step without teacher with one of ComfyUI's LoRA trainer, at the same batch size and rank."""
     parts, ours, stock = Parts(batch=batch, rank=RANK, images_per_trajectory=batch), [], []
     with tempfile.TemporaryDirectory() as folder:
         cached = parts.trajectories(Path(folder), cache_size=2, reuse=0)
@@ -107,7 +107,7 @@ def _peak_beside_stock(batch: int) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per kind of step."""
+    """Return the heading and one line per kind of step."""
     ms, ratios = result["steps"]["ms"], result["steps"]["ratios"]
     head = ["trajectories", "whole step", "teacher", "unguided pass", "student", "optimizer", "whole / parts",
             "waits for data"]  # fmt: skip
@@ -123,7 +123,7 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def stock_table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per batch."""
+    """Return the heading and one line per batch."""
     lines = [["batch", "our step", "Train LoRA", "time", "our memory", "Train LoRA's", "memory"]]
     for time, peak in zip(result["stock"], result["peaks"], strict=True):
         cells = [str(time["batch"]), *(f"{time[name]:.0f} ms" for name in ("ours_ms", "stock_ms"))]
@@ -133,7 +133,7 @@ def stock_table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def memory_table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per setting."""
+    """Return the heading and one line per setting."""
     lines = [["trained", "batch", "rank", "images_per_trajectory", "foretold", "taken", "difference"]]
     for row in result["memory"]:
         cells = [row["case"], *(str(row[name]) for name in ("batch", "rank", "images_per_trajectory"))]

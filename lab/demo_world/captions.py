@@ -29,7 +29,7 @@ GROUND_WORDS = ("on a {} background", "against a {} background", "with a {} back
 
 
 def plural(noun: str) -> str:
-    """English plural of a shape word."""
+    """Return the English plural of a shape word."""
     return noun + ("es" if noun.endswith(("s", "ss")) else "s")
 
 
@@ -41,7 +41,7 @@ def _phrase(group: Group, rng: random.Random) -> str:
 
 
 def caption(claim: Scene, rng: random.Random) -> str:
-    """One wording of a claim."""
+    """Return one wording of a claim."""
     parts = [rng.choice(OPENINGS), _phrase(claim.groups[0], rng)]
     if claim.place is not None:
         parts.append(rng.choice(PLACE_WORDS[claim.place]))
@@ -54,7 +54,7 @@ def caption(claim: Scene, rng: random.Random) -> str:
 
 
 def held_out_prompts(num: int, seed: int = 2024) -> list[tuple[str, Scene]]:
-    """Prompts with their claims, all facts of scenes that training never saw; the same list for the same seed."""
+    """Return prompts with claims of all facts of held-out scenes; the same seed gives the same list."""
     rng = random.Random(seed)
     prompts = []
     for _ in range(num):

@@ -27,7 +27,7 @@ BATCH = 128
 
 
 def encode(clip, texts: list[str]) -> list:
-    """One stock CONDITIONING whose rows are the prompts."""
+    """Return one stock CONDITIONING whose rows are the prompts."""
     parts = [clip.encode_from_tokens(clip.tokenize(text), return_pooled=True) for text in texts]
     context_BLD, pooled_BP = (torch.cat([part[i] for part in parts]) for i in (0, 1))
     return [[context_BLD, {"pooled_output": pooled_BP}]]
@@ -41,9 +41,9 @@ def sample(model, positive, negative, cfg: float, noise_BCHW: Tensor, seed: int)
     return comfy.sample.sample(*run, seed=seed, disable_pbar=True)
 
 
-@torch.inference_mode()  # as the host runs its nodes; its codec keeps gradients otherwise
+@torch.inference_mode()  # as the host runs its nodes; otherwise its VAE keeps gradients
 def pictures(vae, latents_BCHW: Tensor) -> np.ndarray:
-    """uint8 pictures [B,64,64,3] by the stock VAE."""
+    """Decode latents to uint8 images [B,64,64,3] with the stock VAE."""
     return (vae.decode(latents_BCHW).cpu().numpy() * 255).round().clip(0, 255).astype(np.uint8)
 
 
@@ -72,11 +72,11 @@ class Bench:
         return np.concatenate(parts)
 
     def row(self, name: str, model, cfg: float, w: float | None = None) -> dict:
-        """One line of the table: shares per category, seconds, clipping."""
+        """Return one row of the table: shares per category, seconds and clipping."""
         return {"method": name, "cfg": cfg, "w": w, **self.judged(partial(self.images, model, cfg, w))}
 
     def judged(self, sample_all: Callable[[], np.ndarray]) -> dict:
-        """Shares of right pictures, clipping and seconds of a function that samples every prompt."""
+        """Return shares of right images, clipping and seconds of a function that samples every prompt."""
         start = time.perf_counter()
         images = sample_all()
         seconds = time.perf_counter() - start
@@ -85,24 +85,24 @@ class Bench:
 
 
 def predictions(model, positive, negative, where: list[tuple[Tensor, Tensor]], noise_BCHW: Tensor) -> list[Tensor]:
-    """What a model predicts as denoised at given states, at cfg 1."""
+    """Return the denoised predictions of a model at given states, at cfg 1."""
     import comfy.sample
     import comfy.samplers
 
     found = []
 
-    def look(denoiser, x, sigmas, extra_args=None, **_):
+    def record(denoiser, x, sigmas, extra_args=None, **_):
         found.extend(denoiser(state, sigma.expand(len(state)), **(extra_args or {})) for state, sigma in where)
         return x
 
-    sampler, sigmas = comfy.samplers.KSAMPLER(look), torch.stack([where[0][1], where[-1][1]])
+    sampler, sigmas = comfy.samplers.KSAMPLER(record), torch.stack([where[0][1], where[-1][1]])
     run = (model, noise_BCHW, 1.0, sampler, sigmas, positive, negative, torch.zeros_like(noise_BCHW))
     comfy.sample.sample_custom(*run, seed=0, disable_pbar=True)
     return found
 
 
 def print_row(row: dict) -> None:
-    """One printed line."""
+    """Print one row."""
     shares = "  ".join(f"{name} {row[name]:.3f}" for name in (*CATEGORIES, "overall"))
     setting = f"{row['method']:>8} cfg {row['cfg']:<4g} w {row['w'] or '-':<4}"
     print(f"{setting} {shares}  {row['seconds']:.1f} s", flush=True)
@@ -110,7 +110,7 @@ def print_row(row: dict) -> None:
 
 @torch.inference_mode()
 def main() -> None:
-    """Measure, print, write JSON."""
+    """Measure, print and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num", type=int, default=512)
     parser.add_argument("--model", help="a checkpoint instead of the shipped base")
@@ -123,7 +123,7 @@ def main() -> None:
     args = parser.parse_args()
     own = Path(args.student)
     if own.suffix and not own.is_file():
-        parser.error(f"{own.absolute()} is not there; give the path of a student file")
+        parser.error(f"{own.absolute()} does not exist; give the path of a student file")
     use_comfy()
     import comfy.sd
 

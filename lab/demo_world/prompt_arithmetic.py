@@ -1,4 +1,4 @@
-"""Sums of prompts whose meaning is known: parts, the prompt that says it all, what a picture of it must show."""
+"""Sums of prompts with known meaning: the parts, the whole prompt, and what its image must show."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Sum:
     Attributes:
         kind: a name in KINDS.
         base: the prompt to start from.
-        terms: (weight, text) pairs; a weight of -1 takes away.
-        whole: the same in words.
-        claim: what it says.
+        terms: (weight, text) pairs; a weight of -1 removes the text.
+        whole: the whole prompt, as text.
+        claim: what its image must show.
     """
 
     kind: str
@@ -29,7 +29,7 @@ class Sum:
 
     @property
     def spelled(self) -> str:
-        """The sum as a reader would write it."""
+        """The sum as text."""
         return " ".join([f'"{self.base}"', *(f'{"+" if weight > 0 else "-"} "{text}"' for weight, text in self.terms)])
 
 
@@ -66,7 +66,7 @@ def _less(rng: random.Random) -> Sum:
 
 
 def _likeness(rng: random.Random) -> Sum:
-    """a is to b as c is to what: words stand at the same places in all of them."""
+    """Make an analogy, a is to b as c is to what; words have the same positions in all of them."""
     group = _group(rng)
     new = replace(group, color=rng.choice([color for color in COLORS if color != group.color]))
     shape = rng.choice([shape for shape in SHAPES if shape != group.shape])
@@ -94,6 +94,6 @@ KINDS: dict[str, Callable[[random.Random], Sum]] = {
 
 
 def sums(num: int, seed: int = 5) -> list[Sum]:
-    """Make so many sums of each kind, the same for the same seed."""
+    """Make a number of sums of each kind; the same seed gives the same sums."""
     rng = random.Random(seed)
     return [make(rng) for make in KINDS.values() for _ in range(num)]
