@@ -164,7 +164,7 @@ def base_table(result: dict[str, Any]) -> list[list[str]]:
     """Return the heading and the effect of a background on the base's first step, by where the prompt names it."""
     share = result["negatives"]["pooled_share"]
     return [
-        ["background told in", "its effect on the base's first step"],
+        ["background given in", "its effect on the base's first step"],
         ["tokens with pooled text", "100 %"],
         ["pooled text alone", f"{100 * share:.1f} %"],
     ]

@@ -134,7 +134,7 @@ def stock_table(result: dict[str, Any]) -> list[list[str]]:
 
 def memory_table(result: dict[str, Any]) -> list[list[str]]:
     """Return the heading and one line per setting."""
-    lines = [["trained", "batch", "rank", "images_per_trajectory", "foretold", "taken", "difference"]]
+    lines = [["trained", "batch", "rank", "images_per_trajectory", "forecast", "measured", "difference"]]
     for row in result["memory"]:
         cells = [row["case"], *(str(row[name]) for name in ("batch", "rank", "images_per_trajectory"))]
         cells += [f"{row[name] / MIB:.0f} MiB" for name in ("foretold", "taken")]
