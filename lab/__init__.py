@@ -1,1 +1,1 @@
-"""The laboratory: how the demo model was made, what the pack claims and how it is measured. Not shipped."""
+"""The laboratory: the training of the demo model and the benchmarks behind the claims of the pack. Not shipped."""

@@ -1,1 +1,1 @@
-"""Benchmarks: a module has measure() -> numbers for JSON, table(numbers) -> rows for the screen."""
+"""Benchmarks; each module has measure() -> numbers for JSON, and table(numbers) -> rows for the screen."""

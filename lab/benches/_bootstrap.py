@@ -19,7 +19,7 @@ LEVEL = 0.95
 def resamples(num: int, *, draws: int = 2000, seed: int = 0) -> Tensor:
     """Return counts of `draws` draws of `num` out of `num` with replacement, float64 [D,num]; rows sum to num."""
     if num < 1 or draws < 1:
-        raise InvalidConfig(f"there are {draws} draws out of {num} items; give 1 or more of both")
+        raise InvalidConfig(f"there are {draws} draws out of {num} items; use 1 or more of both")
     generator = torch.Generator().manual_seed(seed)
     picks_DN = torch.randint(num, (draws, num), generator=generator)
     ones = torch.ones(picks_DN.shape, dtype=torch.float64)

@@ -1,8 +1,8 @@
 """The claims of the TeEFusion paper, tested on the numbers of the tables.
 
 Every claim is a quantity that must exceed a threshold; its 95 % interval decides: holds (all of it above), does not
-hold (all of it below), undecided. Methods are compared twice: each at the strength that is best for it, chosen on the
-other half of the prompts among as many strengths as any other method has, then all at one w.
+hold (all of it below), or undecided. Methods are compared twice: each at its best strength, chosen on the other half
+of the prompts from the same number of strengths for every method, and then all at one w.
 
 Shapes: K students, N prompts.
 """
@@ -17,7 +17,7 @@ from ._methods import DICE, HEADLINE, MATCHED, SPLIT, UNTRAINED
 from ._scores import Group, at, by_kind, estimate, groups, headline, interval_text, named, own_best, strengths, values
 
 ABOUT = 0.95
-"""Share of the teacher's score that counts as about the teacher's."""
+"""Share of the teacher's score that counts as reaching it."""
 PICKED = {"own best strength": lambda group: own_best(group)[0],
           f"w {HEADLINE['w']:g}": lambda group: values(headline(group))}  # fmt: skip
 """The strengths at which groups are compared."""
@@ -25,7 +25,7 @@ Claim = dict[str, Any]
 
 
 def claims(result: dict[str, Any]) -> list[Claim]:
-    """Return every claim that there are rows for, with its intervals and verdicts."""
+    """Return every claim that has rows, with its intervals and verdicts."""
     rows = result["rows"]
     return [*_about_teacher(rows), *_ablation(rows), *_stronger(rows), *_peak(rows), *_early(result["curves"])]
 
@@ -39,7 +39,7 @@ def gap(a: Any, b: Any) -> Any:
 
 
 def slope(*means: Any) -> Any:
-    """Least squares of students' scores on their teachers'; 0 where these are all alike, which says nothing."""
+    """Return the least-squares slope of the students' scores on their teachers'; 0 if the teachers' are all equal."""
     half = len(means) // 2
     scores = torch.stack([torch.as_tensor(mean, dtype=torch.float64) for mean in means])
     x, y = (part - part.mean(0) for part in (scores[:half], scores[half:]))
@@ -58,7 +58,7 @@ def _beats(paper: str, better: Group, worse: Group) -> Claim:
 
 
 def _only(rows: list[dict], **wanted: Any) -> Group:
-    """The group that fits; of several, the one that was trained longest."""
+    """Return the matching group; of several, the one that was trained longest."""
     return max(groups(rows, **wanted), key=lambda group: group[0]["budget"] or 0, default=[])
 
 
@@ -67,7 +67,7 @@ def _students(rows: list[dict]) -> list[Group]:
 
 
 def _about_teacher(rows: list[dict]) -> list[Claim]:
-    """Table 1: a student reaches its teacher in one pass, and beats CFG in half of its passes."""
+    """Table 1: a student reaches its teacher in one pass, and beats CFG in half of CFG's passes."""
     found, cfg = [], _only(rows, method="teacher", teacher="CFG")
     for student in _students(rows):
         teacher = _only(rows, method="teacher", teacher=student[0]["teacher"])
@@ -84,7 +84,7 @@ def _about_teacher(rows: list[dict]) -> list[Claim]:
 
 
 def _ablation(rows: list[dict]) -> list[Claim]:
-    """Table 3: TeEFusion > G(psi(w)) alone > DistillCFG, same teacher, same training; then methods not in the paper."""
+    """Table 3: TeEFusion > G(psi(w)) alone > DistillCFG, with the same teacher and training; then other methods."""
     found = []
     for full in _students(rows):
         same = {name: full[0][name] for name in ("teacher", "trainable", "budget")}
@@ -99,7 +99,7 @@ def _ablation(rows: list[dict]) -> list[Claim]:
 
 
 def _stronger(rows: list[dict]) -> list[Claim]:
-    """Table 4: a stronger teacher makes a stronger student, trained as long."""
+    """Table 4: a stronger teacher makes a stronger student after the same number of steps."""
     teachers = {group[0]["teacher"]: group for group in groups(rows, method="teacher")}
     found = []
     for name in dict.fromkeys(group[0]["teacher"] for group in _students(rows)):

@@ -1,4 +1,4 @@
-"""What a run costs: seconds, forward passes and memory."""
+"""The cost of a run: seconds, forward passes and memory."""
 
 import contextlib
 import ctypes
@@ -31,7 +31,7 @@ def ratio_text(found: dict[str, float], digits: int = 3) -> str:
 
 @contextlib.contextmanager
 def forward_passes(model: Any) -> Iterator[SimpleNamespace]:
-    """Count the rows that go through a model's network inside the block."""
+    """Count the rows that pass through a model's network inside the block."""
     counter = SimpleNamespace(rows=0)
 
     def count(_module: Any, inputs: tuple[Any, ...]) -> None:
@@ -45,13 +45,13 @@ def forward_passes(model: Any) -> Iterator[SimpleNamespace]:
 
 
 def resident_bytes(name: str = "VmRSS", pid: int | str = "self") -> int:
-    """Return the memory that a process holds, or with VmHWM the most that it held, as the kernel counts it."""
+    """Return the resident memory of a process, or with VmHWM its peak, as the kernel counts it."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def peak_memory(work: Callable[[], object]) -> int:
-    """Return the most bytes that some work takes at once, of torch's allocator on a GPU, of the process on a CPU."""
+    """Return the peak bytes of some work: of torch's allocator on a GPU, and of the process on a CPU."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

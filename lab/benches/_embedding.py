@@ -17,7 +17,7 @@ LOWEST, HIGHEST = 0.5, 4.0
 
 
 def embeddings(study: Study, students: dict[str, Path]) -> list[dict[str, Any]]:
-    """Embed every strength with the base and with students (name -> file) that have no layers of their own."""
+    """Embed every strength with the base and with students (name -> file) without additional layers."""
     from teefusion_core.files.student_file import read_student
 
     found = []
@@ -30,7 +30,7 @@ def embeddings(study: Study, students: dict[str, Path]) -> list[dict[str, Any]]:
 
 
 def _embedded(model: Any, scale: float, step: float) -> Tensor:
-    """Embed strengths that are `step` apart, [W,D], with the weights that the model has, LoRA included."""
+    """Embed strengths that are `step` apart, [W,D], with the current weights of the model, including its LoRA."""
     import comfy.model_management
 
     from teefusion_core.guidance.architectures import architecture_of

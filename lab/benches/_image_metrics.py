@@ -44,7 +44,7 @@ def ssim(images_BHW3: Tensor, others_BHW3: Tensor) -> Tensor:
     a_BHW, b_BHW = brightness(images_BHW3), brightness(others_BHW3)
     if min(a_BHW.shape[1:]) < SSIM_WINDOW:
         raise ShapeMismatch(
-            f"pictures of {tuple(a_BHW.shape[1:])} pixels are smaller than the window; give {SSIM_WINDOW} or more"
+            f"pictures of {tuple(a_BHW.shape[1:])} pixels are smaller than the window; use {SSIM_WINDOW} or more"
         )
     mean_a, mean_b = _windowed(a_BHW), _windowed(b_BHW)
     variance_a = _windowed(a_BHW.square()) - mean_a.square()

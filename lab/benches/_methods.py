@@ -1,6 +1,6 @@
-"""The methods that the tables compare: each a way to sample the demo model at some strength.
+"""The methods that the tables compare: ways to sample the demo model at some strength.
 
-A student is taken from lab/demo_world/runs/students, where its training left it; a missing one is listed with the
+Students are read from lab/demo_world/runs/students, where training writes them; a missing one is listed with the
 command that trains it. To compare another method, add it to WANTED; if its strength is not w, to OTHER_STRENGTHS too.
 """
 
@@ -20,13 +20,13 @@ from teefusion_core.guidance.cfg import cfg_scale_of
 from ._study import Study, load
 
 GRID = (0.5, 1.0, 2.0, 3.0, 4.0)
-"""Guidance w that every method may choose its best from."""
+"""Values of w from which the best one is chosen for every method."""
 ALPHAS = (0.25, 0.5, 1.0, 1.5, 2.0)
-"""Strengths of a sharpener, which has no w; as many, so that every method has the same search."""
+"""Strengths of a sharpener, which has no w; the same number, so that every method has the same search."""
 SHARES = (0.02, 0.05, 0.1, 0.25, 0.5)
 """Strengths of the untrained term: its share of the modulation vector, in root mean square, at w 2."""
 TRAINED_SHARE = 0.25
-"""The share with which the students of the demo model began their training."""
+"""The share at which the students of the demo model started their training."""
 HEADLINE = {"w": 2.0, "alpha": 1.0, "share": TRAINED_SHARE}
 SEEDS = (0, 1, 2)
 DICE, SPLIT = "dice", "teefusion split"
@@ -69,9 +69,9 @@ class Arm:
     Attributes:
         method: a method of students, or one of the names above.
         teacher: the teacher that it is or learned from; "" for the base.
-        trainable: "lora", "everything", "sharpener", or "" where nothing was trained.
+        trainable: "lora", "everything", "sharpener", or "" if nothing was trained.
         seed, budget: seed and number of steps of its training.
-        knob: what its strength is called, a key of HEADLINE.
+        knob: name of its strength, a key of HEADLINE.
         grid: strengths to try.
     """
 
@@ -119,7 +119,7 @@ def _teacher(name: str, method: str, grid: tuple[float, ...]) -> Arm:
 
 
 def untrained(path: Path) -> Arm:
-    """The term of a student on the base as it is, with its gain calibrated as before a training."""
+    """The term of a student on the untrained base, with its gain calibrated as at the start of training."""
     info = read_student(path)[1]
 
     def prepare(study: Study, prompt: list, share: float, sampler: str) -> Prepared:
@@ -144,11 +144,11 @@ def _sharpened(path: Path, study: Study, prompt: list, alpha: float, sampler: st
 
 
 OTHER_STRENGTHS = {DICE: ("alpha", ALPHAS, _sharpened)}
-"""Method -> knob, grid, how a file is sampled. All other methods take w, fused into the prompt."""
+"""Method -> knob, grid and how to sample a file. All other methods use w, fused into the prompt."""
 
 
 def students() -> tuple[list[Arm], list[dict[str, str]]]:
-    """Return the students that are there, then those that are not with the command that trains each."""
+    """Return the students that exist, and the missing ones with the command that trains each."""
     found, missing = [], []
     for wanted in WANTED:
         for seed in SEEDS:
@@ -165,7 +165,7 @@ def student_path(wanted: Wanted, seed: int) -> Path:
 
 
 def training_record(path: Path) -> dict[str, Any]:
-    """What a training wrote beside its student: recipe, losses and seconds."""
+    """Read what training wrote beside the student: recipe, losses and seconds."""
     record = path.with_suffix(".json")
     return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
 

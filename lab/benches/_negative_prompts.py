@@ -1,4 +1,4 @@
-"""Whether a student follows a negative prompt, which reaches it through its pooled text alone.
+"""Whether a student follows a negative prompt, which reaches it through the pooled text only.
 
 Prompts leave their background open, and each background in turn is the negative prompt: it must not show up.
 Shapes: R prompts, N negatives, P pooled width, D model width, B C H W latent.
@@ -25,20 +25,20 @@ from teefusion_core.guidance.cfg import cfg_scale_of
 from ._study import Study, load
 
 W, PROMPTS = 2.0, 64
-"""Guidance of the pictures; how many prompts."""
+"""Guidance of the images, and number of prompts."""
 RECIPE: dict[str, Any] = {
     "trainable": "everything", "method": "teefusion split", "negative_share": 0.5, "trajectories": 150, "steps": 3500,
     "initial_gain_ratio": 2.0,
 }  # fmt: skip
-"""The student is trained for longer than others: it has to learn what its base never did, see `_pooled_share`."""
+"""This student is trained for longer than others: it must learn what its base cannot do, see `_pooled_share`."""
 READOUT_SHARE, RIDGE = 0.75, 1e-2
-"""Share of the prompts that a readout is fitted on; its penalty, beside inputs of variance 1."""
+"""Share of the prompts that a readout is fitted on, and its penalty for inputs of variance 1."""
 Arm = tuple[str, int, Callable]
-"""Name, passes per step, (prompt, negative) -> (model, prompt)."""
+"""Name, passes per step, and (prompt, negative) -> (model, prompt)."""
 
 
 def measure(study: Study) -> dict[str, Any]:
-    """Return how often each method shows what it has to avoid, then what of a negative the term keeps."""
+    """Return how often each method shows what it should avoid, and how much of a negative prompt the term keeps."""
     path = distilled(Recipe(**RECIPE))
     with torch.inference_mode():
         texts, claims = _open_prompts()
@@ -84,17 +84,17 @@ def _row(study: Study, arm: Arm, positive: list, claims: list, negatives: dict[s
 
 
 def _open_prompts() -> tuple[list[str], list[Any]]:
-    """Held-out prompts that say nothing of the background, with their claims."""
+    """Return held-out prompts that do not mention the background, with their claims."""
     rng = random.Random(7)
     claims = [replace(sample_picture(rng, held_out=True)[0], background=None) for _ in range(PROMPTS)]
     return [caption(claim, rng) for claim in claims], claims
 
 
 def _terms(study: Study, positive: list, negatives: list[list]) -> list[dict[str, Any]]:
-    """How large the text part of the term is, how well a linear readout of it tells one negative from another."""
+    """Return the size of the text part of the term, and how well a linear readout of it separates the negatives."""
     import comfy.model_management
 
-    # students share this network: the one that was sampled last would still be in it
+    # students share this network, and the one that was sampled last would still be applied to it
     comfy.model_management.load_models_gpu([study.base], force_full_load=True)
     network = study.base.model.diffusion_model
     _, pooled_embed = architecture_of(network).embedders(network, torch.float32)
@@ -115,7 +115,7 @@ def _terms(study: Study, positive: list, negatives: list[list]) -> list[dict[str
 
 
 def _readout_accuracy(text_RND: Tensor) -> float:
-    """Share of unseen prompts whose negative a least-squares readout names."""
+    """Return the share of unseen prompts whose negative a least-squares readout identifies."""
     rows, negatives, width = text_RND.shape
     inputs = (text_RND - text_RND.mean((0, 1))) / text_RND.std()
     inputs = torch.cat((inputs, torch.ones(rows, negatives, 1)), -1).double()
@@ -128,7 +128,7 @@ def _readout_accuracy(text_RND: Tensor) -> float:
 
 
 def _pooled_share(study: Study, positive: list, negatives: list[list]) -> float:
-    """The effect on the base's first step of a background in the pooled text alone, as a share of whole prompts'."""
+    """Return the effect on the base's first step of a background in the pooled text only, as a share of all."""
     noise_BCHW = study.bench.noise_NCHW[:PROMPTS]
     where = [(noise_BCHW * float(study.sigmas[0]), study.sigmas[0])]
     whole, alone = [], []
@@ -156,10 +156,10 @@ def cause_table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def base_table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with what a background does to the base's first step, by where the prompt names it."""
+    """Return the heading and the effect of a background on the base's first step, by where the prompt names it."""
     share = result["negatives"]["pooled_share"]
     return [
-        ["background told in", "its effect on the base's first step"],
+        ["background given in", "its effect on the base's first step"],
         ["tokens with pooled text", "100 %"],
         ["pooled text alone", f"{100 * share:.1f} %"],
     ]

@@ -56,7 +56,7 @@ def markdown(rows: Rows) -> str:
 
 
 def rendered(text: str, results: Path) -> str:
-    """Return the text with every table as the results say; a table without results stays as it is."""
+    """Return the text with every table filled from the results; a table without results is not changed."""
 
     def fill(match: re.Match[str]) -> str:
         bench, rows = TABLES[match[2]]

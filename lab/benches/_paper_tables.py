@@ -11,13 +11,13 @@ from ._scores import by_kind, estimate, groups, headline, interval_text, mean_te
 Rows = list[list[str]]
 CATEGORIES = {"global": "background", "entity": "entity", "attribute": "attribute", "relation": "relation",
               "other": "count"}  # fmt: skip
-"""The judge's categories of claims, as a reader calls them."""
+"""Category of the judge -> name in the tables."""
 
 
 def table(result: dict[str, Any]) -> Rows:
-    """Share of pictures that are right in each kind of claim, with the cost of a picture.
+    """Share of images that are right in each category, with the cost of an image.
 
-    All at w 2, or what a method has in its place; the last columns are at the strength that is best for each method,
+    All at w 2, or the equivalent of the method; the last columns are at the strength that is best for each method,
     chosen on the other half of the prompts.
     """
     lines = [["method", "students", "strength", "passes/step", "ms/picture", *CATEGORIES.values(), "all right (95 %)",
@@ -43,7 +43,7 @@ def settings_table(result: dict[str, Any]) -> Rows:
 
 
 def pictures_table(result: dict[str, Any]) -> Rows:
-    """Effective guidance along a method's own trajectory, colour, likeness to the teacher, diversity over noises."""
+    """Effective guidance along a method's own trajectory, colour, similarity to the teacher, and diversity."""
     lines = [["method", "strength", "effective", "saturation", "contrast", "clipped", "PSNR", "SSIM", "diversity"]]
     for group in _shown(result):
         main = headline(group)
@@ -67,9 +67,9 @@ def matched_table(result: dict[str, Any]) -> Rows:
 
 
 def ablation_table(result: dict[str, Any]) -> Rows:
-    """What the parts of the term are worth, each against the whole method with the same teacher.
+    """Ablation of the parts of the term, each against the whole method with the same teacher.
 
-    At w 2, then at the strength that is best for each; every student of a block was trained as long.
+    At w 2, then at the strength that is best for each; all students of a block had the same number of steps.
     """
     lines, rows = (
         [["method", "students", "all right", "at own best", "TeEFusion's lead", "at own best"]],
@@ -92,7 +92,7 @@ def ablation_table(result: dict[str, Any]) -> Rows:
 
 
 def teacher_table(result: dict[str, Any]) -> Rows:
-    """Teacher with student, the student's share of the teacher's score; each at the w that is best for it."""
+    """Scores of teacher and student, and the student's share of the teacher's; each at the w that is best for it."""
     lines = [["teacher", "passes/step", "teacher", "student", "steps", "students", "student's score", "its share"]]
     for teacher in groups(result["rows"], method=TEACHER):
         name, passes, best = teacher[0]["teacher"], f"{teacher[0]['passes']:.3g}", own_best(teacher)[0]
@@ -117,7 +117,7 @@ def sweep_table(result: dict[str, Any]) -> Rows:
 
 
 def curve_table(result: dict[str, Any]) -> Rows:
-    """Loss during the training, mean over the seeds of a kind."""
+    """Loss during training, as the mean over the seeds of a kind."""
     lines = [["student", "students", "steps", "start", "10 %", "25 %", "50 %", "75 %", "end", "minutes"]]
     for curves in by_kind(result["curves"]):
         points = [statistics.fmean(column) for column in zip(*(unpacked(c["losses"]) for c in curves), strict=True)]
@@ -129,7 +129,7 @@ def curve_table(result: dict[str, Any]) -> Rows:
 
 
 def checkpoint_table(result: dict[str, Any]) -> Rows:
-    """Score of the checkpoints that trainings kept, then of the finished students."""
+    """Scores of the checkpoints of the training runs, then of the finished students."""
     lines = [["student", "step", "students", "all right (95 %)"]]
     for rows in by_kind(result["checkpoints"], *_scores.KIND, "step"):
         lines.append([named(rows), str(rows[0]["step"]), str(len(rows)), mean_text(values(rows))])
@@ -149,7 +149,7 @@ def sampler_table(result: dict[str, Any]) -> Rows:
 
 
 def velocity_table(result: dict[str, Any]) -> Rows:
-    """How well velocities agree with the teacher's along its trajectory, mean over students and noise levels."""
+    """Agreement of velocities with the teacher's along its trajectory, as the mean over students and noise levels."""
     lines = [["method", "cosine", "least", "of what guidance adds", "least"]]
     for rows in by_kind(result["velocities"]):
         found = [[x for row in rows for x in unpacked(row[name])] for name in ("cosine", "guidance_cosine")]
@@ -160,11 +160,11 @@ def velocity_table(result: dict[str, Any]) -> Rows:
 
 
 def diagnosis_table(result: dict[str, Any]) -> Rows:
-    """What keeps a student from its teacher: too little guidance, another direction, a training that was too short.
+    """Why a student is below its teacher: too little guidance, another direction, or too short a training.
 
-    Effective guidance is that of each along its own trajectory at w 2; the cosine that of what guidance adds to the
-    base; the loss is that of the last tenth of the steps, with how much came off since two tenths earlier; seeds are
-    the least and the best score of a single student.
+    Effective guidance is measured along the own trajectory of each at w 2. The cosine is that of the guidance. The loss
+    is the mean of the last tenth of the steps, with its decrease since two tenths earlier. Seeds are the lowest and the
+    highest score of a single student.
     """
     lines = [["student", "effective, teacher", "its own", "cosine", "last loss", "still falling", "seeds"]]
     for group in (group for group in groups(result["rows"]) if group[0]["trainable"]):

@@ -14,7 +14,7 @@ RESULTS = ROOT / "lab" / "results"
 
 
 def machine() -> dict[str, Any]:
-    """Return what a reader needs to compare numbers; nothing that names the machine or its owner."""
+    """Return what a reader needs to compare the numbers, without names of the machine or of its owner."""
     import torch
     from comfyui_version import __version__ as comfyui
 
@@ -27,7 +27,7 @@ def machine() -> dict[str, Any]:
 
 
 def write(name: str, result: dict[str, Any]) -> Path:
-    """Write lab/results/<name>.json, whole or not at all; return its path inside the repository."""
+    """Write lab/results/<name>.json atomically; return its path inside the repository."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     part = path.with_suffix(".tmp")
@@ -46,7 +46,7 @@ def print_table(rows: list[list[str]]) -> None:
 
 
 def packed(values: Iterable[float], digits: int = 3) -> str:
-    """Write many numbers as one text, which JSON keeps on one line."""
+    """Return many numbers as one string, which JSON keeps on one line."""
     return " ".join(f"{value:.{digits}f}" for value in values)
 
 

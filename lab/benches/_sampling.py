@@ -1,4 +1,4 @@
-"""One method of the tables at one strength: its pictures, what they show, what they cost.
+"""One method of the tables at one strength: its images, their scores and their cost.
 
 Shapes: B prompts of a batch, H W picture size.
 """
@@ -19,12 +19,12 @@ from ._methods import Arm
 from ._study import Study, first_rows
 
 SIGN = {True: "1", False: "0", None: "-"}
-"""What stands in JSON for right, wrong, not claimed by the prompt; one sign per prompt."""
+"""Characters in JSON for right, wrong and not claimed by the prompt; one per prompt."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What a method sampled: its figures as JSON has them, and its uint8 pictures."""
+    """Samples of a method: figures for JSON, and uint8 images."""
 
     row: dict[str, Any]
     images_BHW3: np.ndarray
@@ -62,7 +62,7 @@ def _run(study: Study, arm: Arm, positive: list, strength: float, sampler: str, 
 
 
 def _judged(study: Study, images_BHW3: np.ndarray) -> dict[str, str]:
-    """What is right, prompt by prompt: category -> signs."""
+    """Return what is right for each prompt: category -> characters."""
     verdicts = [judge(image, claim) for image, claim in zip(images_BHW3, study.bench.claims, strict=True)]
     signs = {name: "".join(SIGN[verdict.categories[name]] for verdict in verdicts) for name in CATEGORIES}
     return {**signs, "overall": "".join(SIGN[verdict.overall] for verdict in verdicts)}
@@ -75,6 +75,6 @@ def _described(images_BHW3: np.ndarray) -> dict[str, float]:
 
 
 def likeness(images_BHW3: np.ndarray, others_BHW3: np.ndarray) -> dict[str, float]:
-    """PSNR with SSIM, means over pictures; equal pictures count as 60 dB."""
+    """Return PSNR and SSIM as means over images; equal images count as 60 dB."""
     a, b = (torch.from_numpy(images / 255) for images in (images_BHW3, others_BHW3))
     return {"psnr": round(float(psnr(a, b).clamp(max=60).mean()), 2), "ssim": round(float(ssim(a, b).mean()), 4)}

@@ -1,4 +1,4 @@
-"""What the rows of the tables say, prompt by prompt, with intervals.
+"""Scores of the rows of the tables, prompt by prompt, with intervals.
 
 A group is a method with its teacher: the students of its seeds, or one teacher.
 
@@ -19,14 +19,14 @@ SPELLED = {"teefusion": "TeEFusion", "guidance only": "G(psi(w)) alone", "distil
            "teefusion split": "TeEFusion, split", "lora": "LoRA", "everything": "full"}  # fmt: skip
 DRAWS = 2000
 KIND = ("method", "teacher", "trainable", "budget")
-"""What rows of one group have in common."""
+"""The fields that the rows of a group share."""
 Row = dict[str, Any]
 Group = list[Row]
 """Rows of one group at all strengths."""
 
 
 def by_kind(rows: list[Row], *names: str, **wanted: Any) -> list[Group]:
-    """Gather rows that fit; those that agree in KIND, or in the given names, come together."""
+    """Group the matching rows by KIND, or by the given names."""
     found: dict[tuple, Group] = {}
     for row in rows:
         if all(row[name] == value for name, value in wanted.items()):
@@ -35,7 +35,7 @@ def by_kind(rows: list[Row], *names: str, **wanted: Any) -> list[Group]:
 
 
 def groups(rows: list[Row], **wanted: Any) -> list[Group]:
-    """Gather rows sampled with Euler that fit; the seeds of one group come together."""
+    """Group the matching rows that were sampled with Euler; the seeds of a group stay together."""
     return by_kind(rows, sampler="euler", **wanted)
 
 
@@ -55,7 +55,7 @@ def strengths(group: Group) -> list[float]:
 
 
 def values(rows: list[Row], category: str = "overall") -> Tensor:
-    """Return what is right as numbers [K,N]; nan where the prompt claims nothing."""
+    """Return what is right as numbers [K,N]; NaN if the prompt claims nothing."""
     return torch.tensor([[VALUE[sign] for sign in row["right"][category]] for row in rows], dtype=torch.float64)
 
 
@@ -64,7 +64,7 @@ def at(group: Group, strength: float) -> list[Row]:
 
 
 def headline(group: Group) -> list[Row]:
-    """Return the rows at the strength that all figures are given for."""
+    """Return the rows at the strength of the main tables."""
     return [row for row in group if "effective" in row]
 
 
@@ -82,7 +82,7 @@ def own_best(group: Group) -> tuple[Tensor, list[float]]:
 
 @cache
 def _prompt_draws(num: int) -> Tensor:
-    """The same draws for all methods, so that they are compared prompt by prompt."""
+    """Return the same draws for all methods, so that they are compared prompt by prompt."""
     return resamples(num, draws=DRAWS, seed=0)
 
 

@@ -1,4 +1,4 @@
-"""Graphs for a server, one for each way to use the nodes of this pack on the embedded SD3, then a stock one."""
+"""Graphs for a server: one for each use of the nodes of this pack on the demo SD3, and a stock one."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def _stock_sampler(model: list, positive: list, cfg: float) -> dict[str, Any]:
 
 
 def _student(loader: dict[str, Any] | None = None) -> Graph:
-    """A student through the demo loader, or through the loader of student files."""
+    """Load a student with the demo loader, or with the loader of student files."""
     parts = _start("base" if loader else "student")
     if loader:
         parts["student"] = loader
@@ -77,7 +77,7 @@ def _in_parts() -> Graph:
 
 
 def _reported() -> Graph:
-    """The picture of a measured run; its plot shows seconds, so it is drawn but not compared."""
+    """The image of a measured run; its plot shows seconds, so it is drawn but not compared."""
     sources = {"model": "load", "latent_image": "empty", "positive": "prompt", "negative": "null"}
     sources |= {name: name for name in ("guider", "sampler", "sigmas")}
     wired = {name: [source, 0] for name, source in sources.items()}
@@ -108,7 +108,7 @@ def _guided() -> Graph:
 
 
 def _trainer(name: str) -> Graph:
-    """A training of three steps, to its curve; under a name of its own, or it would be finished already."""
+    """A training run of three steps with its loss curve, under a new name, because a finished run would not train."""
     settings = {
         "name": name, "prompts": f"{PROMPT}\n{OTHER}", "negative_prompts": "", "negative_share": 0.0,
         "width": SIZE, "height": SIZE, "steps": 3, "batch_size": 2, "learning_rate": 0.002, "run_seed": 0,
@@ -125,7 +125,7 @@ def _trainer(name: str) -> Graph:
 
 
 def graphs(number: int) -> dict[str, Graph]:
-    """Way -> graph; the same at every number but for the name of the training."""
+    """Return graphs by name; only the name of the training run depends on the number."""
     loader = node("TeEFusionStudentLoader", model=["load", 0], student=STUDENT)
     blend = {"base": ["prompt", 0], "add": ["other", 0], "add_weight": 0.5, "subtract_weight": 0.0}
     sharpen = {"conditioning": ["prompt", 0], "sharpener": SHARPENER, "alpha": 1.0, "beta": 0.0, "null": ["null", 0]}
@@ -142,7 +142,7 @@ def graphs(number: int) -> dict[str, Graph]:
 
 
 def stock() -> Graph:
-    """A graph without a node of ours; its prompts come from a file, for its text encoder is known to us alone."""
+    """A graph without our nodes; its prompts come from a file, because only this pack has the text encoder."""
     wired = {"model": ["model", 0], "positive": ["prompts", 1], "negative": ["prompts", 1]}
     wired["latent_image"] = ["empty", 0]
     return {
@@ -157,7 +157,7 @@ def stock() -> Graph:
 
 
 def furnish(base: Path, models: Path) -> None:
-    """Put what the graphs name into a server's folders."""
+    """Copy the files that the graphs use to a server's folders."""
     import shutil
 
     import torch

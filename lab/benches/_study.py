@@ -1,6 +1,6 @@
-"""The demo models with held-out prompts, loaded once, and what guiders do with them.
+"""The demo models with held-out prompts, loaded once, and measurements of guiders on them.
 
-Shapes: B prompts, N all of them, C H W latent, S steps.
+Shapes: B prompts of a batch, N prompts in all, C H W latent, S steps.
 """
 
 from functools import lru_cache
@@ -44,21 +44,21 @@ class Study:
         return teacher_of(TEACHERS[name], self.base, MODELS)[0]
 
     def images(self, teacher: Any, w: float) -> np.ndarray:
-        """Pictures [N,H,W,3] of a teacher for every prompt, uint8."""
+        """Return images [N,H,W,3] of a teacher for every prompt, uint8."""
         parts = [teacher.sample(positive, self.bench.null, noise_BCHW, self.sigmas, cfg_scale_of(w))[0][-1]
                  for positive, noise_BCHW in self.batches()]  # fmt: skip
         return np.concatenate([self.decoded(x_BCHW) for x_BCHW in parts])
 
     def decoded(self, x_BCHW: torch.Tensor) -> np.ndarray:
-        """Pictures [B,H,W,3] of latents as the model has them, uint8."""
+        """Decode latents of the model's own space to images [B,H,W,3], uint8."""
         return pictures(self.vae, self.base.model.process_latent_out(x_BCHW))
 
     def passes_per_step(self, guider: Any, counted: int, pictures: int) -> float:
-        """Forward passes per step; a reflection also runs a second network, so it counts for itself."""
+        """Return the forward passes per step; a reflection runs a second network too, so it counts its own passes."""
         return getattr(guider, "passes", counted / pictures) / STEPS
 
     def effective(self, name: str, w: float, student: Any = None) -> float:
-        """Effective guidance of a teacher's steps, or of a student at the same states; mean over steps and prompts."""
+        """Return the effective guidance of a teacher's steps, or of a student at the same states, as a mean."""
         from teefusion_core.comfy_host.guidance.patch import apply_fusion
 
         where, moves, cond, uncond = self.trajectory(name, w)
@@ -67,7 +67,7 @@ class Study:
         return mean_guidance(moves, cond, uncond)
 
     def trajectory(self, name: str, w: float) -> tuple:
-        """States of a teacher with its moves, and the base's velocities with and without prompt, lists of [B,...]."""
+        """Return states and moves of a teacher, and the base's velocities with and without prompt, lists of [B,...]."""
         if (name, w) not in self.trajectories:
             noise = self.bench.noise_NCHW[: self.few]
             states, _ = self.teacher(name).sample(self.first, self.bench.null, noise, self.sigmas, cfg_scale_of(w))
@@ -76,12 +76,12 @@ class Study:
         return self.trajectories[name, w]
 
     def guidance_along(self, states: list[torch.Tensor], sigmas: torch.Tensor) -> float:
-        """Effective guidance of the moves between the states of a sampler, for the first few prompts."""
+        """Return the effective guidance of the moves between a sampler's states, for the first few prompts."""
         where, moves = self.moves(states, sigmas)
         return mean_guidance(moves, *self.branches(where))
 
     def moves(self, states: list[torch.Tensor], sigmas: torch.Tensor) -> tuple[list, list]:
-        """Turn S+1 states into S places (x, sigma) with the velocity that led on from each."""
+        """Turn S+1 states into S places (x, sigma), with the velocity of the step from each."""
         where = list(zip(states[:-1], sigmas[:-1], strict=True))
         return where, [secant(x, states[i + 1], sigma, sigmas[i + 1]) for i, (x, sigma) in enumerate(where)]
 
@@ -89,7 +89,7 @@ class Study:
         return [self.velocities(self.base, prompt, where) for prompt in (self.first, self.bench.null)]
 
     def velocities(self, model: Any, positive: list, where: list) -> list[torch.Tensor]:
-        """Velocities of any model at places of the first few prompts, at cfg 1."""
+        """Return velocities of any model at places of the first few prompts, at cfg 1."""
         seen = predictions(model, positive, self.bench.null, where, self.bench.noise_NCHW[: self.few])
         return [velocity_of(denoised, *at) for at, denoised in zip(where, seen, strict=True)]
 
@@ -105,7 +105,7 @@ def mean_guidance(moves: list, cond: list, uncond: list) -> float:
 
 @lru_cache(maxsize=1)
 def load(base: Any, path: Path) -> Any:
-    """The student of a file; the last one is kept, since it is asked for again and again."""
+    """Load the student of a file; the last one is cached, because it is used repeatedly."""
     from teefusion_core.comfy_host.guidance.student_loader import load_student
 
     return load_student(base, path)

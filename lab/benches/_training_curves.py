@@ -1,4 +1,4 @@
-"""How a student came to be: the losses that its training noted, and its checkpoints."""
+"""The training of a student: its losses and its checkpoints."""
 
 import tempfile
 from collections.abc import Iterator
@@ -24,9 +24,9 @@ from ._scores import judged_interval
 POINTS = 100
 """Points of a curve: each is the mean of a hundredth of the steps."""
 QUARTER, MARGIN = 0.25, 4
-"""Share of the training that counts as early; points to average over at each place."""
+"""Share of the steps that counts as early, and number of points to average at each place."""
 EARLY = 0.5
-"""Share of the whole fall in loss that must have come by then to be called fast."""
+"""Share of the total decrease in loss that must be early for the claim to hold."""
 
 
 def losses() -> list[dict[str, Any]]:
@@ -42,9 +42,9 @@ def losses() -> list[dict[str, Any]]:
 
 
 def early_share(curves: list[dict[str, Any]]) -> dict[str, Any]:
-    """Estimate what share of the fall in loss came in the first quarter of the steps, mean over students.
+    """Estimate the share of the decrease in loss in the first quarter of the steps, as a mean over students.
 
-    The bootstrap draws students, then points around start, quarter, end, since a single point is noisy.
+    The bootstrap draws students, then points around start, quarter and end, because a single point is noisy.
     """
     curves_KP = torch.tensor([unpacked(curve["losses"]) for curve in curves], dtype=torch.float64)
     middle = int(QUARTER * POINTS)
@@ -63,9 +63,9 @@ def early_share(curves: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def checkpoints(base: Any, arm: Arm) -> Iterator[tuple[int, Arm]]:
-    """Go through the checkpoints that a training kept: finished steps with an arm that samples that student.
+    """Yield the checkpoints of a training run: finished steps, and an arm that samples that student.
 
-    Only a LoRA without layers of its own can be taken out of a checkpoint.
+    Only a LoRA without additional layers can be read from a checkpoint.
     """
     wanted = Wanted(arm.method, arm.teacher, arm.trainable)
     recipe = wanted.recipe(arm.seed or 0)

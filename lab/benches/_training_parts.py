@@ -1,4 +1,4 @@
-"""A training of the embedded model in parts, each of which can be timed alone or measured in a process of its own.
+"""The parts of a training run on the demo model, each of which can be timed alone or measured in a new process.
 
 python lab/benches/_training_parts.py '{"what": "ours", "batch": 32, "rank": 16}'    prints its memory as JSON
 """
@@ -22,7 +22,7 @@ if __name__ == "__main__":
 from lab.benches._cost import now, peak_memory
 
 PASSES = 5
-"""Forward passes of a teacher step: W2SD at 5.5 / 1 / 1 + w, except for the last step."""
+"""Forward passes of a teacher's step: W2SD at 5.5 / 1 / 1 + w, except for the last step."""
 LATENT, STEPS, SCHEDULER, PROMPTS = (16, 8, 8), 20, "normal", 64
 TRIM = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 """Makes the C library return freed memory at once; otherwise its reserves would be measured as well."""
@@ -63,7 +63,7 @@ class Parts:
         return TrajectoryCache(self.distil.trajectory, folder, **options)
 
     def trained(self, data: Any) -> list[Any]:
-        """Run as many steps as one trajectory has examples for; return their reports."""
+        """Run the steps that one trajectory has examples for; return their reports."""
         from teefusion_core.training.loop import train
 
         reports: list[Any] = []
@@ -72,7 +72,7 @@ class Parts:
         return reports
 
     def teacher_seconds(self) -> tuple[float, float]:
-        """Seconds of ComfyUI sampling one trajectory, and of the unguided passes along it."""
+        """Return the seconds of ComfyUI sampling one trajectory, and of the passes without guidance along it."""
         distil, numbers = self.distil, [random.Random(0).randrange(PROMPTS) for _ in range(self.rows)]
         noise_BCHW = torch.randn(self.rows, *LATENT)
         guider, half = distil.teacher.guider, distil.grid_S[len(distil.grid_S) // 2]
@@ -91,7 +91,7 @@ class Parts:
         return sampled - start, now() - loaded
 
     def student_seconds(self, example: Any) -> tuple[float, float]:
-        """Seconds of a forward with a backward pass, and of the optimizer with clipping."""
+        """Return the seconds of a forward and a backward pass, and of the optimizer with clipping."""
         weights = list(self.distil.student.update.parameters())
         optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
         with self.distil.in_training():
@@ -107,7 +107,7 @@ class Parts:
         return student, optimizing
 
     def stock(self, steps: int, batch: int) -> float:
-        """Seconds of ComfyUI's own LoRA trainer."""
+        """Return the seconds of ComfyUI's own LoRA trainer."""
         from comfy_extras.nodes_train import TrainLoraNode
 
         options = {
@@ -124,7 +124,7 @@ class Parts:
 
 
 def memory(**options: Any) -> dict[str, Any]:
-    """Run this file for one setting; return forecast and measured bytes, above what was there before."""
+    """Run this file for one setting; return the forecast and the measured bytes, without what was allocated before."""
     run = [sys.executable, __file__, json.dumps(options)]
     done = subprocess.run(run, env=os.environ | TRIM, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,6 +1,6 @@
-"""How well pictures show their prompts: CFG, the teacher and the shipped student, with their effective guidance.
+"""How well images match their prompts: CFG, the teacher and the shipped student, with their effective guidance.
 
-512 prompts that training never saw, the same noise for every row. The judge is exact.
+All rows use 512 prompts that were not used in training, and the same noise. The judge is exact.
 """
 
 from functools import partial
@@ -26,7 +26,7 @@ WEAK_CFG = 3.0
 
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
-    """Return one row per setting, effective guidance per w, forward passes per step counted by a hook."""
+    """Return one row per setting, the effective guidance per w, and the forward passes per step, counted by a hook."""
     from teefusion_core.comfy_host.demo_model import load_demo
 
     study, student, weak = Study(NUM_PROMPTS, BATCH), load_demo("student")[0], load_demo("weak")[0]

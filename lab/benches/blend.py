@@ -1,7 +1,7 @@
-"""How near sums of prompts come to the prompt that says it all, by their embeddings and by their pictures.
+"""How close sums of prompts come to the whole prompt, by their embeddings and by their images.
 
-Figure 2 of the TeEFusion paper with numbers: token embeddings with pooled vectors are added, then compared with those
-of the whole prompt; pictures start from one noise, an exact judge compares them with what the whole prompt says.
+Figure 2 of the TeEFusion paper with numbers: token embeddings and pooled vectors are added and compared with those of
+the whole prompt. All images start from the same noise, and an exact judge compares them with the whole prompt.
 Shapes: N sums, L tokens, W width of a token, P pooled width, C H W latent.
 """
 
@@ -25,13 +25,13 @@ SHOWN = ("entity", "attribute", "overall")
 Text = tuple[torch.Tensor, torch.Tensor]
 """Context [1,L,W], pooled [1,P]."""
 Shown = tuple[list[Text], torch.Tensor]
-"""Texts with their pictures [N,C,H,W]."""
+"""Texts with their latents [N,C,H,W]."""
 WHOLE = "whole prompt"
 
 
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
-    """Return one row per kind of sum and way to give it: cosines to the whole prompt, shares of right pictures."""
+    """Return one row per kind of sum and embedding: cosines to the whole prompt, and shares of right images."""
     study, rows = Study(), []
     every = sums(NUM_OF_EACH)
     for kind in KINDS:
@@ -46,7 +46,7 @@ def measure() -> dict[str, Any]:
 
 
 class Study:
-    """The embedded model with its text encoder, encoded texts kept."""
+    """The demo model with its text encoder; encoded texts are cached."""
 
     def __init__(self) -> None:
         from teefusion_core.comfy_host.demo_model import load_demo
@@ -65,14 +65,14 @@ class Study:
         return context, pooled
 
     def latents(self, texts: list[Text]) -> torch.Tensor:
-        """Pictures [N,C,H,W] of prompts, each from a noise of its own, the same at every call."""
+        """Return latents [N,C,H,W] of prompts; each prompt has its own noise, the same at every call."""
         noise_NCHW = torch.randn(len(texts), 16, 8, 8, generator=torch.Generator().manual_seed(1))
         context, pooled = (torch.cat([text[part] for text in texts]) for part in (0, 1))
         positive, null = [[context, {"pooled_output": pooled}]], encode(self.clip, [""])
         return sample(self.model, positive, null, CFG, noise_NCHW, 0)
 
     def row(self, some: list[Any], given: Shown, whole: Shown) -> dict[str, Any]:
-        """Cosines of sums as given to their whole prompts, of pictures likewise, what the judge says of these."""
+        """Return cosines of sums to their whole prompts, the same for images, and the judge's scores of the images."""
         empty, pairs = self.text(""), list(zip(given[0], whole[0], strict=True))
         cosines = {}
         for i, part in enumerate(("context", "pooled")):
@@ -97,9 +97,9 @@ WAYS: dict[str, Callable[[Study, Any, list[Any]], Text]] = {
 }
 """Name -> embedding of a sum.
 
-sum: as the formula has it. balanced: the empty prompt makes the weights add up to 1, so that differences from the empty
-prompt are added. The others are what to compare with: the same kind of prompt about other things, the sum without its
-terms, the words themselves.
+sum: the plain formula. balanced: the empty prompt makes the weights add up to 1, so that differences from the empty
+prompt are added. The others are for comparison: the same kind of prompt about other things, the sum without its terms,
+and the whole prompt as text.
 """
 
 

@@ -1,4 +1,4 @@
-"""How long a newcomer waits: the demo from a fresh clone with an empty home, then once more."""
+"""How long a new user waits: the demo from a fresh clone with an empty home folder, then a second run."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from runner.stop import Stop, say
 
 COMMAND = ["python3", "scripts/demo.py"]
 KEPT = ("PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Variables of this shell that the newcomer has too; settings of pip and uv are kept as well, by prefix."""
+"""Variables of this shell that the new user has too; settings of pip and uv are also kept, by prefix."""
 KEPT_PREFIXES = ("PIP_", "UV_")
 
 
@@ -21,7 +21,7 @@ def measure() -> dict[str, Any]:
     """Return seconds of both runs, with the table that the second one printed."""
     git, python = shutil.which("git"), shutil.which("python3", path=_path_outside())
     if git is None or python is None:
-        raise Stop("git and a python3 outside the environment are needed to try the demo as a newcomer; install them.")
+        raise Stop("This benchmark needs git and a python3 outside of its environment; install them.")
     with tempfile.TemporaryDirectory() as folder:
         clone, home = Path(folder) / "clone", Path(folder) / "home"
         home.mkdir()
@@ -47,7 +47,7 @@ def _run(command: list[str], clone: Path, environment: dict[str, str]) -> tuple[
     seconds = time.monotonic() - start
     say(f"exit code {done.returncode} after {seconds:.0f} s")
     if done.returncode:
-        raise Stop(f"The demo failed in a fresh clone: {done.stderr.strip()[-500:]} Mend it, then measure again.")
+        raise Stop(f"The demo failed in a fresh clone: {done.stderr.strip()[-500:]} Fix it, then measure again.")
     return seconds, done.stdout
 
 

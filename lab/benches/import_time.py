@@ -22,8 +22,8 @@ TARGET_MS = 50
 def measure() -> dict[str, Any]:
     """Return the median of loading the pack TIMES times into a host that has loaded its own nodes.
 
-    The source is compiled already, as after the first start. The time that the processor was busy is what counts: on
-    a machine that does something else as well, the wall clock shows that too.
+    The source is compiled already, as after the first start. The processor time is what counts, because the wall clock
+    also includes the other work of a busy machine.
     """
     root = Path(__file__).resolve().parents[2]
     run = [sys.executable, __file__, os.environ["COMFYUI_PATH"], str(root), str(TIMES)]
@@ -42,7 +42,7 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def _start_comfyui(comfyui: str) -> None:
-    """Import what ComfyUI has imported before it comes to custom nodes."""
+    """Import what ComfyUI imports before it loads custom nodes."""
     sys.path.insert(0, comfyui)
     sys.argv = ["main.py", "--cpu", "--disable-api-nodes"]
     import comfy.options
@@ -66,7 +66,7 @@ def _load_pack(folder: str) -> None:
 
 
 def _measured_here(comfyui: str, folder: str, times: str) -> dict[str, object]:
-    """Milliseconds of every load on the wall clock and the processor, and the modules that came with the pack."""
+    """Return the wall-clock and processor milliseconds of every load, and the modules that the pack imported."""
     _start_comfyui(comfyui)
     before, ours = set(sys.modules), folder.replace(".", "_x_")
     walls, busy = [], []

@@ -1,7 +1,7 @@
-"""What a step of the student costs beside a stock step of its base.
+"""The cost of a step of the student, relative to a stock step of its base.
 
-The stock sampler runs base and student in one process, round after round in changing order, so that whatever else the
-machine does falls on both alike; each round gives one ratio.
+The stock sampler runs base and student in one process, in rounds of changing order, so that other work on the machine
+slows both alike; each round gives one ratio.
 """
 
 import random
@@ -39,8 +39,8 @@ class Case:
     def step_seconds(self, method: str) -> float:
         """Sample once with the stock sampler; return the shortest time from one step to the next.
 
-        The work of every step is the same, so a longer one was held up by something else on the machine. What is
-        done once per run (merging the update, computing the term) is over before the first step ends.
+        Every step does the same work, so a longer one was delayed by other work on the machine. The work once per run
+        (merging the update, computing the term) is done before the first step ends.
         """
         import comfy.sample
 

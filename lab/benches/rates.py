@@ -1,7 +1,7 @@
-"""Which learning rate suits each method: the same rates for all, in short trainings from the same trajectories.
+"""Which learning rate suits each method: the same rates for all, in short training runs on the same trajectories.
 
-This is the search behind the rivals of docs/evidence.md; every method has had the same. Each training is the
-beginning of a student as its recipe has it, with its schedule over that many steps.
+This is the search behind the comparison in docs/evidence.md; it is the same for every method. Each run follows the
+recipe of a student, with fewer steps and the schedule shortened to them.
 """
 
 import json
@@ -17,13 +17,13 @@ from ._scores import by_kind, named
 
 RATES = (3e-4, 1e-3, 3e-3)
 STEPS, LAST = 150, 25
-"""Steps of a training; how many of its last losses are averaged."""
+"""Steps of a training run, and number of its last losses that are averaged."""
 TEACHER = "W2SD"
 """The teacher of every student that is tried."""
 
 
 def measure() -> dict[str, Any]:
-    """Return the loss that each method ends with at each rate; finished trainings are not repeated."""
+    """Return the loss that each method ends with at each rate; finished runs are not repeated."""
     rows = []
     for wanted in (wanted for wanted in WANTED if wanted.teacher == TEACHER):
         for rate in RATES:

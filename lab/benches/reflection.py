@@ -1,7 +1,7 @@
 """Reflection teachers beside plain CFG, at equal cost and at equal effective guidance.
 
-512 prompts that training never saw, the same noise for every row; the judge is exact. Every reflection row is
-followed by CFG at the scale that the reflection amounts to, prompt by prompt on the same noise.
+All rows use 512 prompts that were not used in training, and the same noise; the judge is exact. Every reflection row
+is compared with CFG at the effective guidance of the reflection, prompt by prompt on the same noise.
 """
 
 import time
@@ -60,7 +60,7 @@ class Reflections(Study):
         self.weak = load_demo("weak")[0]
 
     def teacher_of(self, arm: Arm) -> Any:
-        """The teacher of an arm; CFG is a reflection in which no step reflects."""
+        """Return the teacher of an arm; CFG is a reflection in which no step reflects."""
         from teefusion_core.comfy_host.reflection.guider import ReflectionGuider, Scales
         from teefusion_core.comfy_host.reflection.sampler import ReflectionSampler
         from teefusion_core.comfy_host.training.teacher import Teacher
@@ -89,7 +89,7 @@ class Reflections(Study):
 
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
-    """Return one row per arm; each reflection with CFG at its effective guidance, with the paired difference."""
+    """Return one row per arm; each reflection has CFG at its effective guidance and the paired difference."""
     study = Reflections()
     rows = [study.row(arm)[0] for arm in CFG_ARMS]
     for arm in REFLECTION_ARMS:

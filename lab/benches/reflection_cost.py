@@ -1,7 +1,7 @@
-"""What a reflection run costs beside its forward passes, with what a LoRA gap costs beside two loaded models.
+"""The cost of a reflection run relative to its forward passes, and of a LoRA gap relative to two loaded models.
 
-All runs of a round follow one another in one process, so that whatever else the machine does falls on each alike; a
-round gives one ratio. Merging weights or loading them is over before a run is timed.
+All runs of a round follow one another in one process, so that other work on the machine slows each alike; a round
+gives one ratio. Weights are merged and loaded before a run is timed.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Case:
         self.sigmas = schedule(self.base, "normal", STEPS, 1.0)
 
     def reflect(self, scales: tuple[float, float, float], strong: Any, weak: Any) -> tuple[float, float]:
-        """Seconds of a run with its forward passes, from the first evaluation on."""
+        """Return the seconds of a run and its forward passes, from the first evaluation on."""
         from teefusion_core.comfy_host.reflection.guider import ReflectionGuider, Scales
         from teefusion_core.comfy_host.reflection.sampler import ReflectionSampler
 
@@ -46,7 +46,7 @@ class Case:
         return self._seconds(guider, ReflectionSampler()), guider.passes
 
     def one_pass(self) -> float:
-        """Seconds of one pass in a stock run at cfg 1."""
+        """Return the seconds of one pass in a stock run at cfg 1."""
         import comfy.samplers
 
         guider = comfy.samplers.CFGGuider(self.base)
@@ -54,7 +54,7 @@ class Case:
         return self._seconds(guider, comfy.samplers.sampler_object("euler")) / STEPS
 
     def _seconds(self, guider: Any, sampler: Any) -> float:
-        """Seconds of the sampler's loop alone; loading and encoding lie outside."""
+        """Return the seconds of the sampler's loop only, without loading and encoding."""
         function, seconds = sampler.sampler_function, []
 
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -70,7 +70,7 @@ class Case:
 
 
 def _paired(first: Callable[[], float], second: Callable[[], float]) -> dict[str, float]:
-    """Quartiles of first / second over rounds, after one round to warm up."""
+    """Return the quartiles of first / second over the rounds, after one round to warm up."""
     first(), second()
     return quartiles([first() / second() for _ in range(ROUNDS)])
 
@@ -84,7 +84,7 @@ def _passes_row(case: Case, name: str, batch: int) -> dict[str, Any]:
 
 
 def _gap_row(case: Case, batch: int) -> dict[str, Any]:
-    """A LoRA against its base on one copy of the weights, beside two loaded copies."""
+    """Compare a LoRA and its base on one copy of the weights with two loaded copies."""
     from teefusion_core.comfy_host.demo_model import load_demo
 
     other, scales = load_demo("base")[0], SETTINGS["W2SD 5.5 / 1 / 5.5"][0]

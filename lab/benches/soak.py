@@ -1,4 +1,4 @@
-"""What is left of many runs: memory, speed, pictures of one server that is asked again and again."""
+"""Memory, speed and images of one server over many runs."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from ._cost import resident_bytes
 from ._soak_graphs import PICTURE, furnish, graphs, stock
 
 RUNS, WARM, WINDOW = 300, 80, 40
-"""Queued in all, of which so many come before anything is compared; medians are taken over a window."""
+"""Number of runs, of runs before the first comparison, and of runs in the window of a median."""
 TARGET = 0.01
 SLOW, SLOW_EVERY = "Distill Trainer", 15
 NOBODY = "no_pack_of_this_name"
@@ -32,7 +32,7 @@ class _Series:
         self.pictures: dict[str, list[np.ndarray]] = {}
 
     def run(self, number: int) -> None:
-        """Queue any way but the last one, whose answer the server still has: so each comes after each other."""
+        """Queue any graph but the last one, which the server has cached; over time each follows every other."""
         ways = graphs(number)
         quick = [name for name in ways if name not in (SLOW, self.last)]
         name = self.last = SLOW if number % SLOW_EVERY == 0 else self.draw.choice(quick)
@@ -43,7 +43,7 @@ class _Series:
         self.rss.append(resident_bytes(pid=self.server.process.pid) / 2**20)
 
     def row(self, name: str) -> dict[str, Any]:
-        """One way: how long it took at first, at last; whether its pictures are one."""
+        """Return the first and the last seconds of one graph, and whether all its images are equal."""
         seconds, shown = self.seconds[name], self.pictures[name]
         warm = seconds[len(seconds) * WARM // RUNS :]
         third = max(len(warm) // 3, 1)
@@ -59,7 +59,7 @@ def _stock_picture(server: Server) -> np.ndarray:
 
 
 def measure() -> dict[str, Any]:
-    """Return what RUNS runs left, beside a server that never had the pack."""
+    """Return the state after RUNS runs, and that of a server without the pack."""
     comfyui = Path(os.environ["COMFYUI_PATH"])
     with tempfile.TemporaryDirectory() as folder:
         bases = [make_base(Path(folder) / name, probe=False) for name in ("with", "without")]

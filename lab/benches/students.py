@@ -1,8 +1,8 @@
-"""How near students come to their teachers: three teachers, three seeds.
+"""How close students come to their teachers: three teachers and three seeds.
 
 A student that has not been trained yet is trained first (some minutes each); python -m
-lab.demo_world.distill_student trains a single one. Prompts are held out, teacher and students start from the same
-noise, and the judge is exact.
+lab.demo_world.distill_student trains a single one. The prompts are held out, teacher and students start from the
+same noise, and the judge is exact.
 """
 
 import json
@@ -27,7 +27,7 @@ TRAINABLE = ("lora", "everything")
 
 
 def measure() -> dict[str, Any]:
-    """Train what is missing; return teachers with students, effective guidance, negative prompts."""
+    """Train missing students; return teachers and students, effective guidance, and negative prompts."""
     study, rows = Study(NUM_PROMPTS, PROMPTS_FOR_GUIDANCE), []
     for name in TEACHERS:
         recipes = [Recipe(name, trainable, seed=seed) for trainable in TRAINABLE for seed in SEEDS]
@@ -40,7 +40,7 @@ def measure() -> dict[str, Any]:
 
 @torch.inference_mode()
 def _teacher_row(study: Study, name: str) -> dict[str, Any]:
-    """Alignment of a teacher by w, with the passes of a step."""
+    """Return the alignment of a teacher by w, and its passes per step."""
     teacher = study.teacher(name)
     with forward_passes(teacher.model) as counter:
         overall = {str(w): study.bench.judged(partial(study.images, teacher, w))["overall"] for w in GUIDANCE}
@@ -51,7 +51,7 @@ def _teacher_row(study: Study, name: str) -> dict[str, Any]:
 
 
 def _student_row(study: Study, recipe: Recipe) -> dict[str, Any]:
-    """Alignment of a student by w, beside what its training took."""
+    """Return the alignment of a student by w, and the duration of its training."""
     path = distilled(recipe)
     took = json.loads(path.with_suffix(".json").read_text())
     with torch.inference_mode():
@@ -65,12 +65,12 @@ def _student_row(study: Study, recipe: Recipe) -> dict[str, Any]:
 
 
 def _spread(values: list[float]) -> str:
-    """Mean with the least and the largest over seeds."""
+    """Return the mean over seeds, with the smallest and the largest value."""
     return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def _groups(result: dict[str, Any]) -> list[tuple[dict[str, Any], str, list[dict[str, Any]], bool]]:
-    """Teacher, what is trained, the students of all seeds, whether the teacher is named for the first time."""
+    """Yield the teacher, what is trained, the students of all seeds, and whether the teacher is new."""
     rows, found = result["rows"], []
     for teacher in (row for row in rows if row["trainable"] is None):
         own = [row for row in rows if row["teacher"] == teacher["teacher"] and row["trainable"]]
@@ -80,7 +80,7 @@ def _groups(result: dict[str, Any]) -> list[tuple[dict[str, Any], str, list[dict
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return heading with one line per teacher, two per kind of student: alignment, then its share of the teacher's."""
+    """Return the heading, one line per teacher and two per kind of student: alignment and share of the teacher's."""
     strengths = [str(w) for w in result["settings"]["guidance"]]
     lines = [["teacher", "trained", "passes/step", *(f"w {float(w):g}" for w in strengths), "minutes"]]
     for teacher, trainable, students, first in _groups(result):

@@ -1,8 +1,8 @@
-"""Every comparison of the TeEFusion paper on the demo model, with error bars: rivals, ablation, teachers, curves.
+"""Every comparison of the TeEFusion paper on the demo model, with error bars: methods, ablation, teachers, curves.
 
-Prompts are held out, every method starts from the same noise, and the judge is exact. Nothing is trained: beside the
-shipped student, it takes those that lab.demo_world.distill_student has left, and lists missing ones with the command
-that trains them.
+The prompts are held out, every method starts from the same noise, and the judge is exact. Nothing is trained: besides
+the shipped student it uses those that lab.demo_world.distill_student has written, and lists missing ones with the
+command that trains them.
 """
 
 import time
@@ -24,7 +24,7 @@ from ._scores import groups, headline, named, values
 from ._study import STEPS, Study
 
 NUM_PROMPTS, FEW, TWICE = 128, 32, 64
-"""All prompts, those whose velocities are compared, those that are sampled from a second noise."""
+"""Number of prompts: in all, with compared velocities, and with samples from a second noise."""
 SECOND_NOISE = 2025
 OTHER_SAMPLER = "dpmpp_2m"
 __all__ = ["measure", "table"]
@@ -32,14 +32,14 @@ __all__ = ["measure", "table"]
 
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
-    """Return one row for each method at each strength, velocities compared, curves, the embedding of w."""
+    """Return one row for each method and strength, compared velocities, curves, and the embedding of w."""
     start, evidence = time.perf_counter(), Evidence()
     found, missing = _methods.students()
     wanted = [(kind, seed) for kind in _methods.WANTED if kind.method == "teefusion" for seed in _methods.SEEDS]
     paths = [path for path in (student_path(*one) for one in wanted) if path.is_file()]
-    # the untrained term is calibrated as the first student that is there
+    # the untrained term is calibrated like the first student that exists
     arms = [*_methods.teachers(), *map(_methods.untrained, paths[:1]), _methods.shipped(), *found]
-    embedding, curves = evidence.embedding(), _training_curves.losses()  # first, for these are quick to fail
+    embedding, curves = evidence.embedding(), _training_curves.losses()  # first, because these fail quickly
     velocities = [evidence.agreement(arm) for arm in arms if arm.method not in (BASE, TEACHER)]
     for arm in arms:
         evidence.sweep(arm)
@@ -54,7 +54,7 @@ def measure() -> dict[str, Any]:
 
 
 class Evidence(Study):
-    """Rows as they are measured, and the teachers' pictures that later rows are compared with."""
+    """The measured rows, and the teachers' images that later rows are compared with."""
 
     def __init__(self) -> None:
         super().__init__(NUM_PROMPTS, FEW)
@@ -64,7 +64,7 @@ class Evidence(Study):
         self.of_teachers: dict[tuple[str, float], np.ndarray] = {}
 
     def sweep(self, arm: Arm) -> None:
-        """Sample at every strength; measure all figures at that of the headline."""
+        """Sample at every strength; measure all figures at the strength of the main tables."""
         for strength in arm.grid:
             main = strength == HEADLINE[arm.knob]
             done = sampled(self, arm, strength, other_BCHW=self.other_BCHW if main else None)
@@ -95,7 +95,7 @@ class Evidence(Study):
             self._keep(arm, sampled(self, arm, HEADLINE["w"], sampler=OTHER_SAMPLER))
 
     def agreement(self, arm: Arm) -> dict[str, Any]:
-        """Cosines with the teacher's velocity along its trajectory, per noise level: the whole, what guidance adds."""
+        """Return cosines with the teacher along its trajectory by noise level, of the velocity and of the guidance."""
         where, moves, cond, _ = self.trajectory(arm.teacher or "W2SD", HEADLINE["w"])
         teacher, prompt, _ = arm.prepare(self, self.first, HEADLINE[arm.knob], "euler")
         seen = self.velocities(teacher.model, prompt, where)
@@ -114,7 +114,7 @@ class Evidence(Study):
         return scored
 
     def embedding(self) -> list[dict[str, Any]]:
-        """Embed w with the base and with the first student of each kind that has no layers of its own."""
+        """Embed w with the base and with the first student of each kind without additional layers."""
         fit = {}
         for wanted in _methods.WANTED:
             path = student_path(wanted, _methods.SEEDS[0])
@@ -124,6 +124,6 @@ class Evidence(Study):
 
 
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the cosine of each row; nan where one is zero."""
+    """Return the cosine of each row; NaN if a vector is zero."""
     a, b = a.flatten(1).double(), b.flatten(1).double()
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))

@@ -1,4 +1,4 @@
-"""The trainer's speed beside its parts and ComfyUI's own trainer, and its memory beside the forecast.
+"""The trainer's speed relative to its parts and to ComfyUI's trainer, and its memory relative to the forecast.
 
 Whole steps and their parts follow one another in one process, so that other work on the machine slows each alike. A
 round gives one ratio. Memory is measured in separate processes.
@@ -40,7 +40,7 @@ def measure() -> dict[str, Any]:
 
 
 def _steps() -> dict[str, Any]:
-    """Seconds per step with the teacher at work and with stored trajectories, beside the sum of their parts."""
+    """Return the seconds per step with the teacher and with stored trajectories, and the sums of their parts."""
     parts = Parts(batch=BATCH, rank=RANK)
     rounds: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def _steps() -> dict[str, Any]:
 
 
 def _beside_stock(batch: int) -> dict[str, Any]:
-    """Our step without teacher beside one of ComfyUI's LoRA trainer, at the same batch and rank."""
+    """Compare our step without teacher with one of ComfyUI's LoRA trainer, at the same batch size and rank."""
     parts, ours, stock = Parts(batch=batch, rank=RANK, images_per_trajectory=batch), [], []
     with tempfile.TemporaryDirectory() as folder:
         cached = parts.trajectories(Path(folder), cache_size=2, reuse=0)

@@ -1,1 +1,1 @@
-"""How the embedded demo model was made: a world of coloured shapes that an exact judge can read."""
+"""How the demo model was made: a world of coloured shapes that an exact judge can read."""

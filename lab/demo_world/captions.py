@@ -50,7 +50,7 @@ def caption(claim: Scene, rng: random.Random) -> str:
 
 
 def held_out_prompts(num: int, seed: int = 2024) -> list[tuple[str, Scene]]:
-    """Prompts with their claims, all facts of scenes that training never saw; the same list for the same seed."""
+    """Return prompts with claims of all facts of held-out scenes; the same seed gives the same list."""
     rng = random.Random(seed)
     prompts = []
     for _ in range(num):

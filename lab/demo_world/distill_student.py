@@ -1,6 +1,6 @@
-"""Distil students of the demo base from its teachers, by the pack's own trainer.
+"""Distil students of the demo base from its teachers, with the pack's own trainer.
 
-Prompts are all the data there is: the teacher makes the pictures.
+The only data are prompts: the teacher makes the images.
 Run: python -m lab.demo_world.distill_student --teacher W2SD --trainable lora --seed 0
 """
 
@@ -24,9 +24,9 @@ TEACHERS = {
     "Z-Sampling": {"kind": "z-sampling"},
     "W2SD": {"kind": "w2sd", "weak_model": "weak", "strong_cfg": 1.0},
 }
-"""By name, as `[teacher]` of a training file has them; every last phase is CFG at 1 + w."""
+"""Name -> `[teacher]` section of a config file; the final phase of each is CFG at 1 + w."""
 LEARNING_RATE = {"lora": 1e-3, "everything": 5e-4, DICE: 1e-3}
-"""By what is trained; what others would have done is measured by scripts/bench.py rates."""
+"""What is trained -> learning rate; scripts/bench.py rates compares other rates."""
 NEGATIVES = [f"on a {ground} background" for ground in BACKGROUNDS]
 NUM_PROMPTS = 4000
 STUDENTS = RUNS / "students"
@@ -38,14 +38,14 @@ class Recipe:
 
     Attributes:
         teacher: a name in TEACHERS.
-        trainable: "lora" or "everything"; a sharpener leaves the model alone.
+        trainable: "lora" or "everything"; a sharpener does not change the model.
         method: how guidance enters, a name in TAUGHT.
-        seed: of prompts, trajectories, noise, weights.
-        steps, batch_size, rank, trajectories: of the training; all trajectories are made before its first step.
-        negative_share: share of trajectories away from a background; then prompts leave theirs open.
-        guidance_max: the strongest guidance that is trained.
-        w: the one guidance of a sharpener's teacher.
-        learning_rate: where another rate than that of LEARNING_RATE is tried.
+        seed: seed of prompts, trajectories, noise and weights.
+        steps, batch_size, rank, trajectories: size of the training; all trajectories are made before its first step.
+        negative_share: share of trajectories with a background as negative prompt; prompts then mention none.
+        guidance_max: the largest guidance in training.
+        w: the single guidance of a sharpener's teacher.
+        learning_rate: a learning rate to use instead of that in LEARNING_RATE.
         initial_gain_ratio: strength of the guidance term at the start, see `initial_gain_ratio` in docs/training.md.
     """
 
@@ -80,7 +80,7 @@ class Recipe:
 
     @property
     def cache(self) -> Path:
-        """Folder of the teacher's trajectories, which serve every student that is taught the same."""
+        """Folder of the teacher's trajectories, shared by all students that learn from the same ones."""
         less = f"-less-{self.negative_share:g}" if self.negative_share else ""
         low, high = self.guidance
         w = f"{high:g}-alone" if low == high else f"{high:g}"
@@ -92,14 +92,14 @@ class Recipe:
 
 
 def captions(num: int, seed: int, open_ground: bool = False) -> list[str]:
-    """Right captions of scenes outside the held-out part; with open_ground none names its background."""
+    """Return correct captions of training scenes; with open_ground none mentions its background."""
     rng = random.Random(seed)
     claims = (claim_of(sample_picture(rng)[0], rng) for _ in range(num))
     return [caption(replace(claim, background=None) if open_ground else claim, rng) for claim in claims]
 
 
 def described(recipe: Recipe) -> dict[str, dict]:
-    """Write the prompts; return the sections of a training file, see docs/training.md."""
+    """Write the prompts; return the sections of a config file, see docs/training.md."""
     prompts, negatives = f"{recipe.name}.txt", f"{recipe.name}.negatives.txt"
     texts = {prompts: captions(NUM_PROMPTS, recipe.seed, recipe.negative_share > 0), negatives: NEGATIVES}
     STUDENTS.mkdir(parents=True, exist_ok=True)
@@ -122,10 +122,10 @@ def described(recipe: Recipe) -> dict[str, dict]:
 
 
 def distilled(recipe: Recipe) -> Path:
-    """Train a student, unless there is one; return its file.
+    """Train a student, unless its file exists; return the file.
 
-    Beside it stands a .json with recipe, losses, seconds: those of the trajectories count even where an
-    earlier student made them.
+    A .json beside it has recipe, losses and seconds; these include the trajectories, even if an earlier student made
+    them.
     """
     if recipe.student.is_file():
         return recipe.student
@@ -164,13 +164,13 @@ def _seconds(path: Path) -> float:
 
 
 def main() -> None:
-    """Train what the command line asks for; its options are the fields of Recipe."""
+    """Train the student of the command line; its options are the fields of Recipe."""
     names = ("steps", "batch_size", "rank", "trajectories", "seed", "guidance_max", "w", "negative_share")
     parser = parser_of(__doc__, **{name: getattr(Recipe, name) for name in (*names, "initial_gain_ratio")})
     parser.add_argument("--teacher", choices=TEACHERS, default="CFG")
     parser.add_argument("--trainable", choices=[name for name in LEARNING_RATE if name != DICE], default="lora")
     parser.add_argument("--method", choices=TAUGHT, default=TEEFUSION)
-    parser.add_argument("--learning-rate", type=float, help=f"learning rate, where not {LEARNING_RATE}")
+    parser.add_argument("--learning-rate", type=float, help=f"learning rate, if other than {LEARNING_RATE}")
     use_comfy()
     print("saved", distilled(Recipe(**vars(parser.parse_args()))), flush=True)
 

@@ -14,7 +14,7 @@ RUNS = Path(__file__).resolve().parent / "runs"
 
 
 def use_comfy(comfyui: Path | None = None) -> None:
-    """Put ComfyUI first on the import path, on the CPU unless a GPU is there; by default that of COMFYUI_PATH."""
+    """Put ComfyUI first on the import path, on the CPU if there is no GPU; by default that of COMFYUI_PATH."""
     if comfyui is not None:
         os.environ["COMFYUI_PATH"] = str(comfyui)
     try:
@@ -34,7 +34,7 @@ def use_comfy(comfyui: Path | None = None) -> None:
 
 
 def parser_of(doc: str | None, **defaults: int | float | str) -> argparse.ArgumentParser:
-    """A command line with one option for each default, of the default's type."""
+    """Return a parser with one option for each default, of the default's type."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     for name, default in defaults.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)

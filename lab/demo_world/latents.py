@@ -1,4 +1,4 @@
-"""Pictures of the training world as latents on disk.
+"""Images of the training world as latents on disk.
 
 Shapes: N pictures, B batch, latents [N,16,8,8] in the host's SD3 latent space.
 """
@@ -18,7 +18,7 @@ from .vae import SD3_SCALE, SD3_SHIFT
 
 
 def load_codec(path: Path):
-    """The trained TAESD in channels-last layout, outside the host's loaders for speed."""
+    """Load the trained TAESD in channels-last layout, without the host's loaders for speed."""
     from comfy.taesd.taesd import TAESD
     from safetensors.torch import load_file
 
@@ -29,7 +29,7 @@ def load_codec(path: Path):
 
 @torch.no_grad()
 def encode(codec, pictures_BHW3: np.ndarray) -> Tensor:
-    """Model-scaled latents [B,16,8,8] of uint8 pictures."""
+    """Return model-scaled latents [B,16,8,8] of uint8 images."""
     device = next(codec.parameters()).device
     x_B3HW = torch.from_numpy(pictures_BHW3).to(device).movedim(-1, 1).float().div_(127.5).sub_(1)
     with torch.autocast(device.type, torch.bfloat16):
@@ -38,11 +38,11 @@ def encode(codec, pictures_BHW3: np.ndarray) -> Tensor:
 
 
 def dataset(num: int, seed: int) -> tuple[list[Scene], Tensor]:
-    """`num` training scenes with their latents (half precision); encoded once, the scenes follow from the seed."""
+    """Return `num` training scenes, which the seed determines, and their float16 latents, which are encoded once."""
     from safetensors.torch import load_file, save_file
 
     codec_path = MODELS / "demo_sd3_vae.safetensors"
-    # another codec or another world must not find the latents of this one
+    # another VAE or another world must not use these latents
     made_by = codec_path.read_bytes() + Path(scenes_module.__file__).read_bytes()
     cache = RUNS / f"latents_{num}_{seed}_{hashlib.sha256(made_by).hexdigest()[:8]}.safetensors"
     rng = random.Random(seed)

@@ -25,7 +25,7 @@ BATCH = 128
 
 
 def encode(clip, texts: list[str]) -> list:
-    """One stock CONDITIONING whose rows are the prompts."""
+    """Return one stock CONDITIONING whose rows are the prompts."""
     parts = [clip.encode_from_tokens(clip.tokenize(text), return_pooled=True) for text in texts]
     context_BLD, pooled_BP = (torch.cat([part[i] for part in parts]) for i in (0, 1))
     return [[context_BLD, {"pooled_output": pooled_BP}]]
@@ -38,9 +38,9 @@ def sample(model, positive, negative, cfg: float, noise_BCHW: Tensor, seed: int)
     return comfy.sample.sample(*run, seed=seed, disable_pbar=True)
 
 
-@torch.inference_mode()  # as the host runs its nodes; its codec keeps gradients otherwise
+@torch.inference_mode()  # as the host runs its nodes; otherwise its VAE keeps gradients
 def pictures(vae, latents_BCHW: Tensor) -> np.ndarray:
-    """uint8 pictures [B,64,64,3] by the stock VAE."""
+    """Decode latents to uint8 images [B,64,64,3] with the stock VAE."""
     return (vae.decode(latents_BCHW).cpu().numpy() * 255).round().clip(0, 255).astype(np.uint8)
 
 
@@ -72,7 +72,7 @@ class Bench:
         return {"method": name, "cfg": cfg, "w": w, **self.judged(partial(self.images, model, cfg, w))}
 
     def judged(self, sample_all: Callable[[], np.ndarray]) -> dict:
-        """Shares of right pictures, clipping and seconds of a function that samples every prompt."""
+        """Return shares of right images, clipping and seconds of a function that samples every prompt."""
         start = time.perf_counter()
         images = sample_all()
         seconds = time.perf_counter() - start
@@ -81,17 +81,17 @@ class Bench:
 
 
 def predictions(model, positive, negative, where: list[tuple[Tensor, Tensor]], noise_BCHW: Tensor) -> list[Tensor]:
-    """What a model predicts as denoised at given states, at cfg 1."""
+    """Return the denoised predictions of a model at given states, at cfg 1."""
     import comfy.sample
     import comfy.samplers
 
     found = []
 
-    def look(denoiser, x, sigmas, extra_args=None, **_):
+    def record(denoiser, x, sigmas, extra_args=None, **_):
         found.extend(denoiser(state, sigma.expand(len(state)), **(extra_args or {})) for state, sigma in where)
         return x
 
-    sampler, sigmas = comfy.samplers.KSAMPLER(look), torch.stack([where[0][1], where[-1][1]])
+    sampler, sigmas = comfy.samplers.KSAMPLER(record), torch.stack([where[0][1], where[-1][1]])
     run = (model, noise_BCHW, 1.0, sampler, sigmas, positive, negative, torch.zeros_like(noise_BCHW))
     comfy.sample.sample_custom(*run, seed=0, disable_pbar=True)
     return found
@@ -117,7 +117,7 @@ def main() -> None:
     args = parser.parse_args()
     own = Path(args.student)
     if own.suffix and not own.is_file():
-        parser.error(f"{own.absolute()} is not there; give the path of a student file")
+        parser.error(f"{own.absolute()} does not exist; give the path of a student file")
     use_comfy()
     import comfy.sd
 

@@ -1,7 +1,7 @@
 """Pre-train the demo SD3 from scratch: flow matching with captions.
 
 Shapes: B batch, C=16 latent channels, H W latent size (8), L tokens, D width.
-The network is the host's MMDiT; text encoder and codec are frozen. Resumable: run the same command again.
+The network is the host's MMDiT; text encoder and VAE are frozen. Run the same command again to resume.
 Run: python -m lab.demo_world.pretrain --steps 12000
 """
 
@@ -28,15 +28,15 @@ WRONG_CAPTIONS = 0.15
 """Share of captions that pass through `corrupt`."""
 NULL_SHARE = 0.1
 LOGIT_MEAN, LOGIT_STD = 0.7, 1.2
-"""Of the noise level's logit; high noise decides how many objects there are, and where."""
+"""Mean of the noise level's logit; high noise decides how many objects there are, and where."""
 LOG_EVERY = 50
 STATE = RUNS / "pretrain.safetensors"
 MUON_FROM = 2000
-"""From this step on the matrices of the blocks take Muon steps: in a paired trial it was 300 steps ahead after 200."""
+"""From this step on Muon trains the matrices of the blocks: in a paired trial it was 300 steps ahead after 200."""
 
 
 def build_network(text_width: int, pooled_width: int) -> nn.Module:
-    """The host's MMDiT in demo size with a DiT initialisation: adaLN gates and output start at zero."""
+    """Return the host's MMDiT in demo size with a DiT initialisation: adaLN gates and output start at zero."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT, get_2d_sincos_pos_embed_torch
 
@@ -59,7 +59,7 @@ def build_network(text_width: int, pooled_width: int) -> nn.Module:
 
 
 class Captions:
-    """Frozen text encoder over the word tokenizer, as tensors."""
+    """The frozen text encoder with the word tokenizer; its outputs are tensors."""
 
     def __init__(self, path: Path, device: str):
         import comfy.ops
@@ -76,7 +76,7 @@ class Captions:
 
     @torch.no_grad()
     def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Context [B,L,D] with pooled [B,P]."""
+        """Return context [B,L,D] and pooled [B,P]."""
         from .text_encoder import token_numbers
 
         device = self.model.text_projection.weight.device
@@ -97,12 +97,12 @@ def velocity_loss(network: nn.Module, latent_BCHW: Tensor, context_BLD: Tensor, 
 
 
 def learning_rate(step: int, steps: int, decay: int, peak: float) -> float:
-    """Warm-up, plateau, then linear decay over the last `decay` steps: longer runs share its plateau."""
+    """Warm-up, plateau, and linear decay over the last `decay` steps; the plateau does not depend on the total."""
     return peak * min(1.0, (step + 1) / 200, max(0.02, (steps - step) / decay))
 
 
 class Run:
-    """Network with its running average and optimizers, on disk between sessions of one training."""
+    """The network with its moving average and optimizers, stored on disk between sessions."""
 
     def __init__(self, network: nn.Module, lr: float):
         self.network, self.step, self.seconds = network, 0, 0.0
@@ -113,7 +113,7 @@ class Run:
         self.muon = torch.optim.Muon(self.matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
 
     def update(self, loss: Tensor, lr: float, momentum: float) -> None:
-        """One optimizer step; the average forgets faster while it is young."""
+        """Take one optimizer step; the moving average decays faster in the first steps."""
         for optimizer in (self.adam, self.muon):
             optimizer.param_groups[0]["lr"] = lr
         self.network.zero_grad()
@@ -132,7 +132,7 @@ class Run:
                 self.average[name].lerp_(tensor, 1 - momentum)
 
     def save(self) -> None:
-        """Write the state to resume from, and the average alone as a checkpoint of this step."""
+        """Write the state to resume from, and the moving average as a checkpoint of this step."""
         from safetensors.torch import save_file
 
         tensors = {f"net.{name}": tensor for name, tensor in self.network.state_dict().items()}
@@ -177,7 +177,7 @@ def _moments(stored: dict[str, Tensor], kind: str, name: str) -> dict[str, Tenso
 
 
 def texts_of(scenes: list[Scene], rng: random.Random) -> list[str]:
-    """One caption per scene, some of them wrong, some empty."""
+    """Return one caption per scene; some are wrong, and some are empty."""
     texts = []
     for scene in scenes:
         claim = claim_of(scene, rng)
@@ -187,7 +187,7 @@ def texts_of(scenes: list[Scene], rng: random.Random) -> list[str]:
 
 
 def train(args: argparse.Namespace) -> None:
-    """The loop; everything random at a step follows from (seed, step), so a resumed run continues as it would have."""
+    """Run the loop; (seed, step) determines all random numbers of a step, so a resumed run gives the same result."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scenes, latents = dataset(args.num, args.seed)
     text = Captions(MODELS / "demo_sd3_text.safetensors", device)
@@ -205,7 +205,7 @@ def train(args: argparse.Namespace) -> None:
         run.update(loss, learning_rate(run.step, args.steps, args.decay, args.lr), args.ema)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
-            raise SystemExit(f"the loss is {losses[-1]} at step {run.step}; lower --lr, the last checkpoint is whole")
+            raise SystemExit(f"the loss is {losses[-1]} at step {run.step}; lower --lr (the last checkpoint is intact)")
         if run.step % LOG_EVERY == 0:
             run.seconds, mark = run.seconds + time.time() - mark, time.time()
             row = {"step": run.step, "loss": round(sum(losses) / len(losses), 4), "seconds": round(run.seconds, 1)}

@@ -1,4 +1,4 @@
-"""Sums of prompts whose meaning is known: parts, the prompt that says it all, what a picture of it must show."""
+"""Sums of prompts with known meaning: the parts, the whole prompt, and what its image must show."""
 
 import random
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def _less(rng: random.Random) -> Sum:
 
 
 def _likeness(rng: random.Random) -> Sum:
-    """a is to b as c is to what: words stand at the same places in all of them."""
+    """Make an analogy, a is to b as c is to what; words have the same positions in all of them."""
     group = _group(rng)
     new = replace(group, color=rng.choice([color for color in COLORS if color != group.color]))
     shape = rng.choice([shape for shape in SHAPES if shape != group.shape])
@@ -80,6 +80,6 @@ KINDS: dict[str, Callable[[random.Random], Sum]] = {
 
 
 def sums(num: int, seed: int = 5) -> list[Sum]:
-    """Make so many sums of each kind, the same for the same seed."""
+    """Make a number of sums of each kind; the same seed gives the same sums."""
     rng = random.Random(seed)
     return [make(rng) for make in KINDS.values() for _ in range(num)]

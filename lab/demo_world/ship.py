@@ -1,4 +1,4 @@
-"""Put trained checkpoints into models/ in the precision that the pack ships.
+"""Copy trained checkpoints to models/ in the precision that the pack ships.
 
 Run: python -m lab.demo_world.ship --base 12000 --weak 2000
 """
@@ -13,7 +13,7 @@ from .host import MODELS, RUNS
 
 
 def narrowed(tensors: dict[str, Tensor], matrices: torch.dtype) -> dict[str, Tensor]:
-    """Matrices in the given type, the rest in float16."""
+    """Cast matrices to the given dtype and the rest to float16."""
     return {name: t.to(matrices if t.ndim == 2 else torch.float16).contiguous() for name, t in tensors.items()}
 
 

@@ -1,8 +1,8 @@
 """Train the demo model's text encoder to understand captions.
 
 Shapes: B batch, L tokens, D text width.
-Like those of SD3 it is trained before the diffusion model, then frozen: its pooled output must tell the
-whole claim, each noun's token the facts of its own group.
+Like those of SD3 it is trained before the diffusion model and then frozen. Its pooled output must encode the whole
+claim, and the token of each noun the facts of its own group.
 Run: python -m lab.demo_world.text_encoder --steps 3000
 """
 
@@ -26,7 +26,7 @@ HEADS = {**SCENE_FACTS, **{f"{fact}{i}": values for i in (0, 1) for fact, values
 
 
 def facts(claim: Scene) -> list[int]:
-    """The claim as one class number per head."""
+    """Return the claim as one class number per head."""
     values = {name: getattr(claim, name) for name in SCENE_FACTS}
     for i in (0, 1):
         group = claim.groups[i] if i < len(claim.groups) else None
@@ -35,7 +35,7 @@ def facts(claim: Scene) -> list[int]:
 
 
 def captions(num: int, rng: random.Random) -> tuple[list[str], Tensor]:
-    """Random captions of scenes outside the held-out part, with their facts [num,heads]."""
+    """Return random captions of training scenes, with their facts [num,heads]."""
     texts, labels = [], []
     while len(texts) < num:
         scene = random_scene(rng)
@@ -47,7 +47,7 @@ def captions(num: int, rng: random.Random) -> tuple[list[str], Tensor]:
 
 
 def token_numbers(texts: list[str], tokenizer, length: int) -> Tensor:
-    """Token numbers [B,L], filled up with the end token as the host does."""
+    """Return token ids [B,L], padded with the end token as in the host."""
     from teefusion_core.comfy_host.demo_model import END
 
     rows = [tokenizer(text)["input_ids"] for text in texts]
@@ -55,13 +55,13 @@ def token_numbers(texts: list[str], tokenizer, length: int) -> Tensor:
 
 
 def _layer_forward(layer, x, mask=None, optimized_attention=None):
-    """A text layer that autograd can follow; the host's own adds in place."""
+    """A text layer that autograd can differentiate; the host's own adds in place."""
     x = x + layer.self_attn(layer.layer_norm1(x), mask, optimized_attention)
     return x + layer.mlp(layer.layer_norm2(x))
 
 
 def build(num_words: int) -> nn.Module:
-    """The host's text model with fresh weights."""
+    """Return the host's text model with new weights."""
     import comfy.ops
 
     from teefusion_core.comfy_host.demo_model import WordTextModel, text_config
@@ -78,7 +78,7 @@ def build(num_words: int) -> nn.Module:
 
 
 def train(steps: int, batch: int, lr: float, seed: int) -> nn.Module:
-    """Fit text model and throw-away readout heads; prints the share of wholly understood captions."""
+    """Train the text model and temporary readout heads; print the share of captions with all facts right."""
     from teefusion_core.comfy_host.demo_model import NUM_TOKENS, WordTokenizer
 
     torch.manual_seed(seed)
@@ -127,7 +127,7 @@ def train(steps: int, batch: int, lr: float, seed: int) -> nn.Module:
 
 
 def main() -> None:
-    """Train, then save as half precision with the word list in the metadata."""
+    """Train, then save in half precision with the word list in the metadata."""
     out = str(RUNS / "demo_sd3_text.safetensors")
     args = parser_of(__doc__, steps=2500, batch=128, lr=2e-3, seed=0, out=out).parse_args()
     use_comfy()

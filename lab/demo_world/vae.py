@@ -1,7 +1,7 @@
-"""Train the demo model's picture codec: the host's TAESD with 16 latent channels.
+"""Train the demo model's VAE: the host's TAESD with 16 latent channels.
 
 Shapes: B batch, H W picture, 3 colours in 0..1; latents are [B,16,H/8,W/8].
-The codec's scale and shift put its latents where the host's SD3 latent format expects them.
+The scale and shift of the VAE give its latents the range that the host's SD3 latent format expects.
 Run: python -m lab.demo_world.vae --minutes 12
 """
 
@@ -22,18 +22,18 @@ LATENT_NOISE = 0.1
 LATENT_PENALTY = 1e-3
 CROP = 32
 OBJECT_WEIGHT = 4.0
-"""Objects cover a tenth of a picture; unweighted, the codec first learns the backgrounds alone."""
+"""Objects cover a tenth of an image; without weights the VAE first learns only the backgrounds."""
 
 
 def pictures(num: int, seed: int) -> Tensor:
-    """`num` training pictures, float [num,3,64,64] in 0..1."""
+    """Return `num` training images, float [num,3,64,64] in 0..1."""
     rng = random.Random(seed)
     stack = np.stack([sample_picture(rng)[1] for _ in range(num)])
     return torch.from_numpy(stack).movedim(-1, 1).float().div_(255.0)
 
 
 def crops(data_N3HW: Tensor, batch: int, size: int, generator: torch.Generator) -> Tensor:
-    """Windows [batch,3,size,size] around objects: a window of background teaches a convolution nothing new."""
+    """Return crops [batch,3,size,size] around objects; crops of background contain nothing new to learn."""
     rows = torch.randint(len(data_N3HW), (batch,), generator=generator)
     starts = torch.randint(data_N3HW.shape[-1] - size + 1, (batch, 3, 2), generator=generator)
     windows = []
@@ -45,9 +45,9 @@ def crops(data_N3HW: Tensor, batch: int, size: int, generator: torch.Generator) 
 
 
 def train(minutes, batch, lr, pool, seed, start_from, freeze):
-    """Fit encoder with decoder, with a little latent noise so that decoding is smooth.
+    """Train encoder and decoder, with a little latent noise so that decoding is smooth.
 
-    Mostly L2: under L1 alone the hole of a small ring, a minority of its pixels, is the first thing to go.
+    The loss is mostly L2: with L1 only, the hole of a small ring, a minority of its pixels, disappears first.
     """
     from comfy.taesd.taesd import TAESD
     from safetensors.torch import load_file
@@ -57,7 +57,7 @@ def train(minutes, batch, lr, pool, seed, start_from, freeze):
     codec = TAESD(latent_channels=16).to(device, memory_format=torch.channels_last)
     for module in codec.modules():
         if isinstance(module, torch.nn.Conv2d):
-            torch.nn.Conv2d.reset_parameters(module)  # the host's layers leave it to a file
+            torch.nn.Conv2d.reset_parameters(module)  # the host's layers are not initialised
     if start_from:
         codec.load_state_dict({k: v.float() for k, v in load_file(start_from).items()})
     data = pictures(pool, seed)
@@ -98,7 +98,7 @@ def train(minutes, batch, lr, pool, seed, start_from, freeze):
 
 @torch.no_grad()
 def normalise(codec, data_B3HW: Tensor) -> None:
-    """Set scale and shift so that the host's SD3 latents have mean 0 with standard deviation 1 as a whole."""
+    """Set scale and shift so that the host's SD3 latents have mean 0 and standard deviation 1 overall."""
     z = codec.taesd_encoder(data_B3HW[:512])
     codec.vae_scale.data.fill_(z.std().item() * SD3_SCALE)
     codec.vae_shift.data.fill_(SD3_SHIFT - z.mean().item() / codec.vae_scale.item())

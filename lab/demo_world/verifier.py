@@ -1,4 +1,4 @@
-"""An exact judge of a picture against its prompt.
+"""An exact judge of an image against its prompt.
 
 Shapes: H W picture size, 3 colour channels, N objects found.
 The categories are those of DPG-Bench: global, entity, attribute, relation, other (here: count).
@@ -13,7 +13,7 @@ from scipy import ndimage
 from .scenes import BACKGROUNDS, COLORS, RADIUS, SHAPES, SIZE, Group, Scene, relation_margin, shape_template
 
 MIN_AREA = 22
-"""Pixels; the smallest drawn object (a small cross) has about 80, a stray speck fewer than this."""
+"""In pixels; the smallest drawn object (a small cross) has about 80, and a stray speck has fewer than this."""
 MIN_SHAPE_IOU = 0.72
 MAX_COLOR_DISTANCE = 75.0
 FOREGROUND_DISTANCE = 40.0
@@ -24,7 +24,7 @@ CATEGORIES = ("global", "entity", "attribute", "relation", "other")
 
 @dataclass(frozen=True)
 class Found:
-    """One object read from a picture; None where it is like nothing in the world."""
+    """One object found in an image; a field is None if it matches nothing in the world."""
 
     color: str | None
     shape: str | None
@@ -35,7 +35,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Category -> right (None: the prompt claims nothing of it), with the objects found."""
+    """Category -> whether it is right (None: the prompt does not mention it), and the objects found."""
 
     categories: dict[str, bool | None]
     background: str | None
@@ -43,7 +43,7 @@ class Verdict:
 
     @property
     def overall(self) -> bool:
-        """All that the prompt claims is in the picture, nothing else is."""
+        """Whether the image shows all that the prompt claims and nothing else."""
         return all(right is None or right for right in self.categories.values())
 
 
@@ -55,7 +55,7 @@ def _nearest(color_3: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> s
 
 
 def _shape_of(cover_HW: np.ndarray) -> str | None:
-    """Name the shape of one object from how much of each pixel it covers, cut to its bounding box."""
+    """Return the shape of one object from its coverage of each pixel, cut to its bounding box."""
     rows, columns = (np.flatnonzero((cover_HW > 0.5).any(axis=axis)) for axis in (1, 0))
     cut = cover_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     if not 0.7 < cut.shape[0] / cut.shape[1] < 1.43:
@@ -79,7 +79,7 @@ def _read_object(pixels_HW3: np.ndarray, mask_HW: np.ndarray, ground_3: np.ndarr
 
 
 def read_picture(image_HW3: np.ndarray) -> tuple[str | None, tuple[Found, ...]]:
-    """Background and objects of a uint8 picture [64,64,3]."""
+    """Return background and objects of a uint8 image [64,64,3]."""
     pixels = image_HW3.astype(float)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     ground_3 = np.median(border, axis=0)
@@ -128,7 +128,7 @@ def judge(image_HW3: np.ndarray, claim: Scene) -> Verdict:
 
 
 def score(images_BHW3: np.ndarray, claims: list[Scene]) -> dict[str, float]:
-    """Share of pictures that are right, per category (over the prompts that claim it) with `overall`."""
+    """Return the share of right images per category (over the prompts that claim it), and `overall`."""
     verdicts = [judge(image, claim) for image, claim in zip(images_BHW3, claims, strict=True)]
     table = {}
     for name in CATEGORIES:

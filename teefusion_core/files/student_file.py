@@ -65,8 +65,8 @@ class StudentInfo:
         if metadata.get("format") != FORMAT:
             raise CheckpointMismatch(
                 f"{path.name} has format {metadata.get('format')!r}, but a student file has {FORMAT!r}; "
-                "choose a file that Distill Trainer wrote. Use a LoRA loader for plain LoRA files, and DICE Sharpen "
-                "for sharpeners"
+                "choose a student that this pack's trainer wrote. Use a LoRA loader for plain LoRA files, and DICE "
+                "Sharpen for sharpeners"
             )
         return parsed(cls, metadata, path)
 

@@ -48,7 +48,7 @@ def _sharded(objective: Objective, device_type: str) -> Any:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
     except ImportError:
-        raise InvalidConfig(f"parallel is {FSDP!r} on torch {torch.__version__}; use torch 2.6 or {DDP!r}") from None
+        raise InvalidConfig(f"parallel is {FSDP!r} on torch {torch.__version__}; use torch>=2.6 or {DDP!r}") from None
     return fully_shard(objective, mesh=init_device_mesh(device_type, (dist.get_world_size(),)))
 
 

@@ -178,8 +178,8 @@ def reward_tokens(prompts: Sequence[str], path: Path) -> tuple[Tensor, Tensor]:
     beside = path.with_suffix(".txt")
     if not beside.is_file():
         raise CheckpointMismatch(
-            f"{path.name} needs the vocabulary that it was trained with; copy vocab.txt of bert-base-uncased to "
-            f"{beside.name} beside it"
+            f"{path.name} needs the vocabulary that it was trained with; copy vocab.txt of bert-base-uncased "
+            f"beside it as {beside.name}"
         )
     from tokenizers import BertWordPieceTokenizer
 

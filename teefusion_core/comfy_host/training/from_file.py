@@ -138,7 +138,7 @@ def _reflection(section: Mapping[str, Any], model, folder: Path, weak_cfg: float
         named = section["weak_model"]
         weak = load_demo(named)[0] if named == "weak" else comfy.sd.load_diffusion_model(_file(folder, named))
     strong, weak_scale = section.get("strong_cfg"), section.get("weak_cfg", weak_cfg)
-    # the trainer sets the final scale, and a strong scale that is equal to it here follows
+    # the trainer sets the final scale; a strong scale that equals it here follows it
     scales = Scales(1.0, weak_scale, 1.0) if strong is None else Scales(strong, weak_scale, strong + 1)
     sampler = ReflectionSampler(
         reflect_steps=section.get("reflect_steps", -1), inversion=section.get("inversion", "exact")
@@ -188,7 +188,7 @@ def _data(section: Mapping[str, Any], model, clip, vae, folder: Path):
     negatives = _lines(folder, section["negative_prompts"]) if "negative_prompts" in section else []
     nulls = Prompts(encoded(clip, ["", *negatives]), "null")
     if ("images" in section) == ("prompts" in section):
-        raise InvalidConfig("[data] needs either prompts (a file with one per line) or images (a folder)")
+        raise InvalidConfig(f"[data] has {'both' if 'images' in section else 'none'} of prompts and images; give one")
     if "prompts" in section:
         prompts = Prompts(encoded(clip, _lines(folder, section["prompts"])), "prompt")
         return prompts, nulls, {"latent_CHW": latent_shape(model, width, height)}

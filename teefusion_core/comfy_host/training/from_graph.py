@@ -104,7 +104,7 @@ def graph_data(
     with torch.inference_mode(False), torch.no_grad():
         lines, others = lines_of(prompts), lines_of(negatives)
         if bool(lines) == bool(positive):
-            raise InvalidConfig("give either prompts, one per line, with clip, or encoded prompts at positive")
+            raise InvalidConfig(f"prompts and positive are both {'given' if lines else 'empty'}; use one of the two")
         if (lines or others or not null) and clip is None:
             raise InvalidConfig("the prompts cannot be encoded without clip; connect clip, or positive and null")
         positives = encoded(clip, lines) if lines else positive

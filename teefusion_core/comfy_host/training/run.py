@@ -66,8 +66,8 @@ class Training:
         """
         if whole_model and not distillation.student.changes_model:
             raise InvalidConfig(
-                f"whole_model is on, but method {distillation.settings.method} changes no weight of the model; turn "
-                "whole_model off"
+                f"whole_model is on, but a sharpener (method {distillation.settings.method}) does not change the "
+                "model; turn whole_model off"
             )
         self.distillation, self.settings, self.teacher, self.whole_model = distillation, settings, teacher, whole_model
         self.processes = processes or Processes()
