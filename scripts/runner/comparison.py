@@ -84,6 +84,8 @@ def compare(comfyui: Path, num_prompts: int, out: Path, *, serve: bool, port: in
     say("starting ComfyUI on the CPU (about 15 s)")
     with running(comfyui, make_base(BASE), HOST / "comfyui.log", port=port) as server:
         say(f"ComfyUI answers on {server.url} after {time.monotonic() - started:.0f} s")
+        if serve:
+            say("You can open it now. The comparison runs first; your own runs wait between its prompts.")
         columns, rows = _run_all(server, to_prompt(workflow, server.get("/object_info")), prompts)
         target = draw_sheet(rows, [column.label() for column in columns], out / PICTURE)
         print(f"\n{table(columns)}\n\nPrompt by prompt: {target}", flush=True)
