@@ -86,9 +86,15 @@ def compare(comfyui: Path, num_prompts: int, out: Path, *, serve: bool, port: in
         say(f"ComfyUI answers on {server.url} after {time.monotonic() - started:.0f} s")
         if serve:
             say("You can open it now. The comparison runs first; your own runs wait between its prompts.")
-        columns, rows = _run_all(server, to_prompt(workflow, server.get("/object_info")), prompts)
-        target = draw_sheet(rows, [column.label() for column in columns], out / PICTURE)
-        print(f"\n{table(columns)}\n\nPrompt by prompt: {target}", flush=True)
+        try:
+            columns, rows = _run_all(server, to_prompt(workflow, server.get("/object_info")), prompts)
+            target = draw_sheet(rows, [column.label() for column in columns], out / PICTURE)
+            print(f"\n{table(columns)}\n\nPrompt by prompt: {target}", flush=True)
+        except Stop as stop:  # such as Cancel in the browser
+            if not serve:
+                raise
+            server.check_alive("during the comparison")
+            say(f"\nThe comparison ended early: {stop}")
         if serve:
             _keep(server)
 
@@ -100,7 +106,7 @@ def check_models(folder: Path) -> None:
     if missing:
         raise Stop(
             f"The demo model is incomplete: models/ has no {', '.join(missing)}; "
-            "get a release that has them, or train them as lab/demo_world/README.md tells."
+            "get a release that has them, or train them as in lab/demo_world/README.md."
         )
 
 
