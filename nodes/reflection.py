@@ -6,7 +6,7 @@ from ..teefusion_core.comfy_host.reflection.guider import CFG, CHATS, Reflection
 from ..teefusion_core.comfy_host.reflection.sampler import ReflectionSampler
 from ..teefusion_core.errors import reported_by
 from ._schema import CATEGORY, inp, schema
-from .sampling import ALIASES, cfg_input, operator_inputs, prompt_input
+from .sampling import ALIASES, operator_inputs, prompt_inputs, scale_inputs, weak_prompt_inputs
 
 
 class ReflectionGuiderNode(io.ComfyNode):
@@ -30,27 +30,8 @@ class ReflectionGuiderNode(io.ComfyNode):
             search_aliases=[*ALIASES, "chats"],
             inputs=[
                 inp(io.Model.Input, "strong_model", tooltip="The better model. It is not changed."),
-                prompt_input("positive", "The encoded prompt: what the image should show."),
-                prompt_input(
-                    "negative",
-                    ("The encoded negative prompt: what the image should avoid. The encoded empty prompt works too."),
-                ),
-                cfg_input(
-                    "strong_cfg", 5.5,
-                    "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 (negative only) "
-                    "cost 1 pass, other values 2. The scale is that of KSampler: CFG scale = 1 + guidance w.",
-                ),
-                cfg_input(
-                    "weak_cfg", 1.0,
-                    "CFG scale of the weak phase, which goes back to the previous noise level. A lower value gives "
-                    "stronger guidance. 1 (prompt only) and 0 (negative only) cost 1 pass, other values 2. CFG "
-                    "scale = 1 + guidance w.",
-                ),
-                cfg_input(
-                    "final_cfg", 5.5,
-                    "CFG scale of the final phase, which denoises again and whose result is kept. 1 (prompt only) "
-                    "and 0 (negative only) cost 1 pass, other values 2. CFG scale = 1 + guidance w.",
-                ),
+                *prompt_inputs(),
+                *scale_inputs(),
                 inp(
                     io.Combo.Input, "rule", options=[CFG, CHATS], default=CFG,
                     tooltip="What the strong and the final phase are guided away from. CFG: the prediction with the "
@@ -67,15 +48,7 @@ class ReflectionGuiderNode(io.ComfyNode):
                     tooltip="A worse model of the same family. If not connected, the strong model is used. A model "
                     "from another file takes additional memory.",
                 ),
-                prompt_input(
-                    "weak_positive",
-                    ("Prompt of the weak phase, for example a less detailed one. If not connected, positive is used."),
-                    optional=True,
-                ),
-                prompt_input(
-                    "weak_negative", "Negative prompt of the weak phase. If not connected, negative is used.",
-                    optional=True,
-                ),
+                *weak_prompt_inputs(),
             ],
             outputs=[
                 io.Guider.Output(

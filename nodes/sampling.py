@@ -21,14 +21,60 @@ REFLECT_TOOLTIP = (
 )
 
 
-def cfg_input(id: str, default: float, tooltip: str, **keywords):
-    """A CFG scale."""
+def _cfg(id: str, default: float, tooltip: str, **keywords):
     return inp(io.Float.Input, id, default=default, min=0.0, max=100.0, step=0.1, tooltip=tooltip, **keywords)
 
 
-def prompt_input(id: str, tooltip: str, **keywords):
-    """An encoded prompt."""
+def _prompt(id: str, tooltip: str, **keywords):
     return inp(io.Conditioning.Input, id, tooltip=tooltip, **keywords)
+
+
+def prompt_inputs() -> list:
+    """Prompt and negative prompt."""
+    return [
+        _prompt("positive", "The encoded prompt: what the image should show."),
+        _prompt(
+            "negative",
+            "The encoded negative prompt: what the image should avoid. The encoded empty prompt works too.",
+        ),
+    ]  # fmt: skip
+
+
+def scale_inputs() -> list:
+    """CFG scale of each phase."""
+    return [
+        _cfg(
+            "strong_cfg", 5.5,
+            "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 (negative only) "
+            "cost 1 pass, other values 2. The scale is that of KSampler: CFG scale = 1 + guidance w.",
+        ),
+        _cfg(
+            "weak_cfg", 1.0,
+            "CFG scale of the weak phase, which goes back to the previous noise level. A lower value gives "
+            "stronger guidance. 1 (prompt only) and 0 (negative only) cost 1 pass, other values 2. CFG "
+            "scale = 1 + guidance w.",
+        ),
+        _cfg(
+            "final_cfg", 5.5,
+            "CFG scale of the final phase, which denoises again and whose result is kept. 1 (prompt only) "
+            "and 0 (negative only) cost 1 pass, other values 2. CFG scale = 1 + guidance w.",
+        ),
+    ]  # fmt: skip
+
+
+def weak_prompt_inputs() -> list:
+    """Prompts of the weak phase, which are optional."""
+    return [
+        _prompt(
+            "weak_positive",
+            "Prompt of the weak phase, for example a less detailed one. If not connected, positive is used.",
+            optional=True,
+        ),
+        _prompt(
+            "weak_negative", "Negative prompt of the weak phase. If not connected, negative is used.",
+            optional=True,
+        ),
+    ]  # fmt: skip
 
 
 def operator_inputs() -> list:
@@ -108,28 +154,9 @@ class W2SDTeacherSampler(io.ComfyNode):
                     io.Model.Input, "strong_model",
                     tooltip="The better model, for example with a LoRA that improves images. It is not changed.",
                 ),
-                prompt_input("positive", "The encoded prompt: what the image should show."),
-                prompt_input(
-                    "negative",
-                    ("The encoded negative prompt: what the image should avoid. The encoded empty prompt works too."),
-                ),
+                *prompt_inputs(),
                 *_start(),
-                cfg_input(
-                    "strong_cfg", 5.5,
-                    "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 (negative only) "
-                    "cost 1 pass, other values 2. The scale is that of KSampler: CFG scale = 1 + guidance w.",
-                ),
-                cfg_input(
-                    "weak_cfg", 1.0,
-                    "CFG scale of the weak phase, which goes back to the previous noise level. A lower value gives "
-                    "stronger guidance. 1 (prompt only) and 0 (negative only) cost 1 pass, other values 2. CFG "
-                    "scale = 1 + guidance w.",
-                ),
-                cfg_input(
-                    "final_cfg", 5.5,
-                    "CFG scale of the final phase, which denoises again and whose result is kept. 1 (prompt only) "
-                    "and 0 (negative only) cost 1 pass, other values 2. CFG scale = 1 + guidance w.",
-                ),
+                *scale_inputs(),
                 *_schedule(),
                 *operator_inputs(),
                 inp(
@@ -139,15 +166,7 @@ class W2SDTeacherSampler(io.ComfyNode):
                     "file takes additional memory. If not connected, the strong model is used and only CFG scales "
                     "and prompts can differ.",
                 ),
-                prompt_input(
-                    "weak_positive",
-                    ("Prompt of the weak phase, for example a less detailed one. If not connected, positive is used."),
-                    optional=True,
-                ),
-                prompt_input(
-                    "weak_negative", "Negative prompt of the weak phase. If not connected, negative is used.",
-                    optional=True,
-                ),
+                *weak_prompt_inputs(),
             ],
             outputs=[_latent_output()],
         )  # fmt: skip
@@ -202,19 +221,15 @@ class ZSampling(io.ComfyNode):
             search_aliases=ALIASES,
             inputs=[
                 inp(io.Model.Input, "model", tooltip="The diffusion model, of any kind. It is not changed."),
-                prompt_input("positive", "The encoded prompt: what the image should show."),
-                prompt_input(
-                    "negative",
-                    ("The encoded negative prompt: what the image should avoid. The encoded empty prompt works too."),
-                ),
+                *prompt_inputs(),
                 *_start(),
-                cfg_input(
+                _cfg(
                     "cfg", 5.5,
                     "CFG scale of both denoising phases. The effective guidance is about 2 x cfg - inversion_cfg, "
                     "which is 11 at the defaults. 1 (prompt only) and 0 (negative only) cost 1 pass per phase, "
                     "other values 2. CFG scale = 1 + guidance w.",
                 ),
-                cfg_input(
+                _cfg(
                     "inversion_cfg", 0.0,
                     "CFG scale of the phase that goes back. The further it is below cfg, the stronger the effect; "
                     "if both are equal, there is none. 0 (negative only) and 1 (prompt only) cost 1 pass, other "
