@@ -130,7 +130,8 @@ def load_demo(variant: str):
     files = {part: MODELS / f"demo_sd3_{part}.safetensors" for part in (network, "text", "vae")}
     for path in files.values():
         try:
-            open_tensors(path)
+            with open_tensors(path):
+                pass
         except CheckpointMismatch as error:
             raise CheckpointMismatch(f"{error}. It is part of this pack: install the pack again") from error
     model = comfy.sd.load_diffusion_model(str(files[network]))

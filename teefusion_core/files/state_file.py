@@ -40,7 +40,8 @@ def read_tree(path: Path) -> Tree:
         CheckpointMismatch, LookupError, TypeError, ValueError: `write_tree` did not write this file.
     """
     tensors, metadata = read_tensors(path)
-    return _unpacked(json.loads(metadata["tree"]), tensors.__getitem__)
+    # cloned, as they are mapped from a file that will be deleted
+    return _unpacked(json.loads(metadata["tree"]), lambda key: tensors[key].clone())
 
 
 def _packed(tree: Tree, place: str, tensors: dict[str, Tensor]) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import CheckpointMismatch
 
 SUFFIX = ".safetensors"
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -46,7 +47,7 @@ def open_tensors(path: Path) -> Any:
     Raises:
         CheckpointMismatch: the file is missing, cut off, or not safetensors.
     """
-    if path.suffix.lower() != SUFFIX:
+    if path.suffix.lower() in PICKLES:
         raise CheckpointMismatch(
             f"{path.name} is not a {SUFFIX} file; other kinds can run code when opened, so they are not read. Convert "
             f"weights once: python -m teefusion_core convert {path.name} {path.stem}{SUFFIX}"
@@ -62,10 +63,9 @@ def open_tensors(path: Path) -> Any:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors on the CPU and metadata; raises what `open_tensors` raises."""
+    """Return tensors on the CPU, mapped from the file, and metadata; raises what `open_tensors` raises."""
     with open_tensors(path) as file:
-        # cloned, as safetensors maps them from a file that may be deleted
-        return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118  not a dict
 
 
 def flush(path: Path) -> None:

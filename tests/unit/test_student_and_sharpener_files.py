@@ -91,6 +91,9 @@ class TestWriting:
         other = replace(STUDENT, teacher="Z-Sampling").metadata()
         assert len(metadata["teacher_sha256"]) == 64 and metadata["teacher_sha256"] != other["teacher_sha256"]
 
+    def test_the_other_suffix_of_safetensors_is_read(self, kind, written):
+        assert kind.read(written.rename(written.with_suffix(".sft")))[1] == kind.info
+
     def test_it_leaves_one_file_that_others_may_read(self, written, tmp_path):
         assert names_in(written.parent) == [written.name]
         plain = tmp_path / "plain"
