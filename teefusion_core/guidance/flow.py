@@ -45,20 +45,18 @@ def velocity_of(denoised: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
     return (x - denoised) / per_row(sigma, x)
 
 
-def euler(denoiser: Denoiser) -> Step:
-    """Return the Euler Step of a denoiser.
-
-    Args:
-        denoiser: evaluated once per step, at sigma_from.
-    Returns:
-        A Step for sigma_from above 0.
-    """
+def euler_along(velocity: Velocity) -> Step:
+    """Return the Euler Step of a velocity field, x + (sigma_to - sigma_from) * velocity(x, sigma_from)."""
 
     def step(x: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:
-        velocity = velocity_of(denoiser(x, sigma_from), x, sigma_from)
-        return x + per_row(sigma_to - sigma_from, x) * velocity
+        return x + per_row(sigma_to - sigma_from, x) * velocity(x, sigma_from)
 
     return step
+
+
+def euler(denoiser: Denoiser) -> Step:
+    """Return the Euler Step of a denoiser, which is evaluated once per step, for sigma_from above 0."""
+    return euler_along(lambda x, sigma: velocity_of(denoiser(x, sigma), x, sigma))
 
 
 def sample(

@@ -72,7 +72,7 @@ def load_student(model_patcher, path: Path):
     Raises:
         CheckpointMismatch: the file is damaged, of another kind or for another base, the base is already a student, or
             the model lacks layers that the file changes.
-        InvalidConfig: the file needs a base and there is none.
+        InvalidConfig: the file needs a base model, but model is not connected.
     """
     tensors, info = read_student(path)
     if info.method not in METHODS:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...errors import InvalidConfig
 from ...guidance.cfg import cfg_scale_of
-from ...guidance.flow import Velocity, sample
+from ...guidance.flow import Velocity, euler_along, sample
 from ...training.settings import DistillSettings
 from ...training.students import STUDENTS
 from ...training.targets import Example, Trajectory, replay_loss
@@ -130,11 +130,12 @@ class Distillation:
         noise_1CHW = torch.randn(1, *self.latent_CHW, generator=generator).to(device)
         velocity = self.velocity([prompt], [0], torch.tensor([w], device=device))
 
-        def euler(x_1CHW: Tensor, sigma_from: Tensor, sigma_to: Tensor) -> Tensor:
+        def interruptible(x_1CHW: Tensor, sigma: Tensor) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
-            return x_1CHW + (sigma_to - sigma_from) * velocity(x_1CHW, sigma_from[None])
+            return velocity(x_1CHW, sigma[None])
 
         sigmas_S = self.grid_S.to(device)
-        x_1CHW = sample(euler, sampling.noise_scaling(sigmas_S[0], noise_1CHW, torch.zeros_like(noise_1CHW)), sigmas_S)
+        start_1CHW = sampling.noise_scaling(sigmas_S[0], noise_1CHW, torch.zeros_like(noise_1CHW))
+        x_1CHW = sample(euler_along(interruptible), start_1CHW, sigmas_S)
         latent_1CHW = sampling.inverse_noise_scaling(sigmas_S[-1], x_1CHW)
         return self.network.base.process_latent_out(latent_1CHW).cpu()

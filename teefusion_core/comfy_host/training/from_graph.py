@@ -20,7 +20,7 @@ from ..sampling import notify
 from .distillation import Distillation
 from .network import latent_shape
 from .progress import TrainingProgress
-from .run import Trained, Training
+from .run import Result, Training
 from .teacher import Teacher
 
 RUNS = "teefusion_runs"
@@ -41,7 +41,7 @@ def train_in_graph(
     whole_model: bool = False,
     preview_every: int = 0,
     vae=None,
-) -> tuple[Trained, Path]:
+) -> tuple[Result, Path]:
     """Train with progress display, cancellation and checkpoints, then write the student file.
 
     Args:

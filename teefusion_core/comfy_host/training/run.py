@@ -21,8 +21,8 @@ from .memory_check import Need, check_memory
 
 
 @dataclass(frozen=True)
-class Trained:
-    """The result of a run.
+class Result:
+    """The student file and the losses of a run.
 
     Attributes:
         file: the student file, not yet written.
@@ -85,7 +85,7 @@ class Training:
         should_stop: Callable[[], bool] | None = None,
         on_trajectory: Callable[[int], None] | None = None,
         on_forecast: Callable[[Need], None] | None = None,
-    ) -> Trained:
+    ) -> Result:
         """Train to the end or until stopped; the student is the moving average of its weights.
 
         Args:
@@ -111,7 +111,7 @@ class Training:
                 should_stop=should_stop, processes=self.processes, seed=settings.run_seed,
             )  # fmt: skip
         with exchanged(student.update, trained.average):
-            return Trained(self.file(trained.step), trained.losses, trained.finished)
+            return Result(self.file(trained.step), trained.losses, trained.finished)
 
     def file(self, step: int) -> StudentFile:
         """Return the file of the current student, after `step` steps."""
