@@ -102,8 +102,8 @@ class TextEmbeddingBlend(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Adds one encoded prompt to another and subtracts a third, in both the token embeddings and "
-                "the pooled vector. The report shows how similar the result is to a prompt that says the "
-                "same in words."
+                "the pooled vector. The report shows how similar the result is to one prompt that describes "
+                "the whole."
             ),
             search_aliases=[
                 "teefusion",
@@ -138,7 +138,7 @@ class TextEmbeddingBlend(io.ComfyNode):
                 ),
                 inp(
                     io.Conditioning.Input, "reference", optional=True,
-                    tooltip="An encoded prompt that describes the wanted result in words. Only the report uses it.",
+                    tooltip="An encoded prompt of the whole result, for comparison. Only the report uses it.",
                 ),
             ],
             outputs=[

@@ -232,7 +232,7 @@ class ZSampling(io.ComfyNode):
                 _cfg(
                     "inversion_cfg", 0.0,
                     "CFG scale of the phase that goes back. The further it is below cfg, the stronger the effect; "
-                    "if both are equal, there is none. 0 (negative only) and 1 (prompt only) cost 1 pass, other "
+                    "if both are equal, it has no effect. 0 (negative only) and 1 (prompt only) cost 1 pass, other "
                     "values 2. CFG scale = 1 + guidance w.",
                 ),
                 *_schedule(),

@@ -14,7 +14,7 @@ PACKAGES = ("chromium", "fonts-wqy-zenhei")
 
 
 def find_chromium() -> Path:
-    """Return the browser: the one that CHROMIUM names, else the first on the path; Stop where there is none."""
+    """Return the browser that CHROMIUM names, else the first on the path; raise Stop if neither exists."""
     named = os.environ.get("CHROMIUM", "").strip()
     if named and not Path(named).is_file():
         raise Stop(f"CHROMIUM is {named}, where no program is; point it at Chromium or Chrome, or unset it.")

@@ -133,7 +133,7 @@ def running(
     ]  # fmt: skip
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as out:
-        # in a session of its own, as Ctrl-C goes to us alone; we stop the server in order
+        # in a new session, so that Ctrl-C reaches only this process, which then stops the server properly
         process = subprocess.Popen(
             [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
             env=clean_env(), cwd=comfyui, start_new_session=True,
