@@ -85,7 +85,7 @@ def measure() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    lines = [["way", "runs", "s at first", "s at last", "pictures"]]
+    lines = [["way", "runs", "s at first", "s at last", "images"]]
     for name, row in result["ways"].items():
         seconds = [f"{value:.2f}" for value in row["seconds"]]
         lines.append([name, str(row["runs"]), *seconds, "identical" if row["identical"] else "differ"])

@@ -60,7 +60,7 @@ def _likeness(rng: random.Random) -> Sum:
     new = replace(group, color=rng.choice([color for color in COLORS if color != group.color]))
     shape = rng.choice([shape for shape in SHAPES if shape != group.shape])
     before, after = (_named(replace(one, shape=shape)) for one in (group, new))
-    return Sum("change the colour", _named(group), ((-1.0, before), (1.0, after)), _named(new), Scene(None, (new,)))
+    return Sum("change the color", _named(group), ((-1.0, before), (1.0, after)), _named(new), Scene(None, (new,)))
 
 
 def _likeness_of_grounds(rng: random.Random) -> Sum:
@@ -75,7 +75,7 @@ def _likeness_of_grounds(rng: random.Random) -> Sum:
 
 KINDS: dict[str, Callable[[random.Random], Sum]] = {
     "add a background": _background, "add an object": _object, "take an object away": _less,
-    "change the colour": _likeness, "change the background": _likeness_of_grounds,
+    "change the color": _likeness, "change the background": _likeness_of_grounds,
 }  # fmt: skip
 
 

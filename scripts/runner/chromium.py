@@ -44,4 +44,4 @@ def _install() -> None:
         quietly("Reading the list of packages", ["apt-get", "update"], env)
         quietly("Installing Chromium", ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES], env)
     except Stop as stop:
-        raise Stop(f"Chromium could not be installed: {LOG} tells why; mend it, then run again.") from stop
+        raise Stop(f"Chromium could not be installed: see {LOG}, then run again.") from stop

@@ -69,7 +69,7 @@ async def _outputs(server: Server, session: aiohttp.ClientSession, prompt_id: st
             history = await answer.json()
         if prompt_id in history:
             return history[prompt_id]["outputs"]
-        # the server tells of the end first, then writes it down
+        # the server announces the end first, then writes the history
         await asyncio.sleep(SOON_SECONDS)
 
 

@@ -50,7 +50,7 @@ def make_thumbnails(comfyui: Path, names: list[str]) -> None:
 def _thumbnail(server: Server, prompt: Json) -> Image.Image:
     run = run_prompt(server, prompt)
     columns = {
-        node["_meta"]["title"].removesuffix(" pictures"): pictures(server, run, key)
+        node["_meta"]["title"].removesuffix(" images"): pictures(server, run, key)
         for key, node in prompt.items()
         if node["class_type"] in PICTURE_NODES and run.outputs.get(key, {}).get("images")
     }

@@ -33,7 +33,7 @@ def compared(
     ]
     if headings and len(headings) != num_columns:
         raise InvalidConfig(
-            f"methods has {len(headings)} lines for {num_columns} batches of pictures; write one line per batch"
+            f"methods has {len(headings)} lines for {num_columns} batches of images; write one line per batch"
         )
     if notes and len(notes) not in (num_columns, num_columns * num_rows):
         raise InvalidConfig(

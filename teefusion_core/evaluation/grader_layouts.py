@@ -20,10 +20,10 @@ def write_dpg(folder: Path, prompt: BenchmarkPrompt, pictures: Sequence[Image.Im
         InvalidConfig: another number of images, or images that are not square and of one size.
     """
     if len(pictures) not in DPG_COUNTS:
-        raise InvalidConfig(f"{prompt.name} has {len(pictures)} pictures; DPG-Bench takes 1 or 4 pictures of a prompt")
+        raise InvalidConfig(f"{prompt.name} has {len(pictures)} images; DPG-Bench takes 1 or 4 images per prompt")
     width, height = pictures[0].size
     if width != height or any(picture.size != (width, height) for picture in pictures):
-        raise InvalidConfig(f"the pictures of {prompt.name} are not square and of one size; DPG-Bench needs both")
+        raise InvalidConfig(f"the images of {prompt.name} are not square and of one size; DPG-Bench needs both")
     across = 2 if len(pictures) == 4 else 1
     whole = Image.new("RGB", (across * width, across * height))
     for number, picture in enumerate(pictures):

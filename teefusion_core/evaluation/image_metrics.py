@@ -39,5 +39,5 @@ def clipping(images_BHW3: Tensor) -> Tensor:
 
 def checked(images_BHW3: Tensor) -> Tensor:
     if images_BHW3.ndim != 4 or images_BHW3.shape[-1] != 3:
-        raise ShapeMismatch(f"pictures have shape {tuple(images_BHW3.shape)}; give [pictures, H, W, 3]")
+        raise ShapeMismatch(f"images have shape {tuple(images_BHW3.shape)}; give [images, H, W, 3]")
     return images_BHW3.to(torch.float64)

@@ -42,8 +42,13 @@ def guidance_rows(guidance: float | Sequence[float] | Tensor) -> Tensor:
         )
     w_B = w_B.reshape(-1)
     if w_B.numel() == 0 or not bool(torch.isfinite(w_B).all() and (w_B >= 0).all()):
-        raise InvalidConfig(f"guidance is {w_B.tolist()}; give a finite number, 0 or more (5 is usual)")
+        raise InvalidConfig(f"guidance is {shown(w_B)}; give a finite number, 0 or more (5 is usual)")
     return w_B
+
+
+def shown(w_B: Tensor) -> str:
+    """Return the values for a message."""
+    return ", ".join(f"{w:g}" for w in w_B.tolist()) or "empty"
 
 
 def guidance_timestep(w_B: Tensor, *, precision: str = OFFICIAL_BF16, scale: float = 1000.0) -> Tensor:

@@ -24,7 +24,7 @@ def add_commands(commands) -> None:
     arranged.add_argument("set", choices=WRITERS)
     arranged.add_argument("path", type=Path, help="the file or folder of the set on your disk")
     arranged.add_argument(
-        "pictures", type=Path, help="a folder of images in the order of the prompts, the same number for each"
+        "images", type=Path, help="a folder of images in the order of the prompts, the same number for each"
     )
     arranged.add_argument("out", type=Path, help="output folder for the grader")
 
@@ -50,7 +50,7 @@ def arrange(arguments: argparse.Namespace) -> None:
     Raises:
         InvalidConfig: the number of images does not match, an image is damaged, or the grader does not accept it.
     """
-    found, paths = read_prompts(arguments.set, arguments.path), pictures_in(arguments.pictures)
-    for prompt, files in zip(found, by_prompt(paths, len(found), str(arguments.pictures)), strict=True):
+    found, paths = read_prompts(arguments.set, arguments.path), pictures_in(arguments.images)
+    for prompt, files in zip(found, by_prompt(paths, len(found), str(arguments.images)), strict=True):
         WRITERS[arguments.set](arguments.out, prompt, [opened(path) for path in files])
     print(f"{len(paths)} images of {len(found)} prompts written to {arguments.out}", flush=True)

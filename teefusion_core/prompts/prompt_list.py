@@ -26,7 +26,7 @@ def by_prompt(items: Sequence[Item], num_prompts: int, what: str) -> list[Sequen
     each, rest = divmod(len(items), num_prompts)
     if rest or not each:
         raise InvalidConfig(
-            f"{what} holds {len(items)} pictures for {num_prompts} prompts; the number of pictures must be a multiple "
+            f"{what} holds {len(items)} images for {num_prompts} prompts; the number of images must be a multiple "
             "of the number of prompts"
         )
     return [items[number * each : (number + 1) * each] for number in range(num_prompts)]

@@ -47,17 +47,17 @@ class RunIdentity:
         """
         if manifest["format"] != FORMAT:
             raise CheckpointMismatch(
-                f"{self.path} has format {manifest['format']!r}, but this version reads {FORMAT!r}; "
+                f"run {self.path.name} has format {manifest['format']!r}, but this version reads {FORMAT!r}; "
                 "resume with the version that started the run, or choose another run name"
             )
         if manifest["base"] != self.base:
             raise CheckpointMismatch(
-                f"{self.path} is a run on the base {manifest['base']}, but this model is {self.base}; "
+                f"run {self.path.name} was trained on the base {manifest['base']}, but this model is {self.base}; "
                 "connect the base of the run, or choose another run name"
             )
         if manifest["processes"] != self.processes.size:
             raise CheckpointMismatch(
-                f"{self.path} is a run of {manifest['processes']} processes, but now there are {self.processes.size}; "
+                f"run {self.path.name} was started with {manifest['processes']} processes, but now there are {self.processes.size}; "
                 "start as many as before, or choose another run name"
             )
         _check_settings(self.path, manifest["settings"], json.loads(json.dumps(dict(settings))), self.accept_changes)
@@ -78,7 +78,7 @@ def _check_settings(
             f"{name} ({stored.get(name, 'not set')!r} -> {given.get(name, 'not set')!r})" for name in refused
         )
         raise InvalidConfig(
-            f"{path} was started with other settings: {changes}; restore them, list their names in "
+            f"run {path.name} was started with other settings: {changes}; restore them, list their names in "
             "accept_changes, or choose another run name"
         )
     for name in changed:

@@ -1,4 +1,4 @@
-"""The archive that users get from the registry, with what registry, node list, workflows of the forge are told."""
+"""The archive that users get from the registry, and the metadata that the registry and the node list read."""
 
 import json
 import re

@@ -17,7 +17,7 @@ from .reflection_parts import SD3_LORA, randn
 STEPS, SEED, W = 3, 5, 3.0
 CFG = 2.5  # of a student that is guided a second time
 STRONG, WEAK, FINAL = 3.0, 1.5, 3.0
-CHANGES, SAME, NOTHING = "works", "works, same picture", "nothing on SD3, as without this pack"
+CHANGES, SAME, NOTHING = "works", "works, same image", "nothing on SD3, as without this pack"
 
 
 @dataclass(frozen=True)

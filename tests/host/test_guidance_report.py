@@ -1,4 +1,4 @@
-"""Guidance Report on real guiders: what it tells against what is known, what it leaves behind."""
+"""Guidance Report on real guiders: its reading against known values, what it leaves behind."""
 
 import pytest
 import torch

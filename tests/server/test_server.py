@@ -134,7 +134,7 @@ def test_the_shipped_arithmetic_shows_the_background_that_was_added(server):
     run = run_prompt(server, prompt)
     grounds = {}
     for name in ("Whole", "Base", "Sum"):
-        shown = as_made(pictures(server, run, find(prompt, f"{name} pictures")))
+        shown = as_made(pictures(server, run, find(prompt, f"{name} images")))
         grounds[name] = [read_picture(picture)[0] for picture in shown]
     assert grounds["Whole"] == grounds["Sum"] == ["brown"] * 4 != grounds["Base"]
     report = run.outputs[find(prompt, "Cosines of the sum")]["text"][0].splitlines()

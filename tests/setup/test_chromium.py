@@ -55,7 +55,7 @@ def test_root_gets_debians(bare_path, monkeypatch):
 def test_an_installation_that_fails_is_one_sentence(bare_path, monkeypatch):
     bare_path("apt-get", "echo E: Connection timed out; exit 100")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    with pytest.raises(stop.Stop, match="Chromium could not be installed: .* tells why") as caught:
+    with pytest.raises(stop.Stop, match="Chromium could not be installed: see") as caught:
         chromium.make_chromium()
     assert "\n" not in str(caught.value)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from ...errors import InvalidConfig, ShapeMismatch, reported_by
 from ...guidance.add_to_output import add_to_output
 from ...guidance.architectures import Architecture, architecture_of
-from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep
+from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep, shown
 from ...guidance.methods import METHODS, TEEFUSION, Ingredients
 
 STUDENT_KEY = "teefusion_student"  # attachment of a student: the metadata of its file, a dict
@@ -112,7 +112,7 @@ def _check_trained_range(w_B: Tensor, student: dict) -> None:
     low, high = float(student.get("guidance_min", 0.0)), float(student.get("guidance_max", math.inf))
     if bool((w_B < low).any() or (w_B > high).any()):
         raise InvalidConfig(
-            f"guidance is {w_B.tolist()}, this student was trained for w from {low:g} to {high:g} "
+            f"guidance is {shown(w_B)}, this student was trained for w from {low:g} to {high:g} "
             f"(CFG scale {1 + low:g} to {1 + high:g}); choose a value in this range"
         )
 
