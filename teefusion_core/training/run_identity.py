@@ -57,8 +57,8 @@ class RunIdentity:
             )
         if manifest["processes"] != self.processes.size:
             raise CheckpointMismatch(
-                f"run {self.path.name} was started with {manifest['processes']} processes, but now there are {self.processes.size}; "
-                "start as many as before, or choose another run name"
+                f"run {self.path.name} was started with {manifest['processes']} processes, but now there are "
+                f"{self.processes.size}; start as many as before, or choose another run name"
             )
         _check_settings(self.path, manifest["settings"], json.loads(json.dumps(dict(settings))), self.accept_changes)
 
