@@ -35,5 +35,7 @@ def server(comfyui, tmp_path_factory):
     from runner.server import make_base, running
 
     folder = tmp_path_factory.mktemp("comfyui")
-    with running(comfyui, make_base(folder / "base", pack=REPO), folder / "comfyui.log") as started:
+    frontend = os.environ.get("COMFYUI_FRONTEND")
+    base = make_base(folder / "base", pack=REPO)
+    with running(comfyui, base, folder / "comfyui.log", frontend=frontend) as started:
         yield started

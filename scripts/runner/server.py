@@ -122,7 +122,13 @@ def _link(link: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def running(
-    comfyui: Path, base: Path, log: Path, *, port: int | None = None, packs: Sequence[str] = (PACK, PROBE_NAME)
+    comfyui: Path,
+    base: Path,
+    log: Path,
+    *,
+    port: int | None = None,
+    packs: Sequence[str] = (PACK, PROBE_NAME),
+    frontend: str | None = None,
 ) -> Iterator[Server]:
     """Start ComfyUI on the CPU with only our packs, wait until it answers, stop it at the end."""
     port = choose_port(port)
@@ -130,6 +136,7 @@ def running(
         python_of(VENV), comfyui / "main.py", "--cpu", "--listen", ADDRESS, "--port", port, "--disable-auto-launch",
         "--disable-api-nodes", "--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs,
         "--base-directory", base, "--preview-method", "latent2rgb",
+        *(("--front-end-root", frontend) if frontend else ()),
     ]  # fmt: skip
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as out:

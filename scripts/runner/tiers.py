@@ -12,12 +12,15 @@ from pathlib import Path
 
 from .chromium import make_chromium
 from .environment import clean_env
+from .frontends import FRONTENDS, make_frontend
 from .places import ROOT
 from .stop import Stop, say
 
 TOGETHER = ("unit", "property", "golden", "guard", "demo_world", "setup")
 """Tiers without a ComfyUI in the process share one pytest; the others need a process each."""
 TIERS = ("lint", *TOGETHER, "host", "distributed", "server", "browser")
+EXTENDED = ("host", "server", "browser")
+"""Tiers that run again in the extended tests, with the tests marked so, on the ComfyUI that COMFYUI_PATH names."""
 LINT = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
 
 
@@ -44,6 +47,27 @@ def run_tiers(comfyui: Path, chosen: Sequence[str]) -> int:
     return report(counts)
 
 
+def run_extended(comfyui: Path) -> int:
+    """Run what takes long or needs a newer ComfyUI; print which one it was, then the sum."""
+    env = clean_env() | {"COMFYUI_PATH": str(comfyui)}
+    make_chromium()
+    say(f"ComfyUI {_version_of(comfyui)} in {comfyui}")
+    counts = [_pytest([tier], env, "-m", "") for tier in EXTENDED]
+    for version in FRONTENDS:
+        count = _pytest(["browser"], env | {"COMFYUI_FRONTEND": str(make_frontend(version))})
+        count.name = f"browser, frontend {version}"
+        counts.append(count)
+    return report(counts)
+
+
+def _version_of(comfyui: Path) -> str:
+    text = (comfyui / "comfyui_version.py").read_text(encoding="utf-8")
+    commit = subprocess.run(["git", "-C", comfyui, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    version = text.partition('"')[2].partition('"')[0]
+    inside = (comfyui / ".git").exists() and commit.returncode == 0
+    return f"{version}, commit {commit.stdout.strip()}" if inside else version
+
+
 def _browser() -> None:
     """Install a browser where that is possible; where it is not, its own tier fails with the reason."""
     try:
@@ -63,7 +87,7 @@ def _lint(env: dict[str, str]) -> Count:
     return count
 
 
-def _pytest(tiers: list[str], env: dict[str, str]) -> Count:
+def _pytest(tiers: list[str], env: dict[str, str], *options: str) -> Count:
     folders = [f"tests/{tier}" for tier in tiers if any((ROOT / "tests" / tier).rglob("test_*.py"))]
     if not folders:
         say(f"no tests yet in: {', '.join(tiers)}")
@@ -72,7 +96,7 @@ def _pytest(tiers: list[str], env: dict[str, str]) -> Count:
     say(f"$ pytest {' '.join(folders)}")
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "--durations=3", f"--junitxml={result}", *folders]
+        command = [sys.executable, "-m", "pytest", "-q", "--durations=3", f"--junitxml={result}", *options, *folders]
         code = subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
         count = read_result(" ".join(tiers), result, code)
     count.seconds = time.monotonic() - started
