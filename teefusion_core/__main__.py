@@ -97,7 +97,7 @@ def _train(path: Path) -> None:
         on_forecast=progress.on_forecast if first else None,
     )
     if first:
-        trained.file.write(target)
+        training.write(trained, target)
         print(f"student of {trained.file.info.step} steps written to {target}", flush=True)
     if together():
         dist.barrier()  # a process that leaves early breaks the connection of one that still writes

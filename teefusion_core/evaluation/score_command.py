@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import InvalidConfig
 from ..files.image_folder import captioned, opened, pictures_in
+from ..files.output_file import check_target, write_text
 from ..prompts.prompt_list import prompt_of_each
 from .judges import JUDGES
 from .score_table import ScoreTable
@@ -46,11 +47,12 @@ def score(arguments: argparse.Namespace, find: Callable[[str, str], Path], judge
     paths, prompts = _pictures(arguments.folder, arguments.prompts)
     given = {judge: getattr(arguments, judge) for judge in JUDGES}
     files = {judge: Path(name) if Path(name).is_file() else find(judge, name) for judge, name in given.items() if name}
-    table = judged([opened(path) for path in paths], prompts, files, [path.name for path in paths])
-    print(table.text(), flush=True)
     if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(table.json() + "\n", encoding="utf-8")
+        check_target(arguments.out)
+    table = judged([opened(path) for path in paths], prompts, files, [path.name for path in paths])
+    if arguments.out is not None:
+        write_text(arguments.out, table.json() + "\n")
+    print(table.text(), flush=True)
 
 
 def convert(arguments: argparse.Namespace, write: Callable[[Path, Path], int]) -> None:

@@ -180,7 +180,7 @@ class TestConversion:
         assert pack.comfy_host.convert(tmp_path / "head.pth", target) == len(weights)
         written = load_file(target)
         assert written.keys() == weights.keys() and all(torch.equal(written[name], weights[name]) for name in weights)
-        with pytest.raises(pack.errors.CheckpointMismatch, match="head.safetensors"):
+        with pytest.raises(pack.errors.TargetExists, match="head.safetensors"):
             pack.comfy_host.convert(tmp_path / "head.pth", target)
 
     def test_a_pickle_of_something_else_is_not_run(self, pack, tmp_path):

@@ -19,6 +19,7 @@ import torch
 
 from ...errors import InvalidConfig
 from ...files.image_folder import captioned
+from ...files.tensor_file import SUFFIX
 from ...prompts.prompt_list import lines_of
 from ...training.loop_settings import TrainSettings
 from ...training.parallel import DDP
@@ -66,15 +67,16 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     output = sections["output"]
     name = str(_needed(output, "output", "name"))
     distillation = Distillation(model, teacher, positives, nulls, settings, **start)
-    distillation.check_teacher()
     root = folder / output.get("runs", "runs")
-    student = folder / output.get("student", f"{name}.safetensors")
+    student = folder / output.get("student", f"{name}{SUFFIX}")
     accept_changes, whole_model = output.get("accept_changes", []), output.get("whole_model", False)
     check({"whole_model": whole_model}, {"whole_model": flag()})
     training = Training(
         distillation, loop, root=root, name=name, teacher=description, accept_changes=accept_changes,
         whole_model=whole_model, processes=processes,
     )  # fmt: skip
+    training.check_target(student)
+    distillation.check_teacher()
     return training, student
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InvalidConfig
+from ...files.tensor_file import SUFFIX
 from ...prompts.prompt_list import lines_of
 from ...training.loop_settings import TrainSettings
 from ...training.settings import DistillSettings
@@ -72,6 +73,8 @@ def train_in_graph(
             distillation, loop, root=output / RUNS, name=name, teacher=described, accept_changes=accepted,
             whole_model=whole_model,
         )  # fmt: skip
+        path = output / (MODELS if whole_model else UPDATES) / f"{name}{SUFFIX}"
+        training.check_target(path)
         distillation.check_teacher()
         progress = TrainingProgress(training, every=preview_every, vae=vae)
         try:
@@ -81,8 +84,7 @@ def train_in_graph(
         except comfy.model_management.InterruptProcessingException:
             progress.stopped()
             raise
-    path = output / (MODELS if whole_model else UPDATES) / f"{name}.safetensors"
-    trained.file.write(path)
+    training.write(trained, path)
     notify(f"{trained.file.info.step} steps, loss {trained.losses[-1]:.4f}, saved as {path.relative_to(output.parent)}")
     return trained, path
 

@@ -7,12 +7,14 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ...errors import InvalidConfig
+from ...errors import CheckpointMismatch, InvalidConfig, NotWritten
+from ...files.output_file import check_target
+from ...files.tensor_file import SUFFIX, open_tensors
 from ...training.checkpoint import CheckpointFolder
 from ...training.loop import StepReport, train
 from ...training.loop_settings import TrainSettings
 from ...training.processes import Processes
-from ...training.students.student import StudentFile
+from ...training.students.student import RUN_KEY, StudentFile
 from ...training.trajectory_cache import TrajectoryCache
 from ...training.update import exchanged
 from ..guidance.student_loader import base_fingerprint
@@ -79,6 +81,32 @@ class Training:
             root, name, base=self.base, described=described, accept_changes=accept_changes, processes=self.processes
         )
 
+    def check_target(self, path: Path) -> None:
+        """Refuse a path for the student file, before the first step.
+
+        Raises:
+            InvalidConfig: the path is no .safetensors file.
+            TargetExists: there is a file that this run did not write.
+            NotWritten: the folder is read-only.
+        """
+        if path.suffix != SUFFIX:
+            raise InvalidConfig(f"the student file {path.name} does not end with {SUFFIX}; give it this suffix")
+        check_target(path, ours=path.is_file() and self.folder.is_of_this_run(_run_of(path)))
+
+    def write(self, result: Result, path: Path) -> None:
+        """Write the student file; what `check_target` refuses stays as it is.
+
+        Raises:
+            TargetExists, NotWritten: the file cannot be written; the checkpoints of the run are intact.
+        """
+        self.check_target(path)
+        try:
+            result.file.write(path, self.folder.run or "")
+        except NotWritten as error:
+            raise NotWritten(
+                f"{error}. The checkpoints in {self.folder.path} are intact: start the run again to write the file"
+            ) from error
+
     def run(
         self,
         on_step: Callable[[StepReport], None] | None = None,
@@ -117,6 +145,14 @@ class Training:
         """Return the file of the current student, after `step` steps."""
         student, whole_model = self.distillation.student, self.whole_model
         return student.file(teacher=self.teacher, base=self.base, step=step, whole_model=whole_model)
+
+
+def _run_of(path: Path) -> str | None:
+    """Return the run that wrote a student file; None for any other file."""
+    try:
+        return open_tensors(path).metadata().get(RUN_KEY)
+    except (CheckpointMismatch, AttributeError):
+        return None
 
 
 def _fingerprint(distillation: Distillation) -> str:

@@ -17,6 +17,9 @@ from ...files.student_file import StudentInfo
 from ...files.tensor_file import write_tensors
 from ..update import Update
 
+RUN_KEY = "run"
+"""Metadata key of the random name of the run that wrote a student file."""
+
 
 class Prompts(Protocol):
     """Encoded prompts by number."""
@@ -47,9 +50,16 @@ class StudentFile:
     info: StudentInfo | SharpenerInfo
     lora: Mapping[str, Tensor]
 
-    def write(self, path: Path) -> None:
-        """Write the file atomically."""
-        write_tensors(path, self.tensors, self.info.metadata())
+    def write(self, path: Path, run: str = "") -> None:
+        """Write the file atomically.
+
+        Args:
+            path: a .safetensors file; an existing one is replaced, so check it first.
+            run: random name of the run, by which a later start of it knows its own file.
+        Raises:
+            NotWritten: the disk is full or not writable.
+        """
+        write_tensors(path, self.tensors, {**self.info.metadata(), RUN_KEY: run})
 
 
 class Student(ABC):
