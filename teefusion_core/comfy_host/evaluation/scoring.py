@@ -28,6 +28,7 @@ from ...evaluation.judges import AESTHETIC, CLIP, JUDGES, OFF, REWARD
 from ...evaluation.score_table import ScoreTable
 from ...files.output_file import check_target
 from ...files.tensor_file import SUFFIX, read_tensors, write_tensors
+from ...files.text_file import read_text
 
 FOLDER = "clip_vision"
 AT_ONCE = 8
@@ -184,7 +185,7 @@ def reward_tokens(prompts: Sequence[str], path: Path) -> tuple[Tensor, Tensor]:
         )
     from tokenizers import BertWordPieceTokenizer
 
-    words = beside.read_text(encoding="utf-8").splitlines()
+    words = read_text(beside).split("\n")
     missing = {"[CLS]", "[SEP]", "[PAD]", "[UNK]"} - set(words)
     if missing:
         raise CheckpointMismatch(f"{beside.name} has no {min(missing)}; use vocab.txt of bert-base-uncased")

@@ -6,7 +6,7 @@ Shapes: B rows, C H W latent, S steps.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 import comfy.model_management
@@ -107,9 +107,9 @@ class Distillation:
             prompts, nulls: numbers of B prompts, and of the prompts that guidance leads away from.
             w_B: guidance.
         """
-        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        groups: dict[Hashable, list[int]] = defaultdict(list)
         for row, (prompt, null) in enumerate(zip(prompts, nulls, strict=True)):
-            groups[self.student.lengths(prompt, null)].append(row)
+            groups[self.student.kind(prompt, null)].append(row)
 
         def at(x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
             out_BCHW = torch.empty_like(x_BCHW)
