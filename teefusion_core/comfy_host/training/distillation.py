@@ -27,6 +27,21 @@ from .network import Network
 from .teacher import Teacher, TrajectoryMaker, checked_images
 
 
+def check_negative_share(nulls: Prompts, settings: DistillSettings) -> None:
+    """Refuse negative prompts that are never used, and a share of negative prompts without any.
+
+    Args:
+        nulls: the empty prompt, then negative prompts.
+        settings: with their share of the trajectories.
+    """
+    share, negatives = settings.negative_share, len(nulls) - 1
+    if bool(share) != bool(negatives):
+        raise InvalidConfig(
+            f"negative_share is {share:g}, and there are {negatives} negative prompts, so the setting has no effect; "
+            "give both or none of them"
+        )
+
+
 class Distillation:
     """Teacher, student and prompts: the trajectories to learn from, and the loss."""
 
