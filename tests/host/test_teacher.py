@@ -82,6 +82,19 @@ def test_other_samplers_are_refused_with_the_reason(host, pack, world, noise, na
         teacher.check(world.positive, world.negative, noise, CFG)
 
 
+def test_it_starts_from_a_state_bit_by_bit(host, pack, top, world, noise):
+    teacher, sigmas = pack.comfy_host.Teacher(cfg_guider(host, world), sampler(host, "euler")), top.sigmas(world, STEPS)
+    prompts = world.positive, world.negative
+    states, _ = teacher.sample(*prompts, noise, sigmas, CFG)
+    for step in range(1, STEPS):
+        here = sigmas[step : step + 2]
+        again, _ = teacher.sample(*prompts, noise, here, CFG, start_BCHW=states[step])
+        assert torch.equal(again[0], states[step])
+        assert relative(again[1], states[step + 1]) < 1e-6
+    assert any(not torch.equal(state / s * s, state) for state, s in zip(states[1:-1], sigmas[1:-1], strict=True))
+    assert "noise_scaling" not in vars(world.model.get_model_object("model_sampling"))
+
+
 @pytest.fixture(scope="module")
 def half(host, top):
     """Return the demo base in half precision, in which it computes as well; loaded once per type."""
