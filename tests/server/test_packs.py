@@ -72,8 +72,14 @@ def with_preview(override):
     return student(text | {"preview": preview}, ["text", 0], model="preview")
 
 
-def shown(server, prompt, title="SaveImage"):
-    return pictures(server, run_prompt(server, prompt), find(prompt, title))
+def shown(server, prompt):
+    """Run a prompt with the defaults of the inputs that it leaves out; return its images."""
+    info = server.get("/object_info")
+    for one in prompt.values():
+        for name, spec in info[one["class_type"]]["input"].get("required", {}).items():
+            if len(spec) > 1 and "default" in spec[1]:
+                one["inputs"].setdefault(name, spec[1]["default"])
+    return pictures(server, run_prompt(server, prompt), find(prompt, "SaveImage"))
 
 
 def comparison(server):
