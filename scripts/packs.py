@@ -36,7 +36,9 @@ def main() -> int:
     from lab.benches import _packs
     from lab.benches._pages import update
     from lab.benches._report import RESULTS, print_table, write
+    from lab.demo_world.host import use_comfy
 
+    use_comfy(comfyui)
     say("one ComfyUI with all packs")
     if subprocess.run([sys.executable, "-m", "pytest", "-q", SERVER_TESTS], cwd=ROOT, check=False).returncode:
         raise Stop(f"{SERVER_TESTS} has failures. Fix them, then run again.")

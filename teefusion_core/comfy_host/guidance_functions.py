@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidConfig
-from .origin import described, plain
+from .origin import described
 
 OPTIONS = ("sampler_pre_cfg_function", "sampler_cfg_function", "sampler_post_cfg_function")
 BRANCHES_KEY = "sampler_calc_cond_batch_function"  # model option of the host
@@ -117,8 +117,11 @@ def _put_back(functions: list[tuple[str, Callable]]) -> Iterator[None]:
     def keep(value) -> None:
         if isinstance(value, MethodType):
             keep(value.__self__)
-        if isinstance(value, (FunctionType, MethodType, functools.partial)):
-            for cell in getattr(plain(value), "__closure__", None) or ():
+            keep(value.__func__)
+        elif isinstance(value, functools.partial):
+            keep(value.func)
+        elif isinstance(value, FunctionType):
+            for cell in value.__closure__ or ():
                 if id(cell) not in cells and cell != CellType():
                     cells[id(cell)] = (cell, cell.cell_contents)
                     keep(cell.cell_contents)

@@ -73,7 +73,10 @@ def call(name: str, **given) -> Any:
     node = nodes.NODE_CLASS_MAPPINGS[name]
     declared = node.INPUT_TYPES()
     inputs = {key: _default(spec) for key, spec in declared.get("required", {}).items() if key not in given} | given
-    out = node.execute(**inputs) if hasattr(node, "execute") else getattr(node(), node.FUNCTION)(**inputs)
+    if hasattr(node, "execute"):
+        out = node.PREPARE_CLASS_CLONE({"hidden_inputs": {"UNIQUE_ID": "1"}}).execute(**inputs)
+    else:
+        out = getattr(node(), node.FUNCTION)(**inputs)
     return (out if isinstance(out, tuple) else out["result"] if isinstance(out, dict) else out.args)[0]
 
 

@@ -65,6 +65,15 @@ REMEMBER = {
 }
 
 
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_refusal_leaves_the_state_as_it_was(top, world, bound):
+    function, where = error_in_an_object()
+    model = with_function(world.model, function.__call__ if bound else function, where)
+    with pytest.raises(top.pack.errors.InvalidConfig, match="Sliding"):
+        top.reflect(world, model=model)
+    assert function.before is None
+
+
 def apg(model, momentum):
     from comfy_extras.nodes_apg import APG
 
