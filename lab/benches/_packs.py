@@ -17,19 +17,18 @@ def table(result: dict[str, Any]) -> list[list[str]]:
             own = [cell for cell in cells if cell[0] == pack]
             equal = [cell for cell in own if cell[4].startswith(WORKS) or cell[4].startswith("nothing")]
             differences = [float(cell[5]) for cell in equal]
-            worst = f"{max(differences):.0e}" if differences else ""
+            worst = f"{max(differences):.0e}" if any(differences) else "0" if differences else ""
             rows.append([pack, version, host, _grouped(equal), _grouped([c for c in own if c not in equal]), worst])
     return rows
 
 
 def _grouped(cells: list[list[str]]) -> str:
-    """Return the nodes with the columns that they were tried in, and with why they do not work."""
-    found: dict[str, list[str]] = {}
+    """Return the nodes behind the columns that they were tried in, and behind how they do not work."""
+    tried: dict[tuple[str, str], list[str]] = {}
     for _, _, node, column, outcome, _ in cells:
-        text = "" if outcome.startswith(WORKS) else f": {outcome.partition(':')[0]}"
-        found.setdefault(node + text, []).append(column.partition(",")[0])
-    texts = []
-    for key, columns in found.items():
-        node, _, outcome = key.partition(": ")
-        texts.append(f"{node} ({', '.join(columns)}{'; ' + outcome if outcome else ''})")
-    return "; ".join(texts)
+        text = "" if outcome.startswith(WORKS) else outcome.partition(":")[0]
+        tried.setdefault((node, text), []).append(column.partition(",")[0])
+    nodes: dict[str, list[str]] = {}
+    for (node, text), columns in tried.items():
+        nodes.setdefault(", ".join(columns) + (f" ({text})" if text else ""), []).append(node)
+    return "<br>".join(f"{where}: {'; '.join(found)}" for where, found in nodes.items())
