@@ -81,6 +81,8 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
             with _pooled_expected():
                 conds["weak_proxy"] = _proxy(positive, negative, self.alpha)
         self.inner_set_conds(conds)
+        if self.model_patcher is not self.weak.strong:
+            self.weak = self.weak.following(self.model_patcher)
 
     def sample(self, noise, latent_image, sampler, sigmas, *args, **kwargs):
         """Sample with a Reflection Sampler.

@@ -6,6 +6,7 @@ the strong one; its LoRAs, model options and object patches are applied only for
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from comfy.model_sampling import CONST
 from torch import Tensor
 
 from ...errors import CheckpointMismatch, InvalidConfig
+from ..weights import beside, is_dynamic
 from .lora_gap import LoraGap
 
 WEAK_KEY = "teefusion_weak"  # additional model of the strong patcher
@@ -50,6 +52,23 @@ class WeakModel:
         self.strong, self.gap = strong, LoraGap([])
         self.conds: dict[str, list[dict]] = {}
         self.options: dict = {}
+
+    def following(self, strong) -> WeakModel:
+        """Return the weak side on the copy of the weights that the host has loaded for LoRA hooks (dynamic VRAM).
+
+        Args:
+            strong: the MODEL that the host has put in the place of the strong one.
+        """
+        weak = copy.copy(self)
+        weak.strong = strong
+        if self.patcher is self.strong:
+            weak.patcher = strong
+        elif self.shared:
+            weak.patcher = beside(self.patcher, strong)
+        elif is_dynamic(self.patcher):
+            weak.patcher = self.patcher.get_non_dynamic_delegate()
+            strong.set_additional_models(WEAK_KEY, [weak.patcher])
+        return weak
 
     @property
     def network(self):
