@@ -7,7 +7,7 @@ these functions ask for one parameter at a time.
 from __future__ import annotations
 
 import comfy.utils
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InvalidConfig
 
@@ -45,11 +45,6 @@ def unpatched(patcher, key: str) -> Tensor:
     if key in patcher.backup:
         return patcher.backup[key].weight
     return comfy.utils.get_attr(patcher.model, key)
-
-
-def is_plain(weight: Tensor) -> bool:
-    """Return whether a weight is an ordinary tensor, not one that a loader keeps in a class or coding of its own."""
-    return type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point()
 
 
 def is_patched(patcher, key: str) -> bool:

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from ...errors import InvalidConfig
 from ...reflection.low_rank import LowRank
-from ..weights import is_merged, is_patched, is_plain, unpatched
+from ...training.update import is_plain
+from ..weights import is_merged, is_patched, unpatched
 
 try:
     from comfy.utils import string_to_seed
