@@ -210,3 +210,11 @@ class TestTraining:
         network = distil().network
         monkeypatch.setattr(network.model, "get_free_memory", lambda device: 7, raising=False)
         assert pack.comfy_host.memory_check._free(network) == 7
+
+
+def test_a_gap_that_no_layer_computes_with_is_reported(top, monkeypatch, caplog):
+    monkeypatch.setattr(top.module("comfy_host.reflection.lora_gap"), "is_merged", lambda *_: True)
+    world = top.world()
+    with caplog.at_level("WARNING"):
+        top.reflect(world, model=top.lora(world.model, SD3_LORA), weak=world.model, scales=(2.0, 2.0, 2.0), steps=2)
+    assert "bit-identical" in caplog.text

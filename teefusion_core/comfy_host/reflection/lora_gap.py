@@ -11,9 +11,10 @@ Shapes: O output width, I input width, R rank (of all LoRAs of a layer together)
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import comfy.float
 import comfy.lora
@@ -46,6 +47,8 @@ class Exchange:
     value: Tensor
     merged: bool
     """Whether the forward pass reads the parameter; otherwise it reads what the functions of the layer return."""
+    functions: list | None = None
+    """Those of the layer while others are in their place."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move the value to where it is used; a large one of a streamed layer stays where its parameter is."""
@@ -55,33 +58,47 @@ class Exchange:
         else:
             self.value = self.value.to(parameter.device if self.value.numel() > SMALL else device, dtype)
 
+    @property
+    def layer(self) -> nn.Module:
+        """The module with the parameter."""
+        return comfy.utils.get_attr(self.network, self.key.rpartition(".")[0])
+
     @contextmanager
     def active(self) -> Iterator[None]:
         """Set the parameter to the value inside the block."""
-        if self.merged:
-            parameter = comfy.utils.get_attr(self.network, self.key)
-            before, parameter.data = parameter.data, self.value
-            try:
-                yield
-            finally:
-                parameter.data = before
-            return
-        path, _, name = self.key.rpartition(".")
-        layer, attribute = comfy.utils.get_attr(self.network, path), f"{name}_function"
-        functions = getattr(layer, attribute)
-        others = [function for function in functions if not isinstance(function, comfy.model_patcher.LowVramPatch)]
-        setattr(layer, attribute, [self.value.to, *others])
+        self._swap()
         try:
             yield
         finally:
-            setattr(layer, attribute, functions)
+            self._swap()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Undo `active` inside the block."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        if self.merged:
+            parameter = comfy.utils.get_attr(self.network, self.key)
+            self.value, parameter.data = parameter.data, self.value
+            return
+        layer, attribute = self.layer, f"{self.key.rpartition('.')[2]}_function"
+        before = getattr(layer, attribute)
+        others = [function for function in before if not isinstance(function, comfy.model_patcher.LowVramPatch)]
+        setattr(layer, attribute, [self.value.to, *others] if self.functions is None else self.functions)
+        self.functions = before if self.functions is None else None
 
 
 class LoraGap:
     """The changes from the merged weights of one clone to those of another."""
 
     def __init__(self, changes: list[LowRank | Exchange]):
-        self.changes = changes
+        self.changes, self.effective = changes, False
+        """Whether a layer has been seen to compute something else because of a change."""
 
     @classmethod
     def between(cls, strong, weak) -> LoraGap:
@@ -112,7 +129,20 @@ class LoraGap:
                 stack.enter_context(_eager())
             for change in self.changes:
                 stack.enter_context(change.active())
+                if not self.effective:
+                    stack.callback(self._watched(change))
             yield
+
+    def _watched(self, change: LowRank | Exchange) -> Callable[[], None]:
+        hook = partial(self._compare, change)
+        return change.layer.register_forward_hook(hook, with_kwargs=True).remove
+
+    def _compare(self, change: LowRank | Exchange, layer: nn.Module, args: tuple, kwargs: dict, out: Tensor) -> None:
+        """Compare what a layer returns with what it returns without the change, until one layer differs."""
+        if self.effective:
+            return
+        with change.suspended() if isinstance(change, Exchange) else nullcontext():
+            self.effective = not torch.equal(layer.forward(*args, **kwargs), out)
 
 
 def _eager() -> AbstractContextManager:
@@ -148,8 +178,8 @@ def _change(strong, weak, key: str) -> LowRank | Exchange:
         value = weight.clone()  # stochastic rounding would change even unpatched 8-bit weights
     elif coded:
         raise InvalidConfig(
-            f"the weak model changes {key} by something other than a LoRA, which is not possible while it shares "
-            f"quantised weights ({type(layer).__module__}) with the strong one; load the weak model from its own file"
+            f"the weak model changes {key} by something other than a LoRA, which is not possible while it shares its "
+            "quantised weights with the strong one; load the weak model from its own file"
         )
     else:
         value = comfy.lora.calculate_weight(patches, weight.float().clone(), key)

@@ -67,7 +67,6 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
     guider = model.inner_model
     if not isinstance(guider, ReflectionGuider):
         raise InvalidConfig("Reflection Sampler needs strong and weak predictions; connect Reflection Guider as guider")
-    guider.warn_if_nothing_differs()
     kind = _kind_of(guider.inner_model.model_sampling)
     if kind not in INVERSIONS[inversion]:
         raise InvalidConfig(f"inversion {inversion!r} is not defined for this kind of model; choose {EXACT!r}")
@@ -89,7 +88,9 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
             phases.step = index + 1
             bar.update()
 
-        return sample(step, x, sigmas, callback=moved)
+        out = sample(step, x, sigmas, callback=moved)
+    guider.warn_if_nothing_differs()
+    return out
 
 
 class _Phases:

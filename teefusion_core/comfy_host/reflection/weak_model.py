@@ -19,7 +19,7 @@ from comfy.model_sampling import CONST
 from torch import Tensor
 
 from ...errors import CheckpointMismatch, InvalidConfig
-from ..weights import beside, is_dynamic
+from ..weights import beside, is_dynamic, stored_weights
 from .lora_gap import LoraGap
 
 WEAK_KEY = "teefusion_weak"  # additional model of the strong patcher
@@ -75,14 +75,16 @@ class WeakModel:
         """Return the host's model object of the weak side."""
         return self.patcher.model
 
-    def same_weights(self) -> bool:
-        """Return whether both sides predict the same for the same prompt and scale; call it during a run."""
+    def predicts_the_same(self) -> bool:
+        """Return whether both sides predict the same for the same prompt and scale; call it at the end of a run."""
         if _extras(self.patcher) != _extras(self.strong):
             return False
         if self.shared:
-            return not self.gap
-        pairs = zip(self.patcher.get_key_patches().values(), self.strong.get_key_patches().values(), strict=False)
-        return all(len(a) == len(b) == 1 and _equal(a[0][0], b[0][0]) for a, b in pairs)
+            return not self.gap.effective
+        if self.patcher.patches or self.strong.patches:
+            return False
+        ours, theirs = (stored_weights(patcher, "") for patcher in (self.patcher, self.strong))
+        return ours.keys() == theirs.keys() and all(_equal(ours[key], theirs[key]) for key in ours)
 
     def enter(
         self, conds: dict[str, list[dict]], sigmas: Tensor, noise: Tensor, device, hooked: bool = False, **context
