@@ -53,7 +53,9 @@ def test_one_network(top, sides):
 @pytest.mark.parametrize(("strong", "weak"), [(1.0, 0.0), (0.0, 1.0), (1.0, -1.5)])
 def test_lora_gap(top, sides, strong, weak):
     def pair(a, b):
-        return [top.lora(model, SD3_LORA, strength) if strength else model for model, strength in ((a, strong), (b, weak))]
+        return [
+            top.lora(model, SD3_LORA, strength) if strength else model for model, strength in ((a, strong), (b, weak))
+        ]
 
     def picture(strong, weak):
         return top.reflect(top.world(), model=strong, weak=weak, steps=2).samples
