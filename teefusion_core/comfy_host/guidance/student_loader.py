@@ -14,6 +14,7 @@ from ...errors import CheckpointMismatch, InvalidConfig
 from ...files.student_file import StudentInfo, check_base, fingerprint, read_student
 from ...guidance.methods import EMBEDDER, METHODS, GuidanceEmbedder
 from ...training.adapters import FULL, PREFIX
+from ..weights import stored_weights
 from .patch import EMBEDDER_KEY, STUDENT_KEY, why_no_base
 
 UPDATES, MODELS = "loras", "diffusion_models"
@@ -23,8 +24,8 @@ LABEL = "TeEFusion student"  # prefix of errors that another node triggers
 
 def base_fingerprint(model_patcher) -> str:
     """Return the fingerprint of a MODEL's weights without LoRAs and merges."""
-    originals = model_patcher.get_key_patches(PREFIX)
-    return fingerprint({name.removeprefix(PREFIX): patches[0][0] for name, patches in originals.items()})
+    stored = stored_weights(model_patcher, PREFIX)
+    return fingerprint({name.removeprefix(PREFIX): weight for name, weight in stored.items()})
 
 
 def student_files() -> list[str]:
@@ -110,11 +111,18 @@ def _embedder(tensors: dict[str, Tensor], info: StudentInfo, path: Path) -> Guid
         raise CheckpointMismatch(f"{path.name} lacks the layers of a {info.method} student; copy it again") from error
 
 
-def _whole(tensors: Mapping[str, Tensor], path: Path):
-    student = comfy.sd.load_diffusion_model_state_dict(dict(tensors))
+def _whole(tensors: Mapping[str, Tensor], path: Path, **options):
+    student = comfy.sd.load_diffusion_model_state_dict(dict(tensors), **options)
     if student is None:
         raise CheckpointMismatch(f"{path.name} holds no model that this ComfyUI supports; update ComfyUI")
+    student.cached_patcher_init = (_whole_again, (path,))
     return student
+
+
+def _whole_again(path: Path, **options):
+    """Load the weights of a whole student once more, for torch.compile and LoRA hooks with dynamic VRAM."""
+    tensors = {name: tensor for name, tensor in read_student(path)[0].items() if not name.startswith(EMBEDDER)}
+    return _whole(tensors, path, **options)
 
 
 def _patched(model_patcher, tensors: Mapping[str, Tensor], path: Path):

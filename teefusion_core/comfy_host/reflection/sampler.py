@@ -71,7 +71,6 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
     guider = model.inner_model
     if not isinstance(guider, ReflectionGuider):
         raise InvalidConfig("Reflection Sampler needs strong and weak predictions; connect Reflection Guider as guider")
-    guider.warn_if_nothing_differs()
     guider.check_guidance_functions(x, sigmas, (extra_args or {}).get("model_options", {}))
     kind = _kind_of(guider.inner_model.model_sampling)
     if kind not in INVERSIONS[inversion]:
@@ -94,7 +93,9 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
             phases.step = index + 1
             bar.update()
 
-        return sample(step, x, sigmas, callback=moved)
+        out = sample(step, x, sigmas, callback=moved)
+    guider.warn_if_nothing_differs()
+    return out
 
 
 class _Phases:
