@@ -7,7 +7,6 @@ keep working.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from einops import repeat
 
 from ...errors import InvalidConfig, ShapeMismatch
 from ...guidance.cfg import proxy_prompt
+from ..notes import warn
 from .weak_model import WeakModel
 
 PHASE_KEY = "teefusion_phase"  # in the model options of a call
@@ -27,8 +27,6 @@ COUNTER_KEY = "teefusion_passes"
 STRONG, WEAK, FINAL = "strong", "weak", "final"
 CFG, CHATS = "CFG", "CHATS"
 BRANCHES_KEY = "sampler_calc_cond_batch_function"  # model option of the host
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -154,11 +152,10 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         """Log a warning when strong and weak phase are identical, so that reflection has no effect."""
         same_scale = math.isclose(self.scales.strong, self.scales.weak)
         if self.rule == CFG and same_scale and not self.own_prompt and self.weak.same_weights():
-            log.warning(
-                "TeEFusion: strong and weak give bit-identical predictions (same weights, prompts and CFG scale %g), "
-                "so reflection costs its passes but changes nothing. Use another model, LoRA strength, prompt or CFG "
-                "scale for it.",
-                self.scales.strong,
+            warn(
+                "strong and weak give bit-identical predictions (same weights, prompts and CFG scale "
+                f"{self.scales.strong:g}), so reflection costs its passes but changes nothing. Use another model, LoRA "
+                "strength, prompt or CFG scale for it."
             )
 
 
