@@ -7,6 +7,7 @@ it when the run ends, so it is sent once more then.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import sys
 from dataclasses import dataclass, field
@@ -55,23 +56,25 @@ def _show(*, line: str = "", warning: str = "") -> None:
     notes.line = line or notes.line
     if warning and warning not in notes.warnings:
         notes.warnings.append(warning)
-    _send(server, node, notes.text(), server.client_id)
+    _send(server, run, node, notes.text(), server.client_id)
     if not known:
         asyncio.run_coroutine_threadsafe(_show_after_run(server, run, node, server.client_id), server.loop)
 
 
-async def _show_after_run(server, run: str, node: str, client: str) -> None:
+async def _show_after_run(server, run: str, node: str, client: str | None) -> None:
     try:
         while any(item[1] == run for item in server.prompt_queue.get_current_queue_volatile()[0]):
             await asyncio.sleep(POLL_SECONDS)
         await asyncio.sleep(POLL_SECONDS)
     finally:
         notes = _shown.pop((run, node))
-    _send(server, node, notes.text(), client)
+    _send(server, run, node, notes.text(), client)
 
 
-def _send(server, node: str, text: str, client: str) -> None:
+def _send(server, run: str, node: str, text: str, client: str | None) -> None:
     """Send a text to a node and to the subgraph nodes around it: of a path like 7:1003 one is on the canvas."""
+    # a frontend whose server can name the run expects it in every text
+    named = {"prompt_id": run} if "prompt_id" in inspect.signature(server.send_progress_text).parameters else {}
     parts = node.split(":")
     for depth in range(1, len(parts) + 1):
-        server.send_progress_text(text, ":".join(parts[:depth]), client)
+        server.send_progress_text(text, ":".join(parts[:depth]), sid=client, **named)
