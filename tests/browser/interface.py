@@ -17,7 +17,7 @@ SIZE = {"width": 1600, "height": 900}
 SETTINGS = {
     "Comfy.Locale": "en", "Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False,
     "Comfy.Minimap.Visible": False, "Comfy.Workflow.Persist": False, "Comfy.VersionCompatibility.DisableWarnings": True,
-    "Comfy.Workflow.ShowMissingModelsWarning": False,
+    "Comfy.Workflow.ShowMissingModelsWarning": False, "Comfy.RightSidePanel.IsOpen": False,
 }  # fmt: skip
 START_MS, WAIT_MS, CLICK_MS, RUN_MS = 300_000, 60_000, 5_000, 400_000
 # what the interface says of itself: files that a new user has not got, the English help page under a second name,
