@@ -147,8 +147,12 @@ class Interface:
 
     def search(self, text: str, wanted: Iterable[str], at: tuple[float, float] = (880, 500)) -> None:
         """Open the search at an empty place, type; wait until it offers the wanted names."""
-        self.page.mouse.dblclick(*at, delay=5)
-        self._search_box().press_sequentially(text)
+        for _ in range(3):
+            self.page.mouse.dblclick(*at, delay=5)
+            self._search_box().press_sequentially(text)
+            if self._search_box().is_visible() and self._search_box().input_value() == text:
+                break
+            self.page.keyboard.press("Escape")  # on a slow machine the box may close under the typing
         for name in wanted:
             self.page.wait_for_function(FIND_OFFER, arg=[OFFERS, name])
 

@@ -26,8 +26,11 @@ def widgets(ui, name):
 @pytest.mark.parametrize("name", BOXES)
 def test_a_box_has_its_widgets_and_keeps_their_values_in_a_saved_workflow(each_ui, name):
     each_ui.drop(name, (480, 200))
-    prompt = each_ui.page.locator("textarea:visible").first
-    assert prompt.bounding_box()["y"] > each_ui.slot(each_ui.node(name), "input", "latent_image")[1]
+    lowest = each_ui.slot(each_ui.node(name), "input", "latent_image")[1]
+    each_ui.page.wait_for_function(
+        "lowest => [...document.querySelectorAll('textarea')].some(area => area.getBoundingClientRect().top > lowest)",
+        arg=lowest,
+    )
     assert list(widgets(each_ui, name)) == list(WIDGETS[name])
     for widget, value in WIDGETS[name].items():
         each_ui.set_widget(name, widget, value)
