@@ -73,8 +73,7 @@ def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, posi
         clipped=None if pixels is None else float(clipping(pixels).mean()),
         saturation=None if pixels is None else float(saturation(pixels).mean()),
     )  # fmt: skip
-    tell(report.cost())
-    tell(report.strength())
+    tell(f"{report.cost()}; {report.strength()}")
     out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}
     return {**out, "samples": samples}, report
 
