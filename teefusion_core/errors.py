@@ -27,12 +27,24 @@ class CheckpointMismatch(TeEFusionError):
     """A file that is damaged, of another kind, or made for another base model."""
 
 
+class TargetExists(TeEFusionError):
+    """An output file that would replace a file of somebody else."""
+
+
+class NotWritten(TeEFusionError, OSError):
+    """An output file that could not be written; what was at its place is unchanged."""
+
+
 class CheckpointNotSaved(TeEFusionError):
     """A checkpoint that could not be written; earlier checkpoints are intact."""
 
 
 class TrainingDiverged(TeEFusionError, ArithmeticError):
     """A loss or gradient that is NaN or infinite."""
+
+
+class TeacherFailed(TeEFusionError, RuntimeError):
+    """An error inside of another node pack while the teacher samples."""
 
 
 class ProcessFailed(TeEFusionError):

@@ -37,7 +37,7 @@ class GuidanceReport:
     """Passes of the measurement itself."""
     own_seconds: float
     clipped: float | None = None
-    """Share of colour values at their limits; None without decoded images."""
+    """Share of color values at their limits; None without decoded images."""
     saturation: float | None = None
 
     def text(self) -> str:
@@ -45,7 +45,7 @@ class GuidanceReport:
         lines = [self.cost(), self.strength()]
         if self.clipped is not None and self.saturation is not None:
             lines.append(
-                f"{100 * self.clipped:.2f} % of the colour values are clipped; saturation {self.saturation:.3f}"
+                f"{100 * self.clipped:.2f} % of the color values are clipped; saturation {self.saturation:.3f}"
             )
         lines.append(f"measuring took {self.own_passes:g} more passes of the base model, {self.own_seconds:.2f} s")
         lines += [

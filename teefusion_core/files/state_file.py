@@ -26,7 +26,7 @@ def write_tree(path: Path, tree: Tree) -> None:
         tree: the tree, with tensors on any device.
     Raises:
         TypeError, ValueError: the tree has values that JSON cannot store (NaN, keys other than text, objects).
-        OSError, SafetensorError: the disk is full or not writable.
+        NotWritten: the disk is full or not writable.
     """
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_packed(tree, "", tensors), allow_nan=False)

@@ -3,7 +3,6 @@
 Opening such a file cannot run code.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointMismatch
+from .output_file import written
 
 SUFFIX = ".safetensors"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
@@ -26,19 +26,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         tensors: contiguous tensors that share no memory, on any device.
         metadata: text by name.
     Raises:
-        OSError, SafetensorError: the disk is full or not writable.
+        NotWritten: the disk is full or not writable.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        part.touch()
-        mode = part.stat().st_mode
+    with written(path) as part:
         save_file(dict(tensors), part, metadata=dict(metadata))
-        part.chmod(mode)  # safetensors lets only the owner read it, but a server may run as another user
-        flush(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def open_tensors(path: Path) -> Any:
@@ -66,17 +57,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return tensors on the CPU, mapped from the file, and metadata; raises what `open_tensors` raises."""
     with open_tensors(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118  not a dict
-
-
-def flush(path: Path) -> None:
-    """Wait until a file, or the list of files in a folder, is on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot open folders; its journal secures renames
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def first_shape_mismatch(

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ..errors import InvalidConfig
 from ..evaluation.grader_layouts import WRITERS
-from ..files.image_folder import opened, pictures_in
+from ..files.image_file import opened
+from ..files.image_folder import pictures_in
+from ..files.output_file import check_target, written_folder
 from .prompt_list import by_prompt
 from .prompt_sets import READERS, read_prompts
 
@@ -49,8 +51,12 @@ def arrange(arguments: argparse.Namespace) -> None:
 
     Raises:
         InvalidConfig: the number of images does not match, an image is damaged, or the grader does not accept it.
+        TargetExists, NotWritten: the output folder exists, or it cannot be written.
     """
     found, paths = read_prompts(arguments.set, arguments.path), pictures_in(arguments.images)
-    for prompt, files in zip(found, by_prompt(paths, len(found), str(arguments.images)), strict=True):
-        WRITERS[arguments.set](arguments.out, prompt, [opened(path) for path in files])
+    check_target(arguments.out)
+    groups = by_prompt(paths, len(found), str(arguments.images))
+    with written_folder(arguments.out) as folder:
+        for prompt, files in zip(found, groups, strict=True):
+            WRITERS[arguments.set](folder, prompt, [opened(path) for path in files])
     print(f"{len(paths)} images of {len(found)} prompts written to {arguments.out}", flush=True)

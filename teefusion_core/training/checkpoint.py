@@ -14,10 +14,11 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig, ProcessFailed
+from ..files.output_file import flush
 from ..files.state_file import Tree, read_tree, write_tree
-from ..files.tensor_file import flush
 from .processes import Processes
 from .run_identity import RunIdentity
 
@@ -58,6 +59,9 @@ class CheckpointFolder:
     """The newest checkpoints of one run.
 
     Every process creates its own instance on the same disk, and calls `save` and `load` at the same steps.
+
+    Attributes:
+        run: random name that all files of the run carry; known after the first `save` or `load`.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class CheckpointFolder:
         self.described, self.keep = dict(described or {}), keep
         self.processes = processes or Processes()
         self.identity = RunIdentity(self.path, base, self.processes, frozenset(accept_changes))
+        self.run: str | None = None
         self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
@@ -98,6 +103,14 @@ class CheckpointFolder:
             return []
         found = (_STEP.fullmatch(entry.name) for entry in self.path.iterdir() if entry.is_dir())
         return sorted(int(match[1]) for match in found if match)
+
+    def is_of_this_run(self, run: str | None) -> bool:
+        """Return whether a file with this name of a run in its metadata comes from the run in this folder."""
+        for step in reversed(self.steps()):
+            with suppress(OSError, ValueError, LookupError):
+                text = (self.path / _folder_name(step) / _MANIFEST).read_text(encoding="utf-8")
+                return run is not None and json.loads(text)["run"] == run
+        return False
 
     def save(self, step: int, settings: Mapping[str, Any], shared: Mapping[str, Tree], own: Tree) -> None:
         """Write a checkpoint atomically, then remove the oldest ones.
@@ -173,8 +186,9 @@ class CheckpointFolder:
                 yield
         except (OSError, SafetensorError, ProcessFailed) as error:
             raise CheckpointNotSaved(
-                f"the checkpoint of step {step} could not be written to {self.path} ({error}); earlier ones are "
-                "intact. Free space on that disk or correct its permissions, then start the run again to resume it"
+                f"the checkpoint of step {step} could not be written to {self.path} ({error.__cause__ or error}); "
+                "earlier ones are intact. Free space on that disk or correct its permissions, then start the run again "
+                "to resume it"
             ) from error
 
     def _seal(self, part: Path, step: int, settings: Mapping[str, Any]) -> None:
@@ -183,7 +197,8 @@ class CheckpointFolder:
         if missing:
             raise OSError(f"{missing[0]}{_PARTS} is missing; all processes must write to the same disk")
         files = {path.stem: _checksum(path) for path in sorted(part.iterdir())}
-        manifest = {**self.identity.manifest(step, settings), "files": files}
+        self.run = self.run or secrets.token_hex(8)
+        manifest = {**self.identity.manifest(step, settings), "run": self.run, "files": files}
         text = json.dumps({**manifest, "seal": _seal_of(manifest)}, indent=1, allow_nan=False)
         (part / _MANIFEST).write_text(text, encoding="utf-8")
         flush(part / _MANIFEST)
@@ -218,6 +233,7 @@ class CheckpointFolder:
             if manifest.pop("seal") != _seal_of(manifest):
                 raise _Damaged(f"{_MANIFEST} was altered")
         self.identity.check(manifest, settings)
+        self.run = manifest["run"]
         own, shared = f"rank-{self.processes.rank}", {}
         with _as_damage():
             if manifest["step"] != step:

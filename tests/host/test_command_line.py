@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from teefusion_core.training.settings import DistillSettings
 
@@ -90,12 +92,13 @@ def test_pictures_with_a_reflection_teacher(folder):
         Image.new("RGB", (64, 80), (80 * number, 0, 0)).save(pictures / f"{number}.png")
         (pictures / f"{number}.txt").write_text("a red circle on white")
     path = written(
-        folder, data={"images": "pictures"}, teacher={"kind": "w2sd", "weak_model": "weak"},
+        folder, data={"images": "pictures", "negative_prompts": "prompts.txt"},
+        teacher={"kind": "w2sd", "weak_model": "weak"},
         distillation={"gradient_checkpointing": True, "trainable": "embedders", "negative_share": 0.5},
         training={"steps": 2},
     )  # fmt: skip
     config = json.loads(path.read_text())
-    del config["data"]["prompts"]
+    del config["data"]["prompts"], config["distillation"]["rank"]
     path.write_text(json.dumps(config))
     code, _, err = ended(start(path))
     assert code == 0, err
@@ -118,6 +121,25 @@ def test_what_is_wrong_is_named_before_anything_is_written(folder, pack, section
     with pytest.raises(pack.errors.TeEFusionError, match=f"{section}|{name}|{value}"):
         pack.comfy_host.from_file.training_of(config, folder)
     assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize("taken", ["the weak model of the run", "the captions", "the LoRA of somebody"])
+def test_no_file_of_the_user_is_replaced(folder, pack, taken):
+    """Refused before the first step, be it an input of the run or not."""
+    name = "early" + (".safetensors" if taken != "the captions" else ".txt")
+    if taken == "the weak model of the run":
+        shutil.copy(REPO / "models" / "demo_sd3_weak.safetensors", folder / name)
+    elif taken == "the captions":
+        (folder / name).write_text(PROMPTS)
+    else:
+        save_file({"x.lora_up.weight": torch.ones(8, 2)}, folder / name, metadata={"ss_base_model_version": "sd3"})
+    before = (folder / name).read_bytes()
+    teacher = {"kind": "w2sd", "weak_model": name} if taken == "the weak model of the run" else {}
+    data = {"prompts": name} if taken == "the captions" else {}
+    config = json.loads(written(folder, teacher=teacher, data=data, output={"student": name}).read_text())
+    with pytest.raises(pack.errors.TeEFusionError, match=name):
+        pack.comfy_host.from_file.training_of(config, folder)
+    assert (folder / name).read_bytes() == before and not (folder / "runs").exists()
 
 
 def test_the_command_ends_with_one_line(folder):
@@ -164,10 +186,10 @@ def test_the_example_in_the_docs_trains_by_the_comfyui_around_the_pack(folder, i
 
 
 def test_the_docs_name_every_setting(pack):
-    from_file = pack.comfy_host.from_file
+    rules = pack.comfy_host.config_rules
     words = set(re.findall(r"\w+", DOCS))
-    assert {name for names in from_file.LEGAL.values() for name in names} <= words
-    assert from_file.TEACHERS.keys() <= set(re.findall(r'kind = "([^"]+)"', DOCS))
+    assert {name for names in rules.LEGAL.values() for name in names} <= words
+    assert rules.TEACHERS.keys() <= set(re.findall(r'kind = "([^"]+)"', DOCS))
 
 
 def test_the_docs_give_the_defaults():

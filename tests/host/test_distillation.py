@@ -1,5 +1,6 @@
 """Teacher with student on one ComfyUI model: trajectories, loss, a whole training, the file that comes of it."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -152,12 +153,33 @@ class TestTraining:
         assert rest.losses == whole.losses
         assert all(torch.equal(rest.file.tensors[name], tensor) for name, tensor in whole.file.tensors.items())
 
+    def test_only_the_run_itself_replaces_its_student(self, pack, distil, tmp_path):
+        target, stop = tmp_path / "student.safetensors", {"should_stop": lambda: True}
+        for _ in range(2):
+            training = self.training(pack, distil, tmp_path)
+            training.check_target(target)
+            training.write(training.run(**stop), target)
+        written = target.read_bytes()
+        other = self.training(pack, distil, tmp_path, "another run with the same settings")
+        for refused in (other.check_target, lambda path: other.write(other.run(**stop), path)):
+            with pytest.raises(pack.errors.TargetExists, match=r"student\.safetensors"):
+                refused(target)
+        assert target.read_bytes() == written
+
+    def test_a_student_that_cannot_be_written_points_at_the_checkpoints(self, pack, distil, tmp_path, monkeypatch):
+        training = self.training(pack, distil, tmp_path)
+        result = training.run(should_stop=lambda: True)
+        monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(pack.errors.NotWritten, match="mine.*No space left.*run"):
+            training.write(result, tmp_path / "mine.safetensors")
+        assert not list(tmp_path.glob("mine*"))
+
     def test_other_settings_or_data_are_named(self, pack, distil, tmp_path):
         stop = {"should_stop": lambda: True}
         self.training(pack, distil, tmp_path).run(**stop)
         with pytest.raises(pack.errors.InvalidConfig, match="guidance_max.*6.0.*5.0"):
             self.training(pack, distil, tmp_path, guidance_max=5.0).run(**stop)
-        with pytest.raises(pack.errors.InvalidConfig, match="data"):
+        with pytest.raises(pack.errors.InvalidConfig, match="prompts"):
             self.training(pack, distil, tmp_path, texts=TEXTS[:2]).run(**stop)
         with pytest.raises(pack.errors.InvalidConfig, match="elsewhere"):
             self.training(pack, distil, tmp_path, "../elsewhere")

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch
 from golden_weights import DATA
 from judge_weights import PROMPTS, WORDS, head_weights, image_reward_weights, open_clip_weights, pictures
 from safetensors.torch import load_file, save_file
+
+from teefusion_core.__main__ import main
 
 from ..unit.pickles import trap
 
@@ -164,9 +165,12 @@ class TestTheCommand:
         assert json.loads(out.read_text())["scores"]["HPSv2.1"] == pytest.approx(REFERENCES["HPSv2.1"], abs=TOLERANCE)
         assert "| 0.png | a red circle, left of a small blue square! |" in done.stdout
 
-    def test_what_is_wrong_is_one_line(self, command, tmp_path):
-        done = command("score", tmp_path, "--hps", "gone.safetensors")
-        assert done.returncode == 1 and re.fullmatch(r"TeEFusion: .*\n", done.stderr)
+    def test_what_is_wrong_is_one_line(self, host, tmp_path, monkeypatch):
+        """In this process, to be quick."""
+        monkeypatch.setenv("COMFYUI_PATH", str(host.path))
+        monkeypatch.setattr(sys, "argv", ["teefusion", "score", str(tmp_path), "--hps", "gone.safetensors"])
+        with pytest.raises(SystemExit, match=r"^TeEFusion: [^\n]*$"):
+            main()
 
 
 class TestConversion:
@@ -176,7 +180,7 @@ class TestConversion:
         assert pack.comfy_host.convert(tmp_path / "head.pth", target) == len(weights)
         written = load_file(target)
         assert written.keys() == weights.keys() and all(torch.equal(written[name], weights[name]) for name in weights)
-        with pytest.raises(pack.errors.CheckpointMismatch, match="head.safetensors"):
+        with pytest.raises(pack.errors.TargetExists, match="head.safetensors"):
             pack.comfy_host.convert(tmp_path / "head.pth", target)
 
     def test_a_pickle_of_something_else_is_not_run(self, pack, tmp_path):

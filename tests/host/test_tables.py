@@ -102,6 +102,7 @@ def test_a_sharpener_is_sampled_at_its_alpha(bench, study, sampled, plain, tmp_p
     assert not np.array_equal(sampled(arm, 2.0).images_BHW3, plain.images_BHW3)
 
 
+@pytest.mark.extended
 def test_the_whole_measurement_on_two_prompts(bench, host, monkeypatch):
     monkeypatch.syspath_prepend(str(REPO / "scripts"))
     from lab.benches import _claims, _methods, _paper_tables, _training_curves, tables

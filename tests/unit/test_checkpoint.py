@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from teefusion_core.errors import CheckpointMismatch, CheckpointNotSaved, InvalidConfig
+from teefusion_core.files import output_file
 from teefusion_core.files import state_file as tree_file
-from teefusion_core.files import tensor_file
 from teefusion_core.training import checkpoint as run_folder
 from teefusion_core.training import run_identity
 from teefusion_core.training.checkpoint import CheckpointFolder
@@ -76,7 +76,7 @@ class TestKeeping:
 
     def test_every_byte_is_flushed_before_the_checkpoint_gets_its_name(self, folder, monkeypatch):
         events = []
-        monkeypatch.setattr(tensor_file, "flush", lambda path: events.append(path.name))
+        monkeypatch.setattr(output_file, "flush", lambda path: events.append(path.name))
         monkeypatch.setattr(run_folder, "flush", lambda path: events.append(path.name))
         replace = os.replace
         monkeypatch.setattr(os, "replace", lambda a, b: (events.append("rename"), replace(a, b)))

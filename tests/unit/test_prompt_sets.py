@@ -148,5 +148,9 @@ class TestCommands:
         done = self.run("arrange", "geneval", path, folder, tmp_path / "out")
         assert done.returncode == 0, done.stderr
         assert shown(tmp_path / "out" / "00001" / "samples" / "00000.png").getpixel((0, 0)) == (3, 0, 0)
+        assert "out exists" in self.run("arrange", "geneval", path, folder, tmp_path / "out").stderr
         (folder / "4.png").write_bytes(b"no picture")
-        assert re.search("5.*2", self.run("arrange", "geneval", path, folder, tmp_path / "out").stderr)
+        assert re.search("5.*2", self.run("arrange", "geneval", path, folder, tmp_path / "other").stderr)
+        (folder / "3.png").unlink()
+        assert "4.png" in self.run("arrange", "geneval", path, folder, tmp_path / "other").stderr
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "pictures", "set.jsonl"]

@@ -26,7 +26,9 @@ from ...evaluation.image_reward import TOKENS as REWARD_TOKENS
 from ...evaluation.image_reward import ImageReward
 from ...evaluation.judges import AESTHETIC, CLIP, JUDGES, OFF, REWARD
 from ...evaluation.score_table import ScoreTable
+from ...files.output_file import check_target
 from ...files.tensor_file import SUFFIX, read_tensors, write_tensors
+from ...files.text_file import read_text
 
 FOLDER = "clip_vision"
 AT_ONCE = 8
@@ -183,7 +185,7 @@ def reward_tokens(prompts: Sequence[str], path: Path) -> tuple[Tensor, Tensor]:
         )
     from tokenizers import BertWordPieceTokenizer
 
-    words = beside.read_text(encoding="utf-8").splitlines()
+    words = read_text(beside).split("\n")
     missing = {"[CLS]", "[SEP]", "[PAD]", "[UNK]"} - set(words)
     if missing:
         raise CheckpointMismatch(f"{beside.name} has no {min(missing)}; use vocab.txt of bert-base-uncased")
@@ -200,10 +202,12 @@ def convert(source: Path, target: Path) -> int:
     Returns:
         Number of tensors written.
     Raises:
-        CheckpointMismatch: the source cannot be read as tensors, or the target exists or has another suffix.
+        CheckpointMismatch: the source cannot be read as tensors, or the target has another suffix.
+        TargetExists, NotWritten: the target exists, or its folder is read-only.
     """
-    if target.suffix != SUFFIX or target.exists():
-        raise CheckpointMismatch(f"{target.name} is not a new {SUFFIX} file; choose another name")
+    if target.suffix != SUFFIX:
+        raise CheckpointMismatch(f"{target.name} does not end with {SUFFIX}; give it this suffix")
+    check_target(target)
     try:
         loaded = comfy.utils.load_torch_file(str(source), safe_load=True)
     except Exception as error:

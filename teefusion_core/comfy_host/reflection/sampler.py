@@ -53,6 +53,10 @@ class ReflectionSampler(comfy.samplers.KSAMPLER):
             raise InvalidConfig(f"reflect_steps is {reflect_steps}; choose 0 or more, or {ALL_STEPS} for every step")
         super().__init__(run, {"reflect_steps": reflect_steps, "rounds": rounds, "inversion": inversion})
 
+    def described(self) -> dict:
+        """Return the settings that shape its steps, by name."""
+        return dict(self.extra_options)
+
     def evaluations(self, sigmas: Tensor) -> int:
         """Return the number of predictions of a run over a schedule; each costs one or two passes."""
         steps, rounds = len(sigmas) - 1, self.extra_options["rounds"]
@@ -68,6 +72,7 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
     if not isinstance(guider, ReflectionGuider):
         raise InvalidConfig("Reflection Sampler needs strong and weak predictions; connect Reflection Guider as guider")
     guider.warn_if_nothing_differs()
+    guider.check_guidance_functions(x, sigmas, (extra_args or {}).get("model_options", {}))
     kind = _kind_of(guider.inner_model.model_sampling)
     if kind not in INVERSIONS[inversion]:
         raise InvalidConfig(f"inversion {inversion!r} is not defined for this kind of model; choose {EXACT!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import torch
 from torch import Tensor
 
 from ...errors import InvalidConfig
+from ...files.tensor_file import SUFFIX
 from ...prompts.prompt_list import lines_of
 from ...training.loop_settings import TrainSettings
 from ...training.settings import DistillSettings
 from ..guidance.student_loader import MODELS, UPDATES
 from ..notes import tell
 from ..prompts.encoded import Prompts, encoded
-from .distillation import Distillation
+from .distillation import Distillation, check_negative_share
 from .network import latent_shape
 from .progress import TrainingProgress
 from .run import Result, Training
@@ -25,6 +27,10 @@ from .teacher import Teacher
 
 RUNS = "teefusion_runs"
 """Folder in ComfyUI's output folder; students are written beside it, to the folders that loaders list."""
+
+
+_written: set[Path] = set()
+_lost: Counter[Path] = Counter()
 
 
 def train_in_graph(
@@ -63,6 +69,7 @@ def train_in_graph(
     positives, nulls, images = data
     # the host runs nodes in inference mode, whose tensors autograd cannot use
     with torch.inference_mode(False), torch.enable_grad():
+        check_negative_share(nulls, settings)
         start = {"images": images} if images else {"latent_CHW": latent_shape(model, *pixels)}
         distillation = Distillation(model, Teacher(guider, sampler), positives, nulls, settings, **start)
         described = f"{type(guider).__name__} at scale 1 + w, {_sampler_name(sampler)}"
@@ -72,19 +79,38 @@ def train_in_graph(
             distillation, loop, root=output / RUNS, name=name, teacher=described, accept_changes=accepted,
             whole_model=whole_model,
         )  # fmt: skip
+        path = student_path(name, whole_model)
+        training.check_target(path)
         distillation.check_teacher()
-        progress = TrainingProgress(training, every=preview_every, vae=vae)
-        try:
-            trained = training.run(
-                progress.on_step, progress.should_stop, progress.on_trajectory, lambda need: tell(str(need))
-            )
-        except comfy.model_management.InterruptProcessingException:
-            progress.stopped()
-            raise
-    path = output / (MODELS if whole_model else UPDATES) / f"{name}.safetensors"
-    trained.file.write(path)
+        trained = _run(training, TrainingProgress(training, every=preview_every, vae=vae))
+    training.write(trained, path)
+    _written.add(path)
     tell(f"{trained.file.info.step} steps, loss {trained.losses[-1]:.4f}, saved as {path.relative_to(output.parent)}")
     return trained, path
+
+
+def _run(training: Training, progress: TrainingProgress) -> Result:
+    try:
+        return training.run(
+            progress.on_step, progress.should_stop, progress.on_trajectory, lambda need: tell(str(need))
+        )
+    except comfy.model_management.InterruptProcessingException:
+        progress.stopped()
+        raise
+
+
+def student_path(name: str, whole_model: bool) -> Path:
+    """Return the path of the student file of a run, in the output folder."""
+    return Path(folder_paths.get_output_directory()) / (MODELS if whole_model else UPDATES) / f"{name}{SUFFIX}"
+
+
+def times_lost(name: str, whole_model: bool) -> int:
+    """Return how often the student file of a run was gone after it had been written, so that it is written again."""
+    path = student_path(name, whole_model)
+    if path in _written and not path.exists():
+        _written.discard(path)
+        _lost[path] += 1
+    return _lost[path]
 
 
 def graph_data(

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ...errors import InvalidConfig
+from ...errors import CheckpointMismatch, InvalidConfig, NotWritten
+from ...files.lock_file import locked
+from ...files.output_file import check_target
+from ...files.tensor_file import SUFFIX, open_tensors
 from ...training.checkpoint import CheckpointFolder
 from ...training.loop import StepReport, train
 from ...training.loop_settings import TrainSettings
 from ...training.processes import Processes
-from ...training.students.student import StudentFile
+from ...training.students.student import RUN_KEY, StudentFile
 from ...training.trajectory_cache import TrajectoryCache
 from ...training.update import exchanged
 from ..guidance.student_loader import base_fingerprint
 from .distillation import Distillation
+from .identity import identity_of
 from .memory_check import Need, check_memory
 
 
@@ -72,12 +76,38 @@ class Training:
         self.distillation, self.settings, self.teacher, self.whole_model = distillation, settings, teacher, whole_model
         self.processes = processes or Processes()
         self.base = base_fingerprint(distillation.model)
-        described = asdict(distillation.settings) | {"teacher": teacher, "data": _fingerprint(distillation)}
+        described = asdict(distillation.settings) | {"teacher": teacher} | identity_of(distillation)
         if self.processes.size > 1:
             described["parallel"] = self.processes.parallel
         self.folder = CheckpointFolder(
             root, name, base=self.base, described=described, accept_changes=accept_changes, processes=self.processes
         )
+
+    def check_target(self, path: Path) -> None:
+        """Refuse a path for the student file, before the first step.
+
+        Raises:
+            InvalidConfig: the path is no .safetensors file.
+            TargetExists: there is a file that this run did not write.
+            NotWritten: the folder is read-only.
+        """
+        if path.suffix != SUFFIX:
+            raise InvalidConfig(f"the student file {path.name} does not end with {SUFFIX}; give it this suffix")
+        check_target(path, ours=path.is_file() and self.folder.is_of_this_run(_run_of(path)))
+
+    def write(self, result: Result, path: Path) -> None:
+        """Write the student file; what `check_target` refuses stays as it is.
+
+        Raises:
+            TargetExists, NotWritten: the file cannot be written; the checkpoints of the run are intact.
+        """
+        self.check_target(path)
+        try:
+            result.file.write(path, self.folder.run or "")
+        except NotWritten as error:
+            raise NotWritten(
+                f"{error}. The checkpoints in {self.folder.path} are intact: start the run again to write the file"
+            ) from error
 
     def run(
         self,
@@ -93,7 +123,7 @@ class Training:
             on_trajectory: called before the teacher makes a trajectory, with its number.
             on_forecast: called before the first step, with the memory that training needs.
         Raises:
-            InvalidConfig: training does not fit into the memory of the device.
+            InvalidConfig: another process trains this run, or it does not fit into the memory of the device.
             TeEFusionError: as in `train`; the last checkpoint stays.
         """
         distil, student, settings = self.distillation, self.distillation.student, self.distillation.settings
@@ -102,7 +132,7 @@ class Training:
             examples=(len(distil.grid_S) - 1) * settings.images_per_trajectory, cache_size=settings.cache_size,
             reuse=settings.reuse, seed=settings.run_seed, processes=self.processes, on_trajectory=on_trajectory,
         )  # fmt: skip
-        with distil.in_training():
+        with self._alone(), distil.in_training():
             need = check_memory(distil, self.settings)
             if on_forecast is not None:
                 on_forecast(need)
@@ -113,17 +143,25 @@ class Training:
         with exchanged(student.update, trained.average):
             return Result(self.file(trained.step), trained.losses, trained.finished)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from training the same run during the block."""
+        with ExitStack() as stack:
+            with self.processes.all_or_none():
+                if self.processes.first:
+                    path = self.folder.path
+                    stack.enter_context(locked(path / "lock", f"run {path.name}"))
+            yield
+
     def file(self, step: int) -> StudentFile:
         """Return the file of the current student, after `step` steps."""
         student, whole_model = self.distillation.student, self.whole_model
         return student.file(teacher=self.teacher, base=self.base, step=step, whole_model=whole_model)
 
 
-def _fingerprint(distillation: Distillation) -> str:
-    """Return a fingerprint of the pooled prompts and the images of a run, 16 hex digits."""
-    digest = hashlib.sha256()
-    for prompts in (distillation.positives, distillation.nulls):
-        digest.update(prompts.pooled(range(len(prompts))).float().cpu().contiguous().numpy().tobytes())
-    for image in distillation.images:
-        digest.update(image.float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _run_of(path: Path) -> str | None:
+    """Return the run that wrote a student file; None for any other file."""
+    try:
+        return open_tensors(path).metadata().get(RUN_KEY)
+    except (CheckpointMismatch, AttributeError):
+        return None

@@ -4,7 +4,7 @@ Shapes: B rows, P pooled width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,9 @@ from ...files.student_file import StudentInfo
 from ...files.tensor_file import write_tensors
 from ..update import Update
 
+RUN_KEY = "run"
+"""Metadata key of the random name of the run that wrote a student file."""
+
 
 class Prompts(Protocol):
     """Encoded prompts by number."""
@@ -24,8 +27,8 @@ class Prompts(Protocol):
     def __len__(self) -> int:
         """Return the number of prompts."""
 
-    def tokens(self, number: int) -> int:
-        """Return the number of tokens of a prompt."""
+    def kind(self, number: int) -> Hashable:
+        """Return what must be equal in prompts that share a batch, such as the number of tokens."""
 
     def batch(self, numbers: Sequence[int]) -> list:
         """Return one CONDITIONING entry whose rows are these prompts."""
@@ -47,9 +50,16 @@ class StudentFile:
     info: StudentInfo | SharpenerInfo
     lora: Mapping[str, Tensor]
 
-    def write(self, path: Path) -> None:
-        """Write the file atomically."""
-        write_tensors(path, self.tensors, self.info.metadata())
+    def write(self, path: Path, run: str = "") -> None:
+        """Write the file atomically.
+
+        Args:
+            path: a .safetensors file; an existing one is replaced, so check it first.
+            run: random name of the run, by which a later start of it knows its own file.
+        Raises:
+            NotWritten: the disk is full or not writable.
+        """
+        write_tensors(path, self.tensors, {**self.info.metadata(), RUN_KEY: run})
 
 
 class Student(ABC):
@@ -70,14 +80,14 @@ class Student(ABC):
         """Return CONDITIONING and a context in which the network predicts with guidance w_B [B].
 
         Args:
-            prompts: numbers of prompts that share `lengths`.
+            prompts: numbers of prompts of one `kind`.
             nulls: numbers of the empty or negative prompts that guidance leads away from.
             w_B: guidance of the paper; the equivalent CFG scale is 1 + w.
         """
 
     @abstractmethod
-    def lengths(self, prompt: int, null: int) -> tuple[int, ...]:
-        """Return the token counts that all rows of a batch must share."""
+    def kind(self, prompt: int, null: int) -> Hashable:
+        """Return what all rows of a batch must share, such as the number of tokens."""
 
     @abstractmethod
     def strengths_to_preview(self) -> list[tuple[str, float]]:
