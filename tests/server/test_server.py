@@ -69,7 +69,7 @@ def post(server, prompt):
 def test_a_refused_workflow_names_the_node(server):
     workflow = green()
     workflow["nodes"][0]["widgets_values"][0] = -5
-    with pytest.raises(Stop, match="EmptyImage.*width"):
+    with pytest.raises(Stop, match="Empty ?Image.*width"):
         run_prompt(server, to_prompt(workflow, server.get("/object_info")))
 
 

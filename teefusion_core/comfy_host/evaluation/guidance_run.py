@@ -25,8 +25,8 @@ from ...evaluation.guidance_report import GuidanceReport
 from ...evaluation.image_metrics import clipping, saturation
 from ...guidance.cfg import effective_guidance
 from ...guidance.flow import secant, velocity_of
+from ..notes import tell
 from ..recording import Recording, record
-from ..sampling import notify
 
 COUNTER_KEY = "teefusion_report"
 
@@ -73,8 +73,7 @@ def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, posi
         clipped=None if pixels is None else float(clipping(pixels).mean()),
         saturation=None if pixels is None else float(saturation(pixels).mean()),
     )  # fmt: skip
-    notify(report.cost())
-    notify(report.strength())
+    tell(f"{report.cost()}; {report.strength()}")
     out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}
     return {**out, "samples": samples}, report
 

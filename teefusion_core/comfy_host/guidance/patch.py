@@ -11,7 +11,6 @@ Shapes: B batch, P pooled width, D model width.
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 import weakref
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from ...guidance.add_to_output import add_to_output
 from ...guidance.architectures import Architecture, architecture_of
 from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep, shown
 from ...guidance.methods import METHODS, TEEFUSION, Ingredients
+from ..notes import tell, warn
 
 STUDENT_KEY = "teefusion_student"  # attachment of a student: the metadata of its file, a dict
 EMBEDDER_KEY = "teefusion_embedder"  # attachment of a student: its GuidanceEmbedder, or None
@@ -38,8 +38,6 @@ GAIN_KEY = "teefusion_gain"  # in conditioning: float
 TERM_KEY = "teefusion_term"  # among the model conds of a run: [1,D] or [B,D]
 PATCHED = "extra_conds"  # method of the host's model that computes the conds of a prompt
 LABEL = "TeEFusion"  # prefix of messages during a run, when no node of ours is executing
-
-log = logging.getLogger(__name__)
 
 
 def apply_fusion(
@@ -97,16 +95,13 @@ def why_no_base(model_patcher) -> str | None:
 
 
 def _note_wiring(student: dict, null_BP: Tensor, positives: list[Tensor]) -> None:
-    """Log wiring mistakes that the image would not show."""
+    """Report wiring mistakes that the image would not show."""
     if not student:
-        log.info(
-            "%s: this model was not loaded from a student file; guidance has no meaning on a model that is no student.",
-            LABEL,
-        )
+        tell("this model was not loaded from a student file; guidance has no meaning on a model that is no student.")
     if not null_BP.any():
-        log.warning("%s: null is all zeros; connect an encoded empty prompt instead.", LABEL)
+        warn("null is all zeros; connect an encoded empty prompt instead.")
     if any(torch.equal(pooled_BP.to(null_BP), null_BP) for pooled_BP in positives):
-        log.warning("%s: null is the prompt itself, so guidance is zero; connect an encoded empty prompt.", LABEL)
+        warn("null is the prompt itself, so guidance is zero; connect an encoded empty prompt.")
 
 
 def _check_trained_range(w_B: Tensor, student: dict) -> None:
@@ -249,18 +244,11 @@ def _check_hooks(base, architecture: Architecture) -> None:
 
 
 def _note_run(executor, *args, **kwargs):
-    """Log once per run if the sampler's cfg is not 1 or if no prompt carries guidance."""
+    """Warn once per run if the sampler's cfg is not 1 or if no prompt carries guidance."""
     guider = executor.class_obj
     cfg = getattr(guider, "cfg", 1.0)
     if isinstance(cfg, (int, float)) and not math.isclose(cfg, 1.0):
-        log.warning(
-            "%s: the sampler's cfg is %g, so every step costs two passes and is guided twice; set cfg to 1.",
-            LABEL,
-            cfg,
-        )
+        warn(f"the sampler's cfg is {cfg:g}, so every step costs two passes and is guided twice; set cfg to 1.")
     if not any(TIMESTEP_KEY in cond for conds in getattr(guider, "conds", {}).values() for cond in conds):
-        log.warning(
-            "%s: no prompt of this run carries guidance; connect the CONDITIONING of TeEFusion Conditioning too.",
-            LABEL,
-        )
+        warn("no prompt of this run carries guidance; connect the CONDITIONING of TeEFusion Conditioning too.")
     return executor(*args, **kwargs)

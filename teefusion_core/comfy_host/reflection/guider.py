@@ -7,7 +7,6 @@ keep working.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,14 +21,13 @@ from torch import Tensor
 from ...errors import InvalidConfig, ShapeMismatch
 from ...guidance.cfg import proxy_prompt
 from ..guidance_functions import BRANCHES_KEY, name_what_is_not_finite, with_memory
+from ..notes import warn
 from .weak_model import WeakModel
 
 PHASE_KEY = "teefusion_phase"  # in the model options of a call
 COUNTER_KEY = "teefusion_passes"
 STRONG, WEAK, FINAL = "strong", "weak", "final"
 CFG, CHATS = "CFG", "CHATS"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -184,16 +182,15 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
                 )
 
     def warn_if_nothing_differs(self) -> None:
-        """Log a warning if strong and weak phase predicted the same in the whole run; call it at its end."""
+        """Warn if strong and weak phase predicted the same in the whole run; call it at its end."""
         same_scale = math.isclose(self.scales.strong, self.scales.weak) or self.same_prompts
         if not self.reflected or self.rule != CFG or not same_scale or self.own_prompt:
             return
         if self.weak.predicts_the_same():
-            log.warning(
-                "TeEFusion: strong and weak give bit-identical predictions (CFG scale %g and %g), so reflection costs "
-                "its passes but adds nothing. Use another model, LoRA strength, prompt or CFG scale for it.",
-                self.scales.strong,
-                self.scales.weak,
+            warn(
+                f"strong and weak give bit-identical predictions (CFG scale {self.scales.strong:g} and "
+                f"{self.scales.weak:g}), so reflection costs its passes but adds nothing. Use another model, LoRA "
+                "strength, prompt or CFG scale for it."
             )
 
 
