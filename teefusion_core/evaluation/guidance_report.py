@@ -7,10 +7,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
-from .plot import INK, OTHER, PALE, PAPER, STRONG, Frame, fitted, font_of
+from .labels import Labels
+from .plot import INK, OTHER, PALE, PAPER, STRONG, Frame
 
 SIZE, BOX = (768, 512), (64, 92, 744, 440)
 """Size of the plot and frame (left, top, right, bottom) in pixels."""
@@ -75,32 +76,33 @@ class GuidanceReport:
     def plot(self) -> Image.Image:
         """Draw the effective guidance over the noise levels; the band is the range over all images."""
         image = Image.new("RGB", SIZE, PAPER)
-        draw, font, small = ImageDraw.Draw(image), font_of(TEXT), font_of(SMALL)
+        labels = Labels(image)
         header = [self.cost(), self.strength()]
         if self.clipped is not None:
             header[1] += f"; {100 * self.clipped:.2f} % clipped"
         for row, line in enumerate(header):
-            draw.text((16, 14 + row * 24), fitted(draw, line, SIZE[0] - 32, font), fill=INK, font=font)
-        self._legend(draw, small)
-        frame = Frame(image, BOX, (0, max(len(self.sigmas) - 1, 1)), self._span())
+            labels.text((16, 14 + row * 24), labels.fitted(line, SIZE[0] - 32, TEXT), INK, TEXT)
+        self._legend(labels)
+        frame = Frame(labels, BOX, (0, max(len(self.sigmas) - 1, 1)), self._span())
         for level in _levels(*frame.y):
-            frame.level(level, f"{level:g}", small)
+            frame.level(level, f"{level:g}", SMALL)
         every = max(1, -(-len(self.sigmas) // MOST_MARKS))
         for step in range(0, len(self.sigmas), every):
-            frame.mark(step, f"{self.sigmas[step]:.3g}", small)
-        draw.text(
-            (sum(BOX[::2]) / 2, BOX[3] + 30), "noise level sigma at the start of each step", INK, small, anchor="ma"
+            frame.mark(step, f"{self.sigmas[step]:.3g}", SMALL)
+        labels.text(
+            (sum(BOX[::2]) / 2, BOX[3] + 30), "noise level sigma at the start of each step", INK, SMALL, anchor="ma"
         )
         frame.band(_points(self.moved_SB.amin(1)), _points(self.moved_SB.amax(1)), PALE)
         frame.line(_points(self.moved_SB.nanmean(1)), STRONG, width=3, dots=True)
         frame.line(_points(self.predicted_SB.nanmean(1)), OTHER, width=2)
+        labels.report()
         return image
 
-    def _legend(self, draw: ImageDraw.ImageDraw, font) -> None:
-        draw.text((16, 66), "Effective CFG scale:", INK, font)
+    def _legend(self, labels: Labels) -> None:
+        labels.text((16, 66), "Effective CFG scale:", INK, SMALL)
         for x, colour, label in ((170, STRONG, "of the step (band: all images)"), (430, OTHER, "of the prediction")):
-            draw.line((x, 75, x + 24, 75), colour, 3)
-            draw.text((x + 32, 66), label, INK, font)
+            labels.draw.line((x, 75, x + 24, 75), colour, 3)
+            labels.text((x + 32, 66), label, INK, SMALL)
 
     def _span(self) -> tuple[float, float]:
         """Return the lower and upper limit of the y axis; 0 is always inside."""

@@ -17,7 +17,7 @@ except ModuleNotFoundError:  # Python 3.10
 
 FOLDERS = {"docs", "locales", "models", "nodes", "subgraphs", "teefusion_core", "web", "workflows"}
 FILES = {"__init__.py", "pyproject.toml", "README.md", "README.zh-CN.md", "CHANGELOG.md", "LICENSE"}
-KINDS = {"", ".json", ".jpg", ".md", ".png", ".py", ".safetensors", ".toml"}
+KINDS = {"", ".json", ".jpg", ".md", ".png", ".py", ".safetensors", ".toml", ".ttf"}
 LARGEST = 42_000_000  # bytes before compression, all but 1.5 million of them the demo model
 COMFYUI_BRINGS = {"torch", "numpy", "PIL", "einops", "safetensors", "tokenizers", "tqdm", "transformers"}
 COMFYUI_IS = {"comfy", "comfy_api", "folder_paths", "latent_preview"}
