@@ -11,10 +11,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-import comfy.latent_formats
 import comfy.samplers
-import comfy.sd
-import comfy.utils
 import torch
 
 from ...errors import InvalidConfig
@@ -31,6 +28,7 @@ from ..prompts.encoded import Prompts, encoded
 from ..reflection.guider import ReflectionGuider, Scales
 from ..reflection.sampler import ReflectionSampler
 from .distillation import Distillation
+from .model_section import existing_file, load_models, load_network
 from .network import latent_shape
 from .run import Training
 from .teacher import Teacher
@@ -58,7 +56,7 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     """
     _check_names(config)
     sections = {name: dict(config.get(name, {})) for name in LEGAL}
-    model, clip, vae = _load(sections["model"], folder)
+    model, clip, vae = load_models(sections["model"], folder)
     teacher, description = teacher_of(sections["teacher"], model, folder)
     processes = Processes(sections["training"].pop("parallel", DDP))
     settings = _settings(DistillSettings, "distillation", sections["distillation"])
@@ -96,35 +94,11 @@ def _needed(section: Mapping[str, Any], where: str, name: str) -> Any:
     return section[name]
 
 
-def _file(folder: Path, name: str) -> str:
-    path = folder / name
-    if not path.is_file():
-        raise InvalidConfig(f"{path} does not exist; paths are relative to the folder of the config file")
-    return str(path)
-
-
 def _settings(kind: Any, section: str, values: Mapping[str, Any]) -> Any:
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
     if needed:
         raise InvalidConfig(f"[{section}] has no {', '.join(needed)}; add the missing settings")
     return kind(**values)
-
-
-def _load(section: Mapping[str, Any], folder: Path):
-    """Return MODEL, CLIP and VAE from one of three sources."""
-    if "demo_model" in section:
-        return load_demo(section["demo_model"])
-    if "checkpoint" in section:
-        return comfy.sd.load_checkpoint_guess_config(_file(folder, section["checkpoint"]))[:3]
-    model = comfy.sd.load_diffusion_model(_file(folder, _needed(section, "model", "diffusion_model")))
-    kind = getattr(comfy.sd.CLIPType, str(section.get("clip_type", "sd3")).upper(), None)
-    if kind is None:
-        raise InvalidConfig(f"[model] clip_type is {section['clip_type']!r}; use one that CLIPLoader offers, e.g. sd3")
-    clip = comfy.sd.load_clip([_file(folder, name) for name in _needed(section, "model", "clip")], clip_type=kind)
-    vae = None
-    if "vae" in section:
-        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(_file(folder, section["vae"]), safe_load=True))
-    return model, clip, vae
 
 
 def _cfg(section: Mapping[str, Any], model, folder: Path):
@@ -138,7 +112,7 @@ def _reflection(section: Mapping[str, Any], model, folder: Path, weak_cfg: float
     weak = None
     if "weak_model" in section:
         named = section["weak_model"]
-        weak = load_demo(named)[0] if named == "weak" else comfy.sd.load_diffusion_model(_file(folder, named))
+        weak = load_demo(named)[0] if named == "weak" else load_network(named, folder, "[teacher] weak_model")
     strong, weak_scale = section.get("strong_cfg"), section.get("weak_cfg", weak_cfg)
     # the trainer sets the final scale; a strong scale that equals it here follows it
     scales = Scales(1.0, weak_scale, 1.0) if strong is None else Scales(strong, weak_scale, strong + 1)
@@ -177,7 +151,7 @@ def teacher_of(section: Mapping[str, Any], model, folder: Path) -> tuple[Teacher
 
 
 def _lines(folder: Path, name: str) -> list[str]:
-    lines = lines_of(Path(_file(folder, name)).read_text(encoding="utf-8"))
+    lines = lines_of(existing_file(folder, name).read_text(encoding="utf-8"))
     if not lines:
         raise InvalidConfig(f"{name} has no prompts; write one per line")
     return lines
