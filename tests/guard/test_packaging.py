@@ -33,7 +33,10 @@ ALARMS = {
         r"\b(import|from) (requests|urllib|http|httpx|aiohttp|socket|ssl|ftplib|smtplib|websockets?)\b"
     ),
     "looks like a socket": re.compile(r"\.(bind|send|connect|sendall|listen)\("),
-    "opens pickles": re.compile(r"\b(import|from) (pickle|marshal|shelve|dill)\b|\btorch\.load\b|weights_only=False"),
+    "opens pickles": re.compile(
+        r"\b(import|from) (pickle|marshal|shelve|dill)\b|weights_only=False"
+        r"|\btorch(\.serialization)?\.load\b(?!\([^()]*weights_only=True\))"
+    ),
     "hides its text": re.compile(r"\bb(16|32|64|85)decode\b|\bfromhex\b|\bcodecs\.decode\b"),
     "deletes by force": re.compile(r"\brm -[rf]{2}"),
 }

@@ -26,8 +26,7 @@ from ...evaluation.image_reward import TOKENS as REWARD_TOKENS
 from ...evaluation.image_reward import ImageReward
 from ...evaluation.judges import AESTHETIC, CLIP, JUDGES, OFF, REWARD
 from ...evaluation.score_table import ScoreTable
-from ...files.output_file import check_target
-from ...files.tensor_file import SUFFIX, read_tensors, write_tensors
+from ...files.tensor_file import read_tensors
 
 FOLDER = "clip_vision"
 AT_ONCE = 8
@@ -193,29 +192,3 @@ def reward_tokens(prompts: Sequence[str], path: Path) -> tuple[Tensor, Tensor]:
     tokenizer.enable_padding(length=REWARD_TOKENS, pad_id=words.index("[PAD]"), pad_token="[PAD]")
     read = tokenizer.encode_batch(list(prompts))
     return torch.tensor([one.ids for one in read]), torch.tensor([one.attention_mask for one in read])
-
-
-def convert(source: Path, target: Path) -> int:
-    """Convert a pickle of tensors to safetensors, without running code in it.
-
-    Returns:
-        Number of tensors written.
-    Raises:
-        CheckpointMismatch: the source cannot be read as tensors, or the target has another suffix.
-        TargetExists, NotWritten: the target exists, or its folder is read-only.
-    """
-    if target.suffix != SUFFIX:
-        raise CheckpointMismatch(f"{target.name} does not end with {SUFFIX}; give it this suffix")
-    check_target(target)
-    try:
-        loaded = comfy.utils.load_torch_file(str(source), safe_load=True)
-    except Exception as error:
-        raise CheckpointMismatch(
-            f"{source.name} cannot be read without running code in it ({type(error).__name__}); get a file of "
-            "tensors from its publisher"
-        ) from error
-    tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointMismatch(f"{source.name} contains no tensors; get the original file from its publisher")
-    write_tensors(target, {name: value.clone().contiguous() for name, value in tensors.items()}, {})
-    return len(tensors)
