@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import torch.distributed as dist
 from .errors import InvalidConfig, TeEFusionError
 from .evaluation import score_command
 from .files.comfyui_location import import_from_comfyui
+from .files.text_file import read_text
 from .prompts import prompt_command
 from .training.loop import StepReport
 from .training.processes import together
@@ -42,6 +44,9 @@ def main() -> None:
     command.add_argument("config", type=Path, help="a .toml or .json file; docs/training.md lists all settings")
     score_command.add_commands(commands)
     prompt_command.add_commands(commands)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a Windows console may lack letters of a prompt
+            stream.reconfigure(errors="replace")
     arguments = parser.parse_args()
     try:
         _run(arguments)
@@ -106,7 +111,7 @@ def _train(path: Path) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """Read the settings of a training from .toml or .json."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         if path.suffix == ".json":
             return json.loads(text)
         try:
@@ -114,10 +119,8 @@ def _read(path: Path) -> dict[str, Any]:
         except ImportError:
             raise InvalidConfig(f"{path} needs Python 3.11 or newer; write the same settings as .json") from None
         return tomllib.loads(text)
-    except OSError as error:
-        raise InvalidConfig(
-            f"{path} cannot be read ({error.strerror}); give the path of a .toml or .json file"
-        ) from error
+    except InvalidConfig:
+        raise
     except ValueError as error:
         raise InvalidConfig(
             f"{path} is not valid {path.suffix.lstrip('.') or 'TOML'} ({error}); correct the file"

@@ -100,6 +100,8 @@ def captions(num: int, seed: int, open_ground: bool = False) -> list[str]:
 
 def described(recipe: Recipe) -> dict[str, dict]:
     """Write the prompts; return the sections of a config file, see docs/training.md."""
+    from teefusion_core.comfy_host.training.config_rules import unread
+
     prompts, negatives = f"{recipe.name}.txt", f"{recipe.name}.negatives.txt"
     texts = {prompts: captions(NUM_PROMPTS, recipe.seed, recipe.negative_share > 0), negatives: NEGATIVES}
     STUDENTS.mkdir(parents=True, exist_ok=True)
@@ -111,6 +113,7 @@ def described(recipe: Recipe) -> dict[str, dict]:
     distil |= {"cache_size": recipe.trajectories, "run_seed": recipe.seed}
     same = ("rank", "initial_gain_ratio", "trainable", "method", "negative_share")
     distil |= {name: getattr(recipe, name) for name in same}
+    distil = {name: value for name, value in distil.items() if name not in unread(distil)}
     train = {"steps": recipe.steps, "batch_size": recipe.batch_size, "warmup_steps": 30, "save_every": 250}
     train["learning_rate"] = recipe.learning_rate or LEARNING_RATE[recipe.learned]
     train["learning_rate_schedule"] = "linear"

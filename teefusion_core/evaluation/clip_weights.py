@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import CheckpointMismatch
 from ..files.tensor_file import check_finite, without_prefix
+from ..files.text_file import read_text
 
 HEAD_WIDTH_TEXT = 64
 QUICK, EXACT = "quick_gelu", "gelu"
@@ -151,7 +152,7 @@ def _config(weights: Mapping[str, Tensor], path: Path) -> tuple[Any, str]:
     beside = path.with_suffix(".json")
     if beside.is_file():
         try:
-            return CLIPConfig.from_dict(json.loads(beside.read_text(encoding="utf-8"))), path.stem
+            return CLIPConfig.from_dict(json.loads(read_text(beside))), path.stem
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointMismatch(
                 f"{beside.name} is not the config.json of a CLIP ({error}); copy it again"
@@ -178,8 +179,8 @@ def _check_layers(weights: Mapping[str, Tensor], backbone: Backbone, path: Path)
         found = len(_layers(weights, tower))
         if found != wanted:
             raise CheckpointMismatch(
-                f"{path.name} has {found} layers in its {tower}, but {backbone.name} has {wanted}; choose {WANTED}, or put "
-                f"its config.json next to it as {path.stem}.json"
+                f"{path.name} has {found} layers in its {tower}, but {backbone.name} has {wanted}; choose {WANTED}, or "
+                f"put its config.json next to it as {path.stem}.json"
             )
 
 

@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import InvalidConfig
 from ..files import pickle_file
-from ..files.image_folder import captioned, opened, pictures_in
+from ..files.image_file import opened
+from ..files.image_folder import captioned, pictures_in
 from ..files.output_file import check_target, write_text
+from ..files.text_file import read_text
 from ..prompts.prompt_list import prompt_of_each
 from .judges import JUDGES
 from .score_table import ScoreTable
@@ -24,6 +25,7 @@ def add_commands(commands) -> None:
     score.add_argument(
         "--prompts", type=Path, help="a file with one prompt per line instead, in the order of the file names"
     )
+    score.add_argument("--subfolders", action="store_true", help="also score the images in the folders inside")
     for judge in JUDGES:
         score.add_argument(
             f"--{judge.replace('_', '-')}", help="weights: a .safetensors path, or a name in clip_vision folders"
@@ -46,12 +48,14 @@ def score(arguments: argparse.Namespace, find: Callable[[str, str], Path], judge
         InvalidConfig: no images, no prompts, or no judge.
         CheckpointMismatch: weights of another model.
     """
-    paths, prompts = _pictures(arguments.folder, arguments.prompts)
+    paths, prompts = _pictures(arguments.folder, arguments.prompts, arguments.subfolders)
     given = {judge: getattr(arguments, judge) for judge in JUDGES}
     files = {judge: Path(name) if Path(name).is_file() else find(judge, name) for judge, name in given.items() if name}
     if arguments.out is not None:
         check_target(arguments.out)
-    table = judged([opened(path) for path in paths], prompts, files, [path.name for path in paths])
+    table = judged(
+        [opened(path) for path in paths], prompts, files, [str(path.relative_to(arguments.folder)) for path in paths]
+    )
     if arguments.out is not None:
         write_text(arguments.out, table.json() + "\n")
     print(table.text(), flush=True)
@@ -70,13 +74,9 @@ def convert(arguments: argparse.Namespace) -> None:
     print(f"{number} tensors{of} written to {arguments.target}", flush=True)
 
 
-def _pictures(folder: Path, prompts: Path | None) -> tuple[list[Path], list[str]]:
+def _pictures(folder: Path, prompts: Path | None, subfolders: bool) -> tuple[list[Path], list[str]]:
     if prompts is None:
-        found = captioned(folder)
+        found = captioned(folder, subfolders=subfolders)
         return [one.path for one in found], [one.caption for one in found]
-    paths = pictures_in(folder)
-    try:
-        text = prompts.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InvalidConfig(f"{prompts} cannot be read ({error}); give a text file with one prompt per line") from error
-    return paths, prompt_of_each(text, len(paths), str(folder))
+    paths = pictures_in(folder, subfolders=subfolders)
+    return paths, prompt_of_each(read_text(prompts), len(paths), str(folder))

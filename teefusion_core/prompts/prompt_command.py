@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..errors import InvalidConfig
 from ..evaluation.grader_layouts import WRITERS
-from ..files.image_folder import opened, pictures_in
+from ..files.image_file import opened
+from ..files.image_folder import pictures_in
 from ..files.output_file import check_target, written_folder
 from .prompt_list import by_prompt
 from .prompt_sets import READERS, read_prompts

@@ -1,16 +1,18 @@
 """Lists of prompts with their images."""
 
+import re
 from collections.abc import Sequence
 from typing import TypeVar
 
 from ..errors import InvalidConfig
 
 Item = TypeVar("Item")
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 def lines_of(text: str) -> list[str]:
     """Return the non-empty lines without surrounding white space."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in _LINE_END.split(text) if line.strip()]
 
 
 def by_prompt(items: Sequence[Item], num_prompts: int, what: str) -> list[Sequence[Item]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidConfig
+from ..files.text_file import read_text
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def _hpsv2(path: Path) -> list[BenchmarkPrompt]:
     """Read lists of prompts per style: a file for one style, a file for all styles, or a folder."""
     if path.is_dir():
         return [prompt for one in sorted(path.glob("*.json")) for prompt in _hpsv2(one)]
-    loaded = _parsed(path, _text(path))
+    loaded = _parsed(path, read_text(path))
     styles = loaded if isinstance(loaded, dict) else {path.stem: loaded}
     found = []
     for style, entries in styles.items():
@@ -63,13 +64,13 @@ def _dpg(path: Path) -> list[BenchmarkPrompt]:
     if not path.is_dir():
         raise InvalidConfig(f"{path} is not a folder; give the folder prompts of dpg_bench with its .txt files")
     files = sorted(path.glob("*.txt"))
-    return [BenchmarkPrompt(file.stem, _whole(" ".join(_text(file).split()), file.name)) for file in files]
+    return [BenchmarkPrompt(file.stem, _whole(" ".join(read_text(file).split()), file.name)) for file in files]
 
 
 def _geneval(path: Path) -> list[BenchmarkPrompt]:
     """Read one JSON object per line, with the objects that the image must show."""
     found: list[BenchmarkPrompt] = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         where, entry = f"{path.name}, line {number}", _parsed(path, line, number)
@@ -81,13 +82,13 @@ def _geneval(path: Path) -> list[BenchmarkPrompt]:
 
 def _parti(path: Path) -> list[BenchmarkPrompt]:
     """Read a tab-separated table without quoting."""
-    lines = csv.reader(_text(path).splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    lines = csv.reader(read_text(path).splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
     return _table(lines, path, "Prompt", "PartiPrompts.tsv")
 
 
 def _drawbench(path: Path) -> list[BenchmarkPrompt]:
     """Read a comma-separated table."""
-    return _table(csv.reader(_text(path).splitlines()), path, "Prompts", "drawbench.csv")
+    return _table(csv.reader(read_text(path).splitlines()), path, "Prompts", "drawbench.csv")
 
 
 def _table(lines: Iterable[list[str]], path: Path, column: str, wanted: str) -> list[BenchmarkPrompt]:
@@ -113,13 +114,6 @@ def _whole(text: Any, where: str) -> str:
     if not isinstance(text, str) or not text.strip():
         raise InvalidConfig(f"{where} has no prompt; give the file as it was published")
     return text.strip()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InvalidConfig(f"{path} cannot be read as text ({error}); give the file as it was published") from error
 
 
 def _parsed(path: Path, text: str, line: int | None = None) -> Any:

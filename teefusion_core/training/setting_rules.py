@@ -34,21 +34,28 @@ def text() -> Rule:
     return lambda value: isinstance(value, str) and bool(value), "a name"
 
 
+def texts(least: int = 1) -> Rule:
+    """Allow lists of texts."""
+    legal = "a list of names" if least else "a list of names, which may be empty"
+    return lambda value: isinstance(value, list) and len(value) >= least and all(map(text()[0], value)), legal
+
+
 def flag() -> Rule:
     """Allow True and False, but no value that merely equals one of them."""
     return lambda value: type(value) is bool, "true or false"
 
 
-def check(values: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+def check(values: Mapping[str, Any], rules: Mapping[str, Rule], where: str = "") -> None:
     """Refuse the first value that its rule does not allow.
 
     Args:
         values: settings by name.
         rules: rule of each setting, by name.
+        where: put before the name in the message.
     Raises:
         InvalidConfig: a value is not allowed; the message has the setting, the value and what is allowed.
     """
     for name, value in values.items():
         is_legal, legal = rules[name]
         if not is_legal(value):
-            raise InvalidConfig(f"{name} is {value!r}; give {legal}")
+            raise InvalidConfig(f"{where}{name} is {value!r}; give {legal}")

@@ -68,14 +68,14 @@ def literal_twin(host, backbone, model, null, w, gain):
     return twin
 
 
-def distillation(host, pack, backbone, model, **options):
+def distillation(host, pack, backbone, model, positives=None, **options):
     parts, cfg = pack.comfy_host, host.comfy.samplers.CFGGuider(model)
     settings = dict(
         teacher_steps=STEPS, images_per_trajectory=2, cache_size=1, rank=2, initial_gain_ratio=0.3, guidance_max=6.0
     )
     return parts.Distillation(
         model, parts.Teacher(cfg, host.comfy.samplers.sampler_object("euler")),
-        parts.Prompts([prompt(backbone, 1), prompt(backbone, 3)], "prompt"),
+        parts.Prompts(positives or [prompt(backbone, 1), prompt(backbone, 3)], "prompt"),
         parts.Prompts([prompt(backbone, 2)], "null"), DistillSettings(**settings | options), latent_CHW=backbone.latent,
     )  # fmt: skip
 
@@ -176,6 +176,38 @@ def test_gradients_are_right_with_activations_kept_or_made_again(backbone, host,
             assert float(slope) == pytest.approx(float(gradient.norm()), rel=0.02)
             gradients.append(gradient)
     assert relative(*gradients) < EQUAL
+
+
+def _sized(backbone, seed, width):
+    [[tokens, extras]] = prompt(backbone, seed)
+    return [[tokens, extras | {"width": width, "height": width, "target_width": width, "crop_w": width // 8}]]
+
+
+def _masked(backbone, seed, words):
+    [[tokens, extras]] = prompt(backbone, seed)
+    return [[tokens, extras | {"attention_mask": (torch.arange(tokens.shape[1]) < words).long()[None]}]]
+
+
+@pytest.mark.parametrize(("name", "make", "values", "method"), [
+    ("SDXL", _sized, (512, 2048, 512), "teefusion"), ("SDXL", _sized, (256, 64, 1024), "dice"),
+    ("Lumina 2, Z-Image", _masked, (2, 5, 3), "dice"),
+])  # fmt: skip
+def test_prompts_that_differ_in_more_than_words_are_trained_as_if_alone(host, pack, name, make, values, method):
+    [backbone] = [one for one in (*BACKBONES, *WITHOUT) if one.name == name]
+    model, prompts = built(host, backbone), [make(backbone, number, value) for number, value in enumerate(values)]
+    same_w = {"guidance_min": 4.0, "guidance_max": 4.0} if method == "dice" else {}
+    with torch.inference_mode(False), torch.no_grad():
+        distil = distillation(host, pack, backbone, model, positives=prompts, method=method, **same_w)
+        x, sigma_B, w_B = randn(8, 3, *backbone.latent), torch.full((3,), 0.6), torch.full((3,), 4.0)
+        together = distil.velocity([0, 1, 2], [0, 0, 0], w_B)(x, sigma_B)
+        for row in range(3):
+            one = slice(row, row + 1)
+            assert relative(distil.velocity([row], [0], w_B[one])(x[one], sigma_B[one]), together[one]) < 1e-5
+        own = slice(1, 2)
+        first = prompts[1][0][0], prompts[0][0][1] | {"pooled_output": prompts[1][0][1]["pooled_output"]}
+        distil.positives.entries[1] = first
+        wrong = distil.velocity([1], [0], w_B[own])(x[own], sigma_B[own])
+        assert relative(wrong, together[own]) > OTHER, "the values are heard"
 
 
 @pytest.mark.parametrize("backbone", WITHOUT, ids=lambda backbone: backbone.name)

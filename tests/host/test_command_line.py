@@ -92,12 +92,13 @@ def test_pictures_with_a_reflection_teacher(folder):
         Image.new("RGB", (64, 80), (80 * number, 0, 0)).save(pictures / f"{number}.png")
         (pictures / f"{number}.txt").write_text("a red circle on white")
     path = written(
-        folder, data={"images": "pictures"}, teacher={"kind": "w2sd", "weak_model": "weak"},
+        folder, data={"images": "pictures", "negative_prompts": "prompts.txt"},
+        teacher={"kind": "w2sd", "weak_model": "weak"},
         distillation={"gradient_checkpointing": True, "trainable": "embedders", "negative_share": 0.5},
         training={"steps": 2},
     )  # fmt: skip
     config = json.loads(path.read_text())
-    del config["data"]["prompts"]
+    del config["data"]["prompts"], config["distillation"]["rank"]
     path.write_text(json.dumps(config))
     code, _, err = ended(start(path))
     assert code == 0, err
@@ -280,10 +281,10 @@ def test_the_example_in_the_docs_trains_by_the_comfyui_around_the_pack(folder, i
 
 
 def test_the_docs_name_every_setting(pack):
-    from_file = pack.comfy_host.from_file
+    rules = pack.comfy_host.config_rules
     words = set(re.findall(r"\w+", DOCS))
-    assert {name for names in from_file.LEGAL.values() for name in names} <= words
-    assert from_file.TEACHERS.keys() <= set(re.findall(r'kind = "([^"]+)"', DOCS))
+    assert {name for names in rules.LEGAL.values() for name in names} <= words
+    assert rules.TEACHERS.keys() <= set(re.findall(r'kind = "([^"]+)"', DOCS))
 
 
 def test_the_docs_give_the_defaults():

@@ -179,7 +179,7 @@ class TestTraining:
         self.training(pack, distil, tmp_path).run(**stop)
         with pytest.raises(pack.errors.InvalidConfig, match="guidance_max.*6.0.*5.0"):
             self.training(pack, distil, tmp_path, guidance_max=5.0).run(**stop)
-        with pytest.raises(pack.errors.InvalidConfig, match="data"):
+        with pytest.raises(pack.errors.InvalidConfig, match="prompts"):
             self.training(pack, distil, tmp_path, texts=TEXTS[:2]).run(**stop)
         with pytest.raises(pack.errors.InvalidConfig, match="elsewhere"):
             self.training(pack, distil, tmp_path, "../elsewhere")

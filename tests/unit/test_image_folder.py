@@ -1,5 +1,6 @@
 """Folders of captioned pictures, the broken ones among them."""
 
+import re
 import struct
 import zlib
 
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from teefusion_core.errors import InvalidConfig
-from teefusion_core.files.image_folder import captioned
+from teefusion_core.files.image_folder import captioned, pictures_in
 
 
 @pytest.fixture
@@ -27,10 +28,32 @@ def huge_png(path, width, height):
 
 
 def test_pictures_come_in_the_order_of_their_names(folder):
-    (folder / "notes.md").write_text("no picture")
     found = captioned(folder)
     assert [one.path.name for one in found] == ["a.jpg", "b.png", "c.webp"]
     assert found[0].caption == "caption of a.jpg"
+
+
+def test_numbers_in_names_count(tmp_path):
+    names = ["img10.png", "img2.png", "IMG1.png", "img2b.png", "a.tiff", "2.png", "10.png"]
+    for name in names:
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    found = [path.name for path in pictures_in(tmp_path)]
+    assert found == ["2.png", "10.png", "a.tiff", "IMG1.png", "img2.png", "img2b.png", "img10.png"]
+
+
+def test_what_is_skipped_is_counted_and_named(folder, caplog):
+    for name in ("notes.md", "clip.mp4", ".hidden.png", "unused.txt"):
+        (folder / name).write_text("no picture")
+    assert len(pictures_in(folder)) == 3
+    assert re.search(r"2 files.*clip\.mp4, notes\.md", caplog.text) and "hidden" not in caplog.text
+
+
+def test_folders_inside_are_read_on_request(folder):
+    (folder / "in").mkdir()
+    (folder / "a.jpg").rename(folder / "in" / "a.jpg")
+    (folder / "a.txt").rename(folder / "in" / "a.txt")
+    assert [one.path.name for one in captioned(folder)] == ["b.png", "c.webp"]
+    assert [one.path.name for one in captioned(folder, subfolders=True)] == ["b.png", "c.webp", "a.jpg"]
 
 
 def test_the_middle_is_taken_at_the_size_asked_for(tmp_path):

@@ -27,6 +27,7 @@ from ...evaluation.image_reward import ImageReward
 from ...evaluation.judges import AESTHETIC, CLIP, JUDGES, OFF, REWARD
 from ...evaluation.score_table import ScoreTable
 from ...files.tensor_file import read_tensors
+from ...files.text_file import read_text
 
 FOLDER = "clip_vision"
 AT_ONCE = 8
@@ -183,7 +184,7 @@ def reward_tokens(prompts: Sequence[str], path: Path) -> tuple[Tensor, Tensor]:
         )
     from tokenizers import BertWordPieceTokenizer
 
-    words = beside.read_text(encoding="utf-8").splitlines()
+    words = read_text(beside).split("\n")
     missing = {"[CLS]", "[SEP]", "[PAD]", "[UNK]"} - set(words)
     if missing:
         raise CheckpointMismatch(f"{beside.name} has no {min(missing)}; use vocab.txt of bert-base-uncased")

@@ -6,12 +6,13 @@ Shapes: B rows, L tokens, E width, P pooled width.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...errors import InvalidConfig
+from ...errors import InvalidConfig, ShapeMismatch
 
 POOLED = "pooled_output"
 
@@ -41,17 +42,17 @@ class Prompts:
                     f"{what} {len(self.entries) + 1} has no {POOLED}; encode it with the text encoders of the model"
                 )
             for row in range(len(context_BLE)):
-                one = slice(row, row + 1) if len(pooled_BP) > 1 else slice(0, 1)
                 # cloned, because autograd cannot save inference tensors
-                pooled = pooled_BP[one].clone()
-                self.entries.append((context_BLE[row : row + 1].clone(), {**extras, POOLED: pooled}))
+                own = {name: _of_row(value, row, len(context_BLE)) for name, value in extras.items()}
+                self.entries.append((context_BLE[row : row + 1].clone(), own))
         if not self.entries:
             raise InvalidConfig(f"there is no {what}; give one or more")
-        by_length: dict[int, list[int]] = defaultdict(list)
-        for number in range(len(self)):
-            by_length[self.tokens(number)].append(number)
-        self.groups = list(by_length.values())
-        """Indices of prompts of equal length, which can share a batch: padding would change the prediction."""
+        self.kinds = [_kind(*entry) for entry in self.entries]
+        of_kind: dict[Hashable, list[int]] = defaultdict(list)
+        for number, kind in enumerate(self.kinds):
+            of_kind[kind].append(number)
+        self.groups = list(of_kind.values())
+        """Indices of prompts of one kind, which can share a batch."""
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -59,6 +60,10 @@ class Prompts:
     def tokens(self, number: int) -> int:
         """Return the number of tokens of a prompt."""
         return self.entries[number][0].shape[1]
+
+    def kind(self, number: int) -> Hashable:
+        """Return what must be equal in prompts that share a batch, such as the number of tokens: see `_kind`."""
+        return self.kinds[number]
 
     def pick(self, rows: int, generator: torch.Generator) -> list[int]:
         """Draw indices of prompts that can share a batch; all prompts are equally likely."""
@@ -68,11 +73,52 @@ class Prompts:
         return [first, *(group[place] for place in rest)]
 
     def batch(self, numbers: Sequence[int]) -> list:
-        """Return a CONDITIONING with one entry whose rows are these prompts; all must be of one group."""
-        parts = [self.entries[number] for number in numbers]
-        extras = {**parts[0][1], POOLED: self.pooled(numbers)}
-        return [[torch.cat([context_1LE for context_1LE, _ in parts]), extras]]
+        """Return a CONDITIONING with one entry whose rows are these prompts.
+
+        Raises:
+            ShapeMismatch: the prompts are not of one kind.
+        """
+        if len({self.kinds[number] for number in numbers}) > 1:
+            raise ShapeMismatch(
+                f"the prompts {sorted(set(numbers))} differ in more than their words; use one at a time"
+            )
+        contexts = torch.cat([self.entries[number][0] for number in numbers])
+        return [[contexts, {**self.entries[numbers[0]][1], POOLED: self.pooled(numbers)}]]
 
     def pooled(self, numbers: Sequence[int]) -> Tensor:
         """Return the pooled vectors [B,P] of prompts."""
         return torch.cat([self.entries[number][1][POOLED] for number in numbers])
+
+
+def _of_row(value: Any, row: int, rows: int) -> Any:
+    """Return the part of an additional value that belongs to one row of an encoded prompt."""
+    if not isinstance(value, Tensor):
+        return value
+    return (value[row : row + 1] if value.ndim and len(value) == rows else value).clone()
+
+
+def _kind(context_1LE: Tensor, extras: dict) -> Hashable:
+    """Return what must be equal in prompts that share a batch: all but the values of tokens and pooled vector.
+
+    Padding to a common length would change the prediction. Of everything else, such as SDXL's sizes or an attention
+    mask, the host takes the first row for all, or the sum over rows.
+    """
+    others = sorted((str(name), name) for name in extras if name != POOLED)
+    return _shape(context_1LE), _shape(extras[POOLED]), tuple((text, _value(extras[name])) for text, name in others)
+
+
+def _shape(tensor: Tensor) -> Hashable:
+    return "shape", tuple(tensor.shape), str(tensor.dtype)
+
+
+def _value(value: Any) -> Hashable:
+    """Return a key that is equal for equal numbers, texts, tensors and containers of them, else for one object only."""
+    if isinstance(value, Tensor):
+        return _shape(value), value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    if isinstance(value, dict):
+        return tuple((str(key), _value(inner)) for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_value, value))
+    if value is None or isinstance(value, bool | int | float | str):
+        return type(value).__name__, value
+    return type(value).__name__, id(value)

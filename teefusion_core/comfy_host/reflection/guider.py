@@ -70,6 +70,13 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         strong = cfg if self._strong_is_final else self.scales.strong
         self.scales, self.cfg = Scales(strong, self.scales.weak, cfg), cfg
 
+    def described(self) -> dict:
+        """Return the settings that shape its predictions, by name; the final scale is set for each run."""
+        strong = "final" if self._strong_is_final else self.scales.strong
+        chats = {"alpha": self.alpha} if self.rule == CHATS else {}
+        scales = {"strong_cfg": strong, "weak_cfg": self.scales.weak}
+        return {"rule": self.rule, **scales, **chats, "weak_model": self.weak.patcher}
+
     def set_conds(self, positive, negative, weak_positive=None, weak_negative=None) -> None:
         """Set the prompts; the weak phase uses those of the strong phase unless it has its own."""
         weak_positive = positive if weak_positive is None else weak_positive

@@ -53,6 +53,10 @@ class ReflectionSampler(comfy.samplers.KSAMPLER):
             raise InvalidConfig(f"reflect_steps is {reflect_steps}; choose 0 or more, or {ALL_STEPS} for every step")
         super().__init__(run, {"reflect_steps": reflect_steps, "rounds": rounds, "inversion": inversion})
 
+    def described(self) -> dict:
+        """Return the settings that shape its steps, by name."""
+        return dict(self.extra_options)
+
     def evaluations(self, sigmas: Tensor) -> int:
         """Return the number of predictions of a run over a schedule; each costs one or two passes."""
         steps, rounds = len(sigmas) - 1, self.extra_options["rounds"]

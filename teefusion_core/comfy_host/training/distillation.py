@@ -6,7 +6,7 @@ Shapes: B rows, C H W latent, S steps.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 import comfy.model_management
@@ -25,6 +25,21 @@ from ..prompts.encoded import Prompts
 from ..sampling import schedule
 from .network import Network
 from .teacher import Teacher, TrajectoryMaker, checked_images
+
+
+def check_negative_share(nulls: Prompts, settings: DistillSettings) -> None:
+    """Refuse negative prompts that are never used, and a share of negative prompts without any.
+
+    Args:
+        nulls: the empty prompt, then negative prompts.
+        settings: with their share of the trajectories.
+    """
+    share, negatives = settings.negative_share, len(nulls) - 1
+    if bool(share) != bool(negatives):
+        raise InvalidConfig(
+            f"negative_share is {share:g}, and there are {negatives} negative prompts, so the setting has no effect; "
+            "give both or none of them"
+        )
 
 
 class Distillation:
@@ -107,9 +122,9 @@ class Distillation:
             prompts, nulls: numbers of B prompts, and of the prompts that guidance leads away from.
             w_B: guidance.
         """
-        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        groups: dict[Hashable, list[int]] = defaultdict(list)
         for row, (prompt, null) in enumerate(zip(prompts, nulls, strict=True)):
-            groups[self.student.lengths(prompt, null)].append(row)
+            groups[self.student.kind(prompt, null)].append(row)
 
         def at(x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
             out_BCHW = torch.empty_like(x_BCHW)

@@ -17,30 +17,22 @@ import torch
 from ...errors import InvalidConfig
 from ...files.image_folder import captioned
 from ...files.tensor_file import SUFFIX
+from ...files.text_file import read_text
 from ...prompts.prompt_list import lines_of
 from ...training.loop_settings import TrainSettings
 from ...training.parallel import DDP
 from ...training.processes import Processes
-from ...training.setting_rules import check, flag
 from ...training.settings import DistillSettings
 from ..demo_model import load_demo
 from ..prompts.encoded import Prompts, encoded
 from ..reflection.guider import ReflectionGuider, Scales
 from ..reflection.sampler import ReflectionSampler
-from .distillation import Distillation
+from .config_rules import checked
+from .distillation import Distillation, check_negative_share
 from .model_section import existing_file, load_models, load_network
 from .network import latent_shape
 from .run import Training
 from .teacher import Teacher
-
-LEGAL: dict[str, set[str]] = {
-    "model": {"demo_model", "checkpoint", "diffusion_model", "clip", "clip_type", "vae"},
-    "teacher": {"kind", "sampler", "weak_model", "strong_cfg", "weak_cfg", "reflect_steps", "inversion"},
-    "data": {"prompts", "negative_prompts", "images", "width", "height"},
-    "distillation": {field.name for field in fields(DistillSettings)},
-    "training": {field.name for field in fields(TrainSettings)} | {"parallel"},
-    "output": {"runs", "name", "student", "whole_model", "accept_changes"},
-}
 
 
 def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path]:
@@ -54,21 +46,20 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     Raises:
         InvalidConfig: a section or name is unknown or missing, or a file does not exist.
     """
-    _check_names(config)
-    sections = {name: dict(config.get(name, {})) for name in LEGAL}
+    sections = checked(config)
     model, clip, vae = load_models(sections["model"], folder)
     teacher, description = teacher_of(sections["teacher"], model, folder)
     processes = Processes(sections["training"].pop("parallel", DDP))
     settings = _settings(DistillSettings, "distillation", sections["distillation"])
     loop = _settings(TrainSettings, "training", sections["training"])
     positives, nulls, start = _data(sections["data"], model, clip, vae, folder)
+    check_negative_share(nulls, settings)
     output = sections["output"]
     name = str(_needed(output, "output", "name"))
     distillation = Distillation(model, teacher, positives, nulls, settings, **start)
     root = folder / output.get("runs", "runs")
     student = folder / output.get("student", f"{name}{SUFFIX}")
     accept_changes, whole_model = output.get("accept_changes", []), output.get("whole_model", False)
-    check({"whole_model": whole_model}, {"whole_model": flag()})
     training = Training(
         distillation, loop, root=root, name=name, teacher=description, accept_changes=accept_changes,
         whole_model=whole_model, processes=processes,
@@ -76,16 +67,6 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     training.check_target(student)
     distillation.check_teacher()
     return training, student
-
-
-def _check_names(config: Mapping[str, Any]) -> None:
-    for section, values in config.items():
-        if section not in LEGAL or not isinstance(values, Mapping):
-            raise InvalidConfig(f"[{section}] is not a section; allowed are {', '.join(f'[{name}]' for name in LEGAL)}")
-        unknown = sorted(values.keys() - LEGAL[section])
-        if unknown:
-            names, allowed = ", ".join(unknown), ", ".join(sorted(LEGAL[section]))
-            raise InvalidConfig(f"[{section}] has unknown names: {names}; allowed are {allowed}")
 
 
 def _needed(section: Mapping[str, Any], where: str, name: str) -> Any:
@@ -101,10 +82,8 @@ def _settings(kind: Any, section: str, values: Mapping[str, Any]) -> Any:
     return kind(**values)
 
 
-def _cfg(section: Mapping[str, Any], model, folder: Path):
+def _cfg(section: Mapping[str, Any], model):
     name = section.get("sampler", "euler")
-    if name not in comfy.samplers.SAMPLER_NAMES:
-        raise InvalidConfig(f"[teacher] sampler is {name!r}; allowed are {', '.join(comfy.samplers.SAMPLER_NAMES)}")
     return comfy.samplers.CFGGuider(model), comfy.samplers.sampler_object(name), f"CFG at scale 1 + w, {name}"
 
 
@@ -124,13 +103,6 @@ def _reflection(section: Mapping[str, Any], model, folder: Path, weak_cfg: float
     return ReflectionGuider(model, weak, scales=scales), sampler, description
 
 
-TEACHERS = {
-    "cfg": _cfg,
-    "w2sd": lambda section, model, folder: _reflection(section, model, folder, 1.0),
-    "z-sampling": lambda section, model, folder: _reflection(section, model, folder, 0.0),
-}
-
-
 def teacher_of(section: Mapping[str, Any], model, folder: Path) -> tuple[Teacher, str]:
     """Build the teacher that `[teacher]` describes.
 
@@ -141,17 +113,18 @@ def teacher_of(section: Mapping[str, Any], model, folder: Path) -> tuple[Teacher
     Returns:
         (teacher, its description).
     Raises:
-        InvalidConfig: the kind or sampler is unknown, or a file does not exist.
+        InvalidConfig: a file does not exist.
     """
     kind = section.get("kind", "cfg")
-    if kind not in TEACHERS:
-        raise InvalidConfig(f"[teacher] kind is {kind!r}; allowed are {', '.join(TEACHERS)}")
-    guider, sampler, description = TEACHERS[kind](section, model, folder)
+    if kind == "cfg":
+        guider, sampler, description = _cfg(section, model)
+    else:
+        guider, sampler, description = _reflection(section, model, folder, weak_cfg=1.0 if kind == "w2sd" else 0.0)
     return Teacher(guider, sampler), description
 
 
 def _lines(folder: Path, name: str) -> list[str]:
-    lines = lines_of(existing_file(folder, name).read_text(encoding="utf-8"))
+    lines = lines_of(read_text(existing_file(folder, name)))
     if not lines:
         raise InvalidConfig(f"{name} has no prompts; write one per line")
     return lines
@@ -160,16 +133,14 @@ def _lines(folder: Path, name: str) -> list[str]:
 @torch.no_grad()
 def _data(section: Mapping[str, Any], model, clip, vae, folder: Path):
     """Return prompts, nulls, and what the teacher starts from."""
-    width, height = (int(section.get(name, 1024)) for name in ("width", "height"))
+    width, height = (section.get(name, 1024) for name in ("width", "height"))
     negatives = _lines(folder, section["negative_prompts"]) if "negative_prompts" in section else []
     nulls = Prompts(encoded(clip, ["", *negatives]), "null")
-    if ("images" in section) == ("prompts" in section):
-        raise InvalidConfig(f"[data] has {'both' if 'images' in section else 'none'} of prompts and images; give one")
     if "prompts" in section:
         prompts = Prompts(encoded(clip, _lines(folder, section["prompts"])), "prompt")
         return prompts, nulls, {"latent_CHW": latent_shape(model, width, height)}
     if vae is None:
         raise InvalidConfig("[data] has images, but [model] has no vae to encode them; add one")
-    found = captioned(folder / section["images"])
+    found = captioned(folder / section["images"], subfolders=section.get("subfolders", False))
     latents = [vae.encode(one.pixels(width, height)) for one in found]
     return Prompts(encoded(clip, [one.caption for one in found]), "caption"), nulls, {"images": latents}

@@ -18,7 +18,7 @@ from ...training.settings import DistillSettings
 from ..guidance.student_loader import MODELS, UPDATES
 from ..prompts.encoded import Prompts, encoded
 from ..sampling import notify
-from .distillation import Distillation
+from .distillation import Distillation, check_negative_share
 from .network import latent_shape
 from .progress import TrainingProgress
 from .run import Result, Training
@@ -64,6 +64,7 @@ def train_in_graph(
     positives, nulls, images = data
     # the host runs nodes in inference mode, whose tensors autograd cannot use
     with torch.inference_mode(False), torch.enable_grad():
+        check_negative_share(nulls, settings)
         start = {"images": images} if images else {"latent_CHW": latent_shape(model, *pixels)}
         distillation = Distillation(model, Teacher(guider, sampler), positives, nulls, settings, **start)
         described = f"{type(guider).__name__} at scale 1 + w, {_sampler_name(sampler)}"

@@ -30,13 +30,11 @@ def load_models(section: Mapping[str, Any], folder: Path):
         return load_demo(section["demo_model"])
     if "checkpoint" in section:
         return _checkpoint(section, folder)
-    if "diffusion_model" not in section:
-        raise InvalidConfig("[model] has no diffusion_model; add it, or checkpoint or demo_model")
     model = load_network(section["diffusion_model"], folder, "[model] diffusion_model")
     return model, _clip(section, folder), _vae(section, folder, model)
 
 
-def load_network(name: object, folder: Path, setting: str):
+def load_network(name: str, folder: Path, setting: str):
     """Return the MODEL of a diffusion model or checkpoint file.
 
     Args:
@@ -50,15 +48,13 @@ def load_network(name: object, folder: Path, setting: str):
     return loaded(path, setting, NETWORK, lambda: comfy.sd.load_diffusion_model(str(path)))
 
 
-def existing_file(folder: Path, name: object, setting: str = "") -> Path:
+def existing_file(folder: Path, name: str, setting: str = "") -> Path:
     """Return the path of a file that a setting names.
 
     Raises:
-        InvalidConfig: it is no text, no file, or does not exist.
+        InvalidConfig: it is a folder, or does not exist.
     """
     of = f"{setting} is " if setting else ""
-    if not isinstance(name, str) or not name.strip():
-        raise InvalidConfig(f"{of}{name!r}; give the path of a file as text")
     path = folder / name
     if path.is_dir():
         raise InvalidConfig(f"{of}{path}, which is a folder; give a file in it")
@@ -80,14 +76,10 @@ def _checkpoint(section: Mapping[str, Any], folder: Path):
 
 
 def _clip(section: Mapping[str, Any], folder: Path):
-    setting, kind = "[model] clip", getattr(comfy.sd.CLIPType, str(section.get("clip_type", "sd3")).upper(), None)
-    if kind is None:
-        raise InvalidConfig(f"[model] clip_type is {section['clip_type']!r}; use one that CLIPLoader offers, e.g. sd3")
-    names = section.get("clip")
-    names = [names] if isinstance(names, str) else names
-    if not names or not isinstance(names, list):
-        raise InvalidConfig(f"{setting} is {names!r}; give a list of text encoder files")
-    paths = [existing_file(folder, name, setting) for name in names]
+    setting, kind = "[model] clip", getattr(comfy.sd.CLIPType, section.get("clip_type", "sd3").upper())
+    if "clip" not in section:
+        raise InvalidConfig("[model] has no clip; add a list of text encoder files")
+    paths = [existing_file(folder, name, setting) for name in section["clip"]]
     for path in paths:
         found = contents(path)
         if ENCODERS not in found and found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from ...training.trajectory_cache import TrajectoryCache
 from ...training.update import exchanged
 from ..guidance.student_loader import base_fingerprint
 from .distillation import Distillation
+from .identity import identity_of
 from .memory_check import Need, check_memory
 
 
@@ -74,7 +74,7 @@ class Training:
         self.distillation, self.settings, self.teacher, self.whole_model = distillation, settings, teacher, whole_model
         self.processes = processes or Processes()
         self.base = base_fingerprint(distillation.model)
-        described = asdict(distillation.settings) | {"teacher": teacher, "data": _fingerprint(distillation)}
+        described = asdict(distillation.settings) | {"teacher": teacher} | identity_of(distillation)
         if self.processes.size > 1:
             described["parallel"] = self.processes.parallel
         self.folder = CheckpointFolder(
@@ -153,13 +153,3 @@ def _run_of(path: Path) -> str | None:
         return open_tensors(path).metadata().get(RUN_KEY)
     except (CheckpointMismatch, AttributeError):
         return None
-
-
-def _fingerprint(distillation: Distillation) -> str:
-    """Return a fingerprint of the pooled prompts and the images of a run, 16 hex digits."""
-    digest = hashlib.sha256()
-    for prompts in (distillation.positives, distillation.nulls):
-        digest.update(prompts.pooled(range(len(prompts))).float().cpu().contiguous().numpy().tobytes())
-    for image in distillation.images:
-        digest.update(image.float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -4,7 +4,7 @@ Shapes: B batch, P pooled width, D model width.
 Source: TeEFusion, arXiv 2507.18192, eq. 7; the other terms of `METHODS` enter at the same place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -79,9 +79,9 @@ class FusedStudent(Student):
         pooled_BP, null_BP = self._pooled(self.positives, prompts), self._pooled(self.nulls, nulls)
         return self.positives.batch(prompts), self.term.added(self.term(pooled_BP, null_BP, w_B, self.dtype))
 
-    def lengths(self, prompt: int, null: int) -> tuple[int, ...]:
-        """Return the number of tokens of the prompt; of the empty prompt the term uses the pooled vector only."""
-        return (self.positives.tokens(prompt),)
+    def kind(self, prompt: int, null: int) -> Hashable:
+        """Return the kind of the prompt; of the empty prompt the term uses the pooled vector only."""
+        return self.positives.kind(prompt)
 
     def strengths_to_preview(self) -> list[tuple[str, float]]:
         """Return the smallest, the middle and the largest guidance."""

@@ -4,7 +4,7 @@ Shapes: B batch, L tokens of the prompt, M tokens of the prompt that guidance le
 Source: DICE, arXiv 2502.03726; the initialisation is ours.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -41,9 +41,9 @@ class SharpenedStudent(Student):
         alpha = ALPHA * float(w_B[0] / self.w)
         return [[self.update.sharpened(context_BLW, null_BMW, alpha), extras]], nullcontext()
 
-    def lengths(self, prompt: int, null: int) -> tuple[int, ...]:
-        """Return the numbers of tokens of both prompts, because the sharpener reads both."""
-        return self.positives.tokens(prompt), self.nulls.tokens(null)
+    def kind(self, prompt: int, null: int) -> Hashable:
+        """Return the kinds of both prompts, because the sharpener reads both."""
+        return self.positives.kind(prompt), self.nulls.kind(null)
 
     def strengths_to_preview(self) -> list[tuple[str, float]]:
         """Return no, half and full strength."""

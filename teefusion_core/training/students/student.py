@@ -4,7 +4,7 @@ Shapes: B rows, P pooled width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,8 @@ class Prompts(Protocol):
     def __len__(self) -> int:
         """Return the number of prompts."""
 
-    def tokens(self, number: int) -> int:
-        """Return the number of tokens of a prompt."""
+    def kind(self, number: int) -> Hashable:
+        """Return what must be equal in prompts that share a batch, such as the number of tokens."""
 
     def batch(self, numbers: Sequence[int]) -> list:
         """Return one CONDITIONING entry whose rows are these prompts."""
@@ -80,14 +80,14 @@ class Student(ABC):
         """Return CONDITIONING and a context in which the network predicts with guidance w_B [B].
 
         Args:
-            prompts: numbers of prompts that share `lengths`.
+            prompts: numbers of prompts of one `kind`.
             nulls: numbers of the empty or negative prompts that guidance leads away from.
             w_B: guidance of the paper; the equivalent CFG scale is 1 + w.
         """
 
     @abstractmethod
-    def lengths(self, prompt: int, null: int) -> tuple[int, ...]:
-        """Return the token counts that all rows of a batch must share."""
+    def kind(self, prompt: int, null: int) -> Hashable:
+        """Return what all rows of a batch must share, such as the number of tokens."""
 
     @abstractmethod
     def strengths_to_preview(self) -> list[tuple[str, float]]:
