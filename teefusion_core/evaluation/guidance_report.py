@@ -4,7 +4,7 @@ Shapes: B images, S steps.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -17,6 +17,7 @@ SIZE, BOX = (768, 512), (64, 92, 744, 440)
 """Size of the plot and frame (left, top, right, bottom) in pixels."""
 TEXT, SMALL = 17, 14
 MOST_MARKS, MOST_LEVELS, HEADROOM = 12, 6, 0.1
+WHAT_TO_DO = "lower cfg or guidance, or run the model in 32 bits"
 UNDEFINED = "undefined: the model predicts the same for positive and negative; connect an encoded empty prompt"
 
 
@@ -40,15 +41,19 @@ class GuidanceReport:
     clipped: float | None = None
     """Share of colour values at their limits; None without decoded images."""
     saturation: float | None = None
+    broken: str = ""
+    """Where the run first had NaN or infinite values, e.g. "step 3 (image 2)"; empty for a run of numbers."""
 
     def text(self) -> str:
         """Return the report as text, with a line per step."""
         lines = [self.cost(), self.strength()]
-        if self.clipped is not None and self.saturation is not None:
+        if self.clipped is not None and self.saturation is not None and not self.broken:
             lines.append(
                 f"{100 * self.clipped:.2f} % of the colour values are clipped; saturation {self.saturation:.3f}"
             )
         lines.append(f"measuring took {self.own_passes:g} more passes of the base model, {self.own_seconds:.2f} s")
+        if self.broken:
+            return "\n".join(lines)
         lines += [
             "",
             "| step | sigma | CFG scale of the prediction | CFG scale of the step |",
@@ -66,11 +71,12 @@ class GuidanceReport:
         return f"{self.name}: {steps} steps, {self.passes:g} passes ({each:.3g} per step), {self.seconds:.2f} s"
 
     def strength(self) -> str:
-        """Return the mean effective guidance as one line."""
-        mean = float(self.moved_SB.nanmean())
+        """Return the mean effective guidance as one line, over the steps and images that have one."""
+        if self.broken:
+            return f"no reading: NaN or infinite values from {self.broken} on; {WHAT_TO_DO}"
+        mean, predicted = (_mean(of.flatten()) for of in (self.moved_SB, self.predicted_SB))
         if math.isnan(mean):
             return f"effective guidance {UNDEFINED}"
-        predicted = float(self.predicted_SB.nanmean())
         return f"effective guidance as a CFG scale: {mean:.2f} (steps), {predicted:.2f} (predictions)"
 
     def plot(self) -> Image.Image:
@@ -78,7 +84,7 @@ class GuidanceReport:
         image = Image.new("RGB", SIZE, PAPER)
         labels = Labels(image)
         header = [self.cost(), self.strength()]
-        if self.clipped is not None:
+        if self.clipped is not None and not self.broken:
             header[1] += f"; {100 * self.clipped:.2f} % clipped"
         for row, line in enumerate(header):
             labels.text((16, 14 + row * 24), labels.fitted(line, SIZE[0] - 32, TEXT), INK, TEXT)
@@ -92,9 +98,10 @@ class GuidanceReport:
         labels.text(
             (sum(BOX[::2]) / 2, BOX[3] + 30), "noise level sigma at the start of each step", INK, SMALL, anchor="ma"
         )
-        frame.band(_points(self.moved_SB.amin(1)), _points(self.moved_SB.amax(1)), PALE)
-        frame.line(_points(self.moved_SB.nanmean(1)), STRONG, width=3, dots=True)
-        frame.line(_points(self.predicted_SB.nanmean(1)), OTHER, width=2)
+        if not self.broken:
+            frame.band(_points(self.moved_SB.amin(1)), _points(self.moved_SB.amax(1)), PALE)
+            frame.line(_points(map(_mean, self.moved_SB)), STRONG, width=3, dots=True)
+            frame.line(_points(map(_mean, self.predicted_SB)), OTHER, width=2)
         labels.report()
         return image
 
@@ -112,12 +119,17 @@ class GuidanceReport:
         return low, high + HEADROOM * (high - low)
 
 
-def _points(values_S: Tensor) -> list[tuple[float, float]]:
-    return [(step, value) for step, value in enumerate(values_S.tolist()) if math.isfinite(value)]
+def _points(values_S: Iterable[float | Tensor]) -> list[tuple[float, float]]:
+    return [(step, float(value)) for step, value in enumerate(values_S) if math.isfinite(value)]
+
+
+def _mean(values_B: Tensor) -> float:
+    """Return the mean over the images whose guidance is defined; NaN if there is none."""
+    return float(values_B[~values_B.isnan()].mean())
 
 
 def _with_range(values_B: Tensor) -> str:
-    mean = float(values_B.nanmean())
+    mean = _mean(values_B)
     if len(values_B) == 1 or math.isnan(mean):
         return f"{mean:.3f}"
     return f"{mean:.3f} ({float(values_B.amin()):.3f} to {float(values_B.amax()):.3f})"

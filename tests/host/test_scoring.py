@@ -94,6 +94,58 @@ def test_prompts_share_the_pictures(score):
     assert json.loads(read)["prompts"] == ["a circle"] * 2 + ["a square"] * 2
 
 
+LONG = " ".join(["a red circle"] * 40)
+
+
+class TestWhatTheTableSays:
+    @pytest.mark.parametrize(("judge", "most"), [("hps", "77"), ("image_reward", "35")])
+    def test_prompts_that_are_longer_than_a_judge_reads(self, score, judge, most):
+        short, cut = score({judge: f"{JUDGES[judge]}.safetensors"}, ["a red circle", LONG])
+        assert most not in short[0] and "notes" not in json.loads(short[1])
+        assert f"reads {most} tokens" in cut[0].splitlines()[-1] and most in json.loads(cut[1])["notes"][0]
+
+    def test_a_score_that_is_nan_is_no_number(self, pack):
+        table = sys.modules[f"{pack.module.__name__}.teefusion_core.evaluation.score_table"].ScoreTable
+        whole = table(["1", "2"], ["a", "b"], {"HPSv2.1": [0.25, math.nan], "PickScore": [1.0, 2.0]})
+        assert "| 2 | b | NaN | 2.0000 |" in whole.text() and "| mean |  | NaN | 1.5000 |" in whole.text()
+        assert "HPSv2.1 is NaN or infinite for 2" in whole.text().splitlines()[-1]
+        read = json.loads(whole.json(), parse_constant=lambda word: pytest.fail(word))
+        assert read["scores"]["HPSv2.1"] == [0.25, None] and read["means"] == {"HPSv2.1": None, "PickScore": 1.5}
+
+
+class TestImages:
+    """Images as other nodes give them."""
+
+    def test_grey_is_like_grey_of_three_channels(self, score):
+        grey = torch.rand(1, 32, 32, 1, generator=torch.Generator().manual_seed(1))
+        one, three = (
+            score({"hps": "clip.safetensors"}, ["a"], [image]) for image in (grey, grey.expand(-1, -1, -1, 3))
+        )
+        assert one == three
+
+    def test_transparent_parts_are_white(self, score):
+        image = torch.rand(1, 32, 32, 4, generator=torch.Generator().manual_seed(1))
+        image[..., 3] = (image[..., 3] > 0.5).float()
+        flat = torch.where(image[..., 3:] > 0, image[..., :3], torch.ones(()))
+        other = torch.cat(
+            [torch.rand_like(flat) * (image[..., 3:] == 0) + flat * (image[..., 3:] > 0), image[..., 3:]], -1
+        )
+        found = [score({"hps": "clip.safetensors"}, ["a"], [one]) for one in (image, other, flat)]
+        assert found[0] == found[1] == found[2]
+
+    @pytest.mark.parametrize("shape", [(32, 32, 3), (1, 3, 32, 32), (1, 32, 32, 5), (0, 32, 32, 3), (1, 2, 32, 32, 3)])
+    def test_other_shapes_are_refused(self, score, pack, shape):
+        with pytest.raises(pack.errors.ShapeMismatch, match="^Score Images: images .*IMAGE|no image"):
+            score({"hps": "clip.safetensors"}, ["a"], [torch.zeros(shape)])
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_nan_is_named_with_its_image(self, score, pack, value):
+        images = torch.zeros(4, 32, 32, 3)
+        images[1, 5, 5, 0] = images[3] = value
+        with pytest.raises(pack.errors.InvalidConfig, match="^Score Images: images has NaN.* in images 2, 4"):
+            score({"hps": "clip.safetensors"}, ["a"], [images])
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("judges", "error", "value"),

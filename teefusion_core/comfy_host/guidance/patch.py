@@ -26,6 +26,7 @@ from ...guidance.add_to_output import add_to_output
 from ...guidance.architectures import Architecture, architecture_of
 from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep, shown
 from ...guidance.methods import METHODS, TEEFUSION, Ingredients
+from ..prompts.finite import check_finite
 
 STUDENT_KEY = "teefusion_student"  # attachment of a student: the metadata of its file, a dict
 EMBEDDER_KEY = "teefusion_embedder"  # attachment of a student: its GuidanceEmbedder, or None
@@ -68,6 +69,8 @@ def apply_fusion(
     scale = float(student.get("guidance_embedding_scale", architecture.guidance_embedding_scale))
     if len(null) != 1:
         raise InvalidConfig(f"null holds {len(null)} prompts; connect one encoded empty prompt")
+    check_finite(positive, "positive")
+    check_finite(null, "null")
     null_BP = _pooled_of(null[0], "null", pooled_width)
     values = {
         NULL_KEY: null_BP,
