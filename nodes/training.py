@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..teefusion_core.comfy_host.sampling import schedulers
-from ..teefusion_core.comfy_host.training.from_graph import graph_data, train_in_graph
+from ..teefusion_core.comfy_host.training.from_graph import graph_data, times_lost, train_in_graph
 from ..teefusion_core.errors import reported_by
 from ..teefusion_core.guidance.methods import TAUGHT, TEEFUSION
 from ..teefusion_core.training.adapters import TRAINABLE
@@ -227,6 +227,12 @@ class DistillTrainer(io.ComfyNode):
                 io.String.Output("file", display_name="file", tooltip="The student file, for Load TeEFusion Student."),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, name, whole_model=False, **_) -> int:
+        """Run again when the student file was removed."""
+        name, whole_model = (value[0] if isinstance(value, list | tuple) else value for value in (name, whole_model))
+        return times_lost(str(name), bool(whole_model))
 
     @classmethod
     def execute(

@@ -39,7 +39,7 @@ class GuidanceReport:
     """Passes of the measurement itself."""
     own_seconds: float
     clipped: float | None = None
-    """Share of colour values at their limits; None without decoded images."""
+    """Share of color values at their limits; None without decoded images."""
     saturation: float | None = None
     broken: str = ""
     """Where the run first had NaN or infinite values, e.g. "step 3 (image 2)"; empty for a run of numbers."""
@@ -49,7 +49,7 @@ class GuidanceReport:
         lines = [self.cost(), self.strength()]
         if self.clipped is not None and self.saturation is not None and not self.broken:
             lines.append(
-                f"{100 * self.clipped:.2f} % of the colour values are clipped; saturation {self.saturation:.3f}"
+                f"{100 * self.clipped:.2f} % of the color values are clipped; saturation {self.saturation:.3f}"
             )
         lines.append(f"measuring took {self.own_passes:g} more passes of the base model, {self.own_seconds:.2f} s")
         if self.broken:

@@ -150,7 +150,11 @@ def test_the_shipped_training_makes_a_student_that_samples(server):
     curve = pictures(server, run_prompt(server, prompt), find(prompt, "Loss curve"))
     assert curve.ndim == 4 and curve.std() > 1
     output = server.log.parent / "base" / "output"
-    assert (output / "loras" / "demo_student.safetensors").is_file()
+    student = output / "loras" / "demo_student.safetensors"
+    written = student.read_bytes()
+    student.unlink()
+    run_prompt(server, prompt)
+    assert student.read_bytes() == written, "the server keeps results, but this one's file was gone"
     assert list((output / "teefusion_runs" / "demo_student").glob("step-00000004/checkpoint.json"))
 
     def node(kind, title="", **inputs):

@@ -15,7 +15,6 @@ import pytest
 from .loop_parts import SETTINGS, opened, same
 
 REPO = Path(__file__).resolve().parent.parent.parent
-KILLS = 20
 
 
 class Helper:
@@ -51,13 +50,14 @@ def finished(root, name):
     return {"shared": stored.shared, "own": stored.own}
 
 
-def test_20_kills_at_random_moments_change_no_bit(helper, tmp_path, record_property):
+@pytest.mark.parametrize("kills", [20, pytest.param(50, marks=pytest.mark.extended)])
+def test_kills_at_random_moments_change_no_bit(helper, tmp_path, record_property, kills):
     helper.start(tmp_path, "whole")
     start = time.monotonic()
     assert helper.ended() == 0
     duration, rng, found, number = time.monotonic() - start, random.Random(0), [], 0
     expected = finished(tmp_path, "whole")
-    while len(found) < KILLS:
+    while len(found) < kills:
         pid = helper.start(tmp_path, f"killed-{number}")
         time.sleep(rng.uniform(0, duration / 2))
         with suppress(ProcessLookupError):  # it was faster

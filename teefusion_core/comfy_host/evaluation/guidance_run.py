@@ -174,6 +174,6 @@ def _first_broken(run: Recording) -> str:
 
 
 def _pixels(vae, samples: Tensor) -> Tensor:
-    """Decode to the colour values of an 8-bit file, [B,H,W,3]."""
+    """Decode to the color values of an 8-bit file, [B,H,W,3]."""
     images = vae.decode(samples)
     return (images.reshape(-1, *images.shape[-3:])[..., :3].float().clamp(0, 1) * 255).round() / 255

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,10 @@ from .teacher import Teacher
 
 RUNS = "teefusion_runs"
 """Folder in ComfyUI's output folder; students are written beside it, to the folders that loaders list."""
+
+
+_written: set[Path] = set()
+_lost: Counter[Path] = Counter()
 
 
 def train_in_graph(
@@ -74,7 +79,7 @@ def train_in_graph(
             distillation, loop, root=output / RUNS, name=name, teacher=described, accept_changes=accepted,
             whole_model=whole_model,
         )  # fmt: skip
-        path = output / (MODELS if whole_model else UPDATES) / f"{name}{SUFFIX}"
+        path = student_path(name, whole_model)
         training.check_target(path)
         distillation.check_teacher()
         progress = TrainingProgress(training, every=preview_every, vae=vae)
@@ -86,8 +91,23 @@ def train_in_graph(
             progress.stopped()
             raise
     training.write(trained, path)
+    _written.add(path)
     notify(f"{trained.file.info.step} steps, loss {trained.losses[-1]:.4f}, saved as {path.relative_to(output.parent)}")
     return trained, path
+
+
+def student_path(name: str, whole_model: bool) -> Path:
+    """Return the path of the student file of a run, in the output folder."""
+    return Path(folder_paths.get_output_directory()) / (MODELS if whole_model else UPDATES) / f"{name}{SUFFIX}"
+
+
+def times_lost(name: str, whole_model: bool) -> int:
+    """Return how often the student file of a run was gone after it had been written, so that it is written again."""
+    path = student_path(name, whole_model)
+    if path in _written and not path.exists():
+        _written.discard(path)
+        _lost[path] += 1
+    return _lost[path]
 
 
 def graph_data(

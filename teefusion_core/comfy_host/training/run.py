@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...errors import CheckpointMismatch, InvalidConfig, NotWritten
+from ...files.lock_file import locked
 from ...files.output_file import check_target
 from ...files.tensor_file import SUFFIX, open_tensors
 from ...training.checkpoint import CheckpointFolder
@@ -121,7 +123,7 @@ class Training:
             on_trajectory: called before the teacher makes a trajectory, with its number.
             on_forecast: called before the first step, with the memory that training needs.
         Raises:
-            InvalidConfig: training does not fit into the memory of the device.
+            InvalidConfig: another process trains this run, or it does not fit into the memory of the device.
             TeEFusionError: as in `train`; the last checkpoint stays.
         """
         distil, student, settings = self.distillation, self.distillation.student, self.distillation.settings
@@ -130,7 +132,7 @@ class Training:
             examples=(len(distil.grid_S) - 1) * settings.images_per_trajectory, cache_size=settings.cache_size,
             reuse=settings.reuse, seed=settings.run_seed, processes=self.processes, on_trajectory=on_trajectory,
         )  # fmt: skip
-        with distil.in_training():
+        with self._alone(), distil.in_training():
             need = check_memory(distil, self.settings)
             if on_forecast is not None:
                 on_forecast(need)
@@ -140,6 +142,16 @@ class Training:
             )  # fmt: skip
         with exchanged(student.update, trained.average):
             return Result(self.file(trained.step), trained.losses, trained.finished)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from training the same run during the block."""
+        with ExitStack() as stack:
+            with self.processes.all_or_none():
+                if self.processes.first:
+                    path = self.folder.path
+                    stack.enter_context(locked(path / "lock", f"run {path.name}"))
+            yield
 
     def file(self, step: int) -> StudentFile:
         """Return the file of the current student, after `step` steps."""
