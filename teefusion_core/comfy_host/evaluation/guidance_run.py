@@ -27,7 +27,7 @@ from ...guidance.cfg import effective_guidance
 from ...guidance.flow import secant, velocity_of
 from ...tensors import not_finite, numbered
 from ..model_files import check_vae
-from ..prompts.finite import check_finite
+from ..prompts.prompt_check import check_finite
 from ..recording import Recording, record
 from ..sampling import notify
 

@@ -26,7 +26,7 @@ from ...guidance.add_to_output import add_to_output
 from ...guidance.architectures import Architecture, architecture_of
 from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep, shown
 from ...guidance.methods import METHODS, TEEFUSION, Ingredients
-from ..prompts.finite import check_finite
+from ..prompts.prompt_check import check_finite
 
 STUDENT_KEY = "teefusion_student"  # attachment of a student: the metadata of its file, a dict
 EMBEDDER_KEY = "teefusion_embedder"  # attachment of a student: its GuidanceEmbedder, or None

@@ -18,7 +18,7 @@ from ...prompts.arithmetic import SAME_ENCODERS, blended, cosine
 from ...prompts.sharpener import sharpened
 from ..guidance.student_loader import base_fingerprint
 from .encoded import POOLED
-from .finite import check_finite
+from .prompt_check import check_finite
 
 MASK = "attention_mask"
 

@@ -6,6 +6,7 @@ noise-predicting models these are DDIM steps.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import comfy.model_management
@@ -18,9 +19,11 @@ from tqdm.auto import tqdm
 from ...errors import InvalidConfig
 from ...guidance.flow import Denoiser, euler, sample
 from ...reflection.operator import Inversion, core, exact, official, reflected, upper, upper_epsilon, window
+from ...tensors import not_finite, numbered
 from .guider import FINAL, PHASE_KEY, STRONG, WEAK, ReflectionGuider
 
 ALL_STEPS = -1
+WHAT_TO_DO = "lower the CFG scales, or run the model in 32 bits"
 EXACT, UPPER, OFFICIAL = "exact", "upper", "official"
 INVERSIONS: dict[str, dict[str, Callable[[Tensor], Inversion]]] = {
     EXACT: {"flow": lambda sigmas: exact, "noise": lambda sigmas: exact, "other": lambda sigmas: exact},
@@ -28,6 +31,8 @@ INVERSIONS: dict[str, dict[str, Callable[[Tensor], Inversion]]] = {
     OFFICIAL: {"flow": lambda sigmas: core(len(sigmas) - 1), "noise": official},
 }
 """Option of the node -> kind of model -> function of the schedule [S+1] that returns the inversion."""
+
+log = logging.getLogger(__name__)
 
 
 class ReflectionSampler(comfy.samplers.KSAMPLER):
@@ -93,7 +98,14 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
             phases.step = index + 1
             bar.update()
 
-        return sample(step, x, sigmas, callback=moved)
+        return _noted(sample(step, x, sigmas, callback=moved))
+
+
+def _noted(samples: Tensor) -> Tensor:
+    """Return the result, and log which of its images are NaN: a decoder would show them black."""
+    if lost := not_finite(samples):
+        log.warning("TeEFusion: the result has NaN or infinite values in %s; %s.", numbered("image", lost), WHAT_TO_DO)
+    return samples
 
 
 class _Phases:

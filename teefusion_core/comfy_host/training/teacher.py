@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch
 from ...guidance.cfg import cfg_scale_of
+from ...tensors import not_finite, numbered
 from ...training.settings import DistillSettings
 from ...training.targets import Trajectory, levels, target_of
 from ...training.trajectory_cache import generator_of
@@ -90,6 +91,11 @@ class Teacher:
         sampling = self.model.get_model_object("model_sampling")
         sigmas_S = comfy.samplers.calculate_sigmas(sampling, "simple", PROBE_STEPS)
         states, _ = self.sample(positive, negative, noise_BCHW, sigmas_S, cfg)
+        if lost := [step for step, state in enumerate(states) if not_finite(state)]:
+            raise InvalidConfig(
+                f"the teacher makes NaN or infinite values in step {max(lost[0], 1)} at CFG scale {cfg:g}; lower "
+                "guidance_max, or run its model in 32 bits"
+            )
         third = sigmas_S[2:4]
         noise = states[2] / third[0].to(states[2])
         alone, again = (self.sample(positive, negative, noise, third, cfg, seed=seed)[0][-1] for seed in (1, 2))
@@ -192,6 +198,7 @@ def checked_images(images: Sequence[Tensor], captions: int, channels: int) -> li
 
     Raises:
         ShapeMismatch: the images have several shapes, another latent space, or not one caption each.
+        InvalidConfig: an image has NaN.
     """
     shapes = {tuple(image.shape[1:]) for image in images}
     if len(shapes) > 1:
@@ -203,6 +210,11 @@ def checked_images(images: Sequence[Tensor], captions: int, channels: int) -> li
         )
     if images and len(images) != captions:
         raise ShapeMismatch(f"there are {len(images)} images and {captions} captions; give each image one caption")
+    if lost := [number for number, image in enumerate(images, 1) if not_finite(image)]:
+        raise InvalidConfig(
+            f"the latents have NaN or infinite values in {numbered('image', lost)}; encode these images again, for "
+            "example with a VAE in 32 bits, or leave them out"
+        )
     return [image.clone() for image in images]
 
 
