@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidConfig
+from ..tensors import not_finite, numbered
 from .reflection.guider import ReflectionGuider
 from .reflection.sampler import ReflectionSampler
 
@@ -53,7 +54,7 @@ def run_reflection(guider: ReflectionGuider, sampler: ReflectionSampler, sigmas:
         latent: LATENT; not modified.
         seed: seed of the noise.
     Returns:
-        (LATENT, cost line of the run).
+        (LATENT, cost line of the run; it names images that are NaN).
     """
     model = guider.model_patcher
     start = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
@@ -65,6 +66,8 @@ def run_reflection(guider: ReflectionGuider, sampler: ReflectionSampler, sigmas:
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,
     )  # fmt: skip
     cost = cost_line(guider, max(len(sigmas) - 1, 0), time.perf_counter() - begin)
+    if lost := not_finite(samples):
+        cost += f"; NaN or infinite values in {numbered('image', lost)}"
     notify(cost)
     out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}
     out["samples"] = samples.to(comfy.model_management.intermediate_device())
@@ -83,9 +86,9 @@ def cost_line(guider: ReflectionGuider, steps: int, seconds: float) -> str:
     return f"{steps} steps, {guider.passes:g} forward passes ({per_step:.3g} per step), {seconds:.1f} s"
 
 
-def notify(text: str) -> None:
-    """Show a line in the node that is running, and log it."""
-    log.info("TeEFusion: %s", text)
+def notify(text: str, level: int = logging.INFO) -> None:
+    """Show a line in the node that is running, and log it at a level."""
+    log.log(level, "TeEFusion: %s", text)
     # there is no server if ComfyUI is used as a library
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is not None and getattr(server, "last_node_id", None) is not None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import pytest
 import torch
@@ -195,6 +196,42 @@ class TestWholeStudents:
     def test_nothing_outside_is_opened(self, pack, whole, name):
         with pytest.raises(pack.errors.CheckpointMismatch, match="diffusion_models"):
             load(pack, None, name)
+
+
+class TestInAStockLoraLoader:
+    """The host's own node reads the weights of a student, and neither its gain nor its method."""
+
+    @pytest.fixture
+    def shown(self, pack, monkeypatch):
+        lines = []
+        module = sys.modules[f"{pack.module.__name__}.teefusion_core.comfy_host.guidance.patch"]
+        monkeypatch.setattr(module, "notify", lambda text, level: lines.append(text))
+        return lines
+
+    def by_the_host(self, host, model, path):
+        return host.comfy.sd.load_lora_for_models(model, None, load_file(path), 1.0, 0.0)[0]
+
+    def test_the_nodes_that_can_know_it_say_so(self, pack, host, top, loras, shown):
+        world = top.world()
+        model = self.by_the_host(host, world.model, loras / NAME)
+        pack.nodes["TeEFusionConditioning"].execute(model, world.positive, world.negative, 3.0)
+        assert len(shown) == 1 and "Load TeEFusion Student" in shown[0]
+        guider = host.comfy.samplers.CFGGuider(model)
+        guider.set_conds(world.positive, world.negative)
+        sampler = host.comfy.samplers.sampler_object("euler")
+        latent = top.empty(world, 1)
+        pack.comfy_host.report_guidance(
+            world.model, guider, sampler, top.sigmas(world, 1), latent, world.positive, world.negative, 0
+        )
+        assert len(shown) == 2
+
+    def test_a_student_and_an_ordinary_lora_are_left_alone(self, pack, host, top, loras, shown):
+        world = top.world()
+        tensors = {name: tensor for name, tensor in load_file(loras / NAME).items() if "joint_blocks.0" in name}
+        save_file(tensors, loras / "ordinary.safetensors")
+        for model in (load(pack, world.model), self.by_the_host(host, world.model, loras / "ordinary.safetensors")):
+            pack.nodes["TeEFusionConditioning"].execute(model, world.positive, world.negative, 3.0)
+        assert not shown
 
 
 def test_a_file_written_anew_is_loaded_anew(pack, loras):

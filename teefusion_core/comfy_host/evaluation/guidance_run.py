@@ -26,6 +26,7 @@ from ...evaluation.image_metrics import clipping, saturation
 from ...guidance.cfg import effective_guidance
 from ...guidance.flow import secant, velocity_of
 from ...tensors import not_finite, numbered
+from ..guidance.patch import note_student_as_lora
 from ..model_files import check_vae
 from ..prompts.prompt_check import check_finite
 from ..recording import Recording, record
@@ -54,6 +55,7 @@ def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, posi
     if len(sigmas_S) < 2:
         raise InvalidConfig(f"sigmas holds {len(sigmas_S)} noise levels; give a schedule of 1 step or more")
     _check_same_latent_space(model, guider.model_patcher)
+    note_student_as_lora(guider.model_patcher)
     if vae is not None:
         check_vae(vae, model)
     check_finite(positive, "positive")
