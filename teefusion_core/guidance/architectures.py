@@ -32,11 +32,11 @@ class Architecture:
         landmarks: attribute paths that identify the family: all of them exist in its diffusion model.
         time_mlp: path of G, the MLP behind the sinusoidal embedding.
         pooled_embed: path of F; the term is added to its output.
-        context_embed: end of the path of the layer that the token embeddings enter first.
         modulation: substring of the paths of the layers that turn G + F into scales and shifts.
         guidance_embedding_scale: factor on w before psi.
         gain: multiplier of the term if the student file sets none.
         source: of the constants.
+        context_embed: end of the path of the layer that token embeddings enter first; empty if it is unknown.
         beside_text: number of inputs of F after the pooled text. They are equal for prompt and null (SDXL: sizes), so
             they are zero in the difference.
         adds_in_place: whether the host's class overwrites tensors that the backward pass needs.
@@ -46,11 +46,11 @@ class Architecture:
     landmarks: tuple[str, ...]
     time_mlp: str
     pooled_embed: str
-    context_embed: str
     modulation: str
     guidance_embedding_scale: float
     gain: float
     source: str
+    context_embed: str = ""
     beside_text: int = 0
     adds_in_place: bool = False
 
@@ -81,7 +81,9 @@ class Architecture:
         return layers[0].in_features - self.beside_text, layers[-1].out_features
 
     def context_width(self, model: nn.Module) -> int | None:
-        """Return the width of token embeddings; None if the model embeds none."""
+        """Return the width of token embeddings; None if it is unknown, or if the model embeds none."""
+        if not self.context_embed:
+            return None
         ends = (f".{self.context_embed}", self.context_embed)
         modules = (module for path, module in model.named_modules() if path == ends[1] or path.endswith(ends[0]))
         return next((layers[0].in_features for module in modules if (layers := _matrices(module))), None)

@@ -56,8 +56,7 @@ def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, posi
         raise InvalidConfig(f"sigmas holds {len(sigmas_S)} noise levels; give a schedule of 1 step or more")
     _check_same_latent_space(model, guider.model_patcher)
     note_student_as_lora(guider.model_patcher)
-    if vae is not None:
-        check_vae(vae, model)
+    check_vae(vae, model)
     check_finite(positive, "positive")
     check_finite(negative, "negative")
     if lost := not_finite(latent["samples"]):

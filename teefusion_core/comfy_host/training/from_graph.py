@@ -17,7 +17,6 @@ from ...prompts.prompt_list import lines_of
 from ...training.loop_settings import TrainSettings
 from ...training.settings import DistillSettings
 from ..guidance.student_loader import MODELS, UPDATES
-from ..model_files import check_vae
 from ..prompts.encoded import Prompts, encoded
 from ..sampling import notify
 from .distillation import Distillation, check_negative_share
@@ -82,8 +81,6 @@ def train_in_graph(
         )  # fmt: skip
         path = student_path(name, whole_model)
         training.check_target(path)
-        if vae is not None:
-            check_vae(vae, model)
         distillation.check_teacher()
         progress = TrainingProgress(training, every=preview_every, vae=vae)
         try:
