@@ -43,6 +43,10 @@ class TrainingDiverged(TeEFusionError, ArithmeticError):
     """A loss or gradient that is NaN or infinite."""
 
 
+class TeacherFailed(TeEFusionError, RuntimeError):
+    """An error inside of another node pack while the teacher samples."""
+
+
 class ProcessFailed(TeEFusionError):
     """An error in another process of a distributed training."""
 

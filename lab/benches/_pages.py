@@ -12,8 +12,8 @@ from typing import Any
 
 # isort: off
 from . import (
-    _claims, _embedding, _negative_prompts, _paper_tables, alignment, backbones, blend, campaign, composition, demo,
-    import_time, overhead, rates, reflection, reflection_cost, soak, students, trainer,
+    _claims, _embedding, _negative_prompts, _packs, _paper_tables, alignment, backbones, blend, campaign, composition,
+    demo, import_time, overhead, rates, reflection, reflection_cost, soak, students, trainer,
 )  # fmt: skip
 # isort: on
 
@@ -23,7 +23,7 @@ OWN: dict[str, Table] = {
     "demo": demo.table, "alignment": alignment.table, "overhead": overhead.table, "reflection": reflection.table,
     "reflection_cost": reflection_cost.table, "students": students.table, "rates": rates.table, "soak": soak.table,
     "composition": composition.table, "backbones": backbones.table, "import_time": import_time.table,
-    "blend": blend.table, "trainer": trainer.table, "campaign": campaign.table,
+    "blend": blend.table, "trainer": trainer.table, "campaign": campaign.table, "packs": _packs.table,
 }  # fmt: skip
 """Tables called as their bench is."""
 PAPER: dict[str, Table] = {

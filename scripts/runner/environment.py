@@ -60,8 +60,12 @@ def base_python() -> str:
 
 
 def clean_env() -> dict[str, str]:
-    """Return the environment of helper programs: the user's, less what points into other environments."""
-    env = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")}
+    """Return the environment of helper programs: the user's, less what points into other environments.
+
+    Nor does a helper of a test count as a test: some packs bring no nodes under pytest.
+    """
+    foreign = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PYTEST_CURRENT_TEST")
+    env = {k: v for k, v in os.environ.items() if k not in foreign}
     env["PYTHONNOUSERSITE"] = "1"
     return env
 

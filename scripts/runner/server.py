@@ -99,13 +99,13 @@ def make_base(folder: Path, *, probe: bool = True, pack: Path = ROOT) -> Path:
     """Make a base directory with this pack linked into its custom_nodes."""
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    _link(folder / "custom_nodes" / PACK, pack)
+    link_folder(folder / "custom_nodes" / PACK, pack)
     if probe:
-        _link(folder / "custom_nodes" / PROBE_NAME, PROBE)
+        link_folder(folder / "custom_nodes" / PROBE_NAME, PROBE)
     return folder
 
 
-def _link(link: Path, target: Path) -> None:
+def link_folder(link: Path, target: Path) -> None:
     if link.is_symlink():
         if os.readlink(link) == str(target):
             return
@@ -129,8 +129,12 @@ def running(
     port: int | None = None,
     packs: Sequence[str] = (PACK, PROBE_NAME),
     frontend: str | None = None,
+    packages: Path | None = None,
 ) -> Iterator[Server]:
-    """Start ComfyUI on the CPU with only our packs, wait until it answers, stop it at the end."""
+    """Start ComfyUI on the CPU with only the named packs, wait until it answers, stop it at the end.
+
+    `packages` is a folder of Python packages that other packs need.
+    """
     port = choose_port(port)
     command = [
         python_of(VENV), comfyui / "main.py", "--cpu", "--listen", ADDRESS, "--port", port, "--disable-auto-launch",
@@ -143,7 +147,7 @@ def running(
         # in a new session, so that Ctrl-C reaches only this process, which then stops the server properly
         process = subprocess.Popen(
             [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-            env=clean_env(), cwd=comfyui, start_new_session=True,
+            env=clean_env() | ({"PYTHONPATH": str(packages)} if packages else {}), cwd=comfyui, start_new_session=True,
         )  # fmt: skip
     server = Server(port, log, process)
     try:

@@ -5,7 +5,8 @@ Shapes: B batch, C H W latent, S steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import comfy.model_management
@@ -30,6 +31,7 @@ class Recording:
 def record(
     guider, sampler, noise_BCHW: Tensor, latent_BCHW: Tensor, sigmas_S: Tensor, *,
     mask: Tensor | None = None, seed: int = 0, on_step: Callable | None = None, silent: bool = True,
+    start_BCHW: Tensor | None = None,
 ) -> Recording:  # fmt: skip
     """Sample with the host and record all states; the run can be cancelled at every callback.
 
@@ -42,6 +44,7 @@ def record(
         seed: for samplers that add noise.
         on_step: the host's callback (step, denoised, x, total).
         silent: whether to hide the progress bar in the terminal.
+        start_BCHW: state at sigmas[0], bit by bit, instead of the noised image.
     Raises:
         InvalidConfig: the sampler does not report all steps.
     """
@@ -56,9 +59,9 @@ def record(
         if on_step is not None:
             on_step(step, denoised, x, total)
 
-    samples = guider.sample(
-        noise_BCHW, latent_BCHW, sampler, sigmas_S, denoise_mask=mask, callback=report, disable_pbar=silent, seed=seed
-    )
+    options = {"denoise_mask": mask, "callback": report, "disable_pbar": silent, "seed": seed}
+    with _starting_from(start_BCHW, guider.model_patcher.get_model_object("model_sampling")):
+        samples = guider.sample(noise_BCHW, latent_BCHW, sampler, sigmas_S, **options)
     base = guider.model_patcher.model
     last = base.process_latent_in(samples)
     if float(sigmas_S[-1]) > 0:
@@ -71,3 +74,20 @@ def record(
     order = sorted(visited)
     states = [*(visited[step].to(last) for step in order), last]
     return Recording(states, [predicted[step].to(last) for step in order], samples)
+
+
+@contextmanager
+def _starting_from(start_BCHW: Tensor | None, sampling) -> Iterator[None]:
+    """Replace the noised image by a state inside the block.
+
+    Dividing a state by sigma and having the host multiply again can round an element the other way, which half
+    precision inside the network turns into a difference of several percent.
+    """
+    if start_BCHW is None:
+        yield
+        return
+    sampling.noise_scaling = lambda sigma, noise, latent_image, max_denoise=False: start_BCHW.to(noise, copy=True)
+    try:
+        yield
+    finally:
+        del sampling.noise_scaling

@@ -17,16 +17,17 @@ import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from einops import repeat
+from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch
 from ...guidance.cfg import proxy_prompt
+from ..guidance_functions import BRANCHES_KEY, name_what_is_not_finite, with_memory
 from .weak_model import WeakModel
 
 PHASE_KEY = "teefusion_phase"  # in the model options of a call
 COUNTER_KEY = "teefusion_passes"
 STRONG, WEAK, FINAL = "strong", "weak", "final"
 CFG, CHATS = "CFG", "CHATS"
-BRANCHES_KEY = "sampler_calc_cond_batch_function"  # model option of the host
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         hooked = any(cond.get("hooks") is not None for conds in self.conds.values() for cond in conds)
         weak = {k.removeprefix("weak_"): self.conds.pop(k) for k in list(self.conds) if k.startswith("weak_")}
         self.rows = len(noise)
-        self._count_passes(self.model_options)
+        self._prepare(self.model_options)
         scaled = latent_image
         if latent_image is not None and torch.count_nonzero(latent_image) > 0:
             scaled = self.inner_model.process_latent_in(latent_image)
@@ -114,7 +115,7 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         try:
             with _pooled_expected():
                 self.weak.enter(weak, sigmas, noise, device, hooked, **context)
-                self._count_passes(self.weak.options)
+                self._prepare(self.weak.options)
                 return super().inner_sample(noise, latent_image, device, sampler, sigmas, denoise_mask, *args, **kwargs)
         finally:
             self.weak.leave()
@@ -150,12 +151,33 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
             rejected = comfy.samplers.calc_cond_batch(self.weak.network, [proxy], *where, self.weak.options)[0]
         return [preferred, rejected]
 
-    def _count_passes(self, options: dict) -> None:
+    def _prepare(self, options: dict) -> None:
+        name_what_is_not_finite(options)
+
         def count(executor, x, *args, **kwargs):
             self.passes += len(x) / self.rows
             return executor(x, *args, **kwargs)
 
         add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNTER_KEY, count, options, is_model_options=True)
+
+    def check_guidance_functions(self, x: Tensor, sigmas: Tensor, options: dict) -> None:
+        """Refuse guidance functions with a memory: each pass of a reflection would get predictions of the others.
+
+        Args:
+            x: latent at the start of the run [B,...].
+            sigmas: noise levels [S+1].
+            options: model options of the strong and final phases.
+        Raises:
+            InvalidConfig: a function has a memory, see `with_memory`.
+        """
+        strong = max(self.scales.strong, self.scales.final)
+        sides = ((self.inner_model, options, strong), (self.weak.network, self.weak.options, self.scales.weak))
+        for network, own, scale in sides:
+            if guilty := with_memory(network, own, x, sigmas, scale):
+                raise InvalidConfig(
+                    f"{' and '.join(guilty)} cannot be used with reflection sampling: its result depends on earlier "
+                    "predictions, which here belong to other passes. Remove its node, or turn its momentum off"
+                )
 
     def warn_if_nothing_differs(self) -> None:
         """Log a warning when strong and weak phase are identical, so that reflection has no effect."""

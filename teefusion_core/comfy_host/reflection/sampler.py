@@ -77,6 +77,7 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
     if not isinstance(guider, ReflectionGuider):
         raise InvalidConfig("Reflection Sampler needs strong and weak predictions; connect Reflection Guider as guider")
     guider.warn_if_nothing_differs()
+    guider.check_guidance_functions(x, sigmas, (extra_args or {}).get("model_options", {}))
     kind = _kind_of(guider.inner_model.model_sampling)
     if kind not in INVERSIONS[inversion]:
         raise InvalidConfig(f"inversion {inversion!r} is not defined for this kind of model; choose {EXACT!r}")

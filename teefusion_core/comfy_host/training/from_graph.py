@@ -82,18 +82,21 @@ def train_in_graph(
         path = student_path(name, whole_model)
         training.check_target(path)
         distillation.check_teacher()
-        progress = TrainingProgress(training, every=preview_every, vae=vae)
-        try:
-            trained = training.run(
-                progress.on_step, progress.should_stop, progress.on_trajectory, lambda need: notify(str(need))
-            )
-        except comfy.model_management.InterruptProcessingException:
-            progress.stopped()
-            raise
+        trained = _run(training, TrainingProgress(training, every=preview_every, vae=vae))
     training.write(trained, path)
     _written.add(path)
     notify(f"{trained.file.info.step} steps, loss {trained.losses[-1]:.4f}, saved as {path.relative_to(output.parent)}")
     return trained, path
+
+
+def _run(training: Training, progress: TrainingProgress) -> Result:
+    try:
+        return training.run(
+            progress.on_step, progress.should_stop, progress.on_trajectory, lambda need: notify(str(need))
+        )
+    except comfy.model_management.InterruptProcessingException:
+        progress.stopped()
+        raise
 
 
 def student_path(name: str, whole_model: bool) -> Path:

@@ -8,26 +8,30 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import comfy.model_management
 import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...errors import InvalidConfig, ShapeMismatch
+from ...errors import InvalidConfig, ShapeMismatch, TeacherFailed, TeEFusionError
 from ...guidance.cfg import cfg_scale_of
 from ...tensors import not_finite, numbered
 from ...training.settings import DistillSettings
 from ...training.targets import Trajectory, levels, target_of
 from ...training.trajectory_cache import generator_of
+from ..guidance_functions import name_what_is_not_finite, with_memory
+from ..origin import foreign_pack
 from ..prompts.encoded import Prompts
 from ..recording import record
 from .network import Network
 
 PROBE_STEPS = 4
 PROBE_TOLERANCE = 1e-3
-"""Relative; rounding of a step in half precision stays below it, the history of a multistep sampler does not."""
+"""Relative to the step; equal states give equal steps, so this leaves room for kernels that add in any order."""
 
 
 class Teacher:
@@ -53,14 +57,17 @@ class Teacher:
         self.guider, self.sampler = copy.copy(guider), sampler
         # set_conds writes into a dictionary, which a shallow copy shares with the guider that the host keeps
         vars(self.guider).update({name: dict(held) for name, held in vars(guider).items() if type(held) is dict})
+        name_what_is_not_finite(getattr(self.guider, "model_options", {}))
 
     @property
     def model(self):
         """The MODEL that the guider runs."""
         return self.guider.model_patcher
 
-    def sample(self, positive, negative, noise_BCHW, sigmas_S, cfg: float, *, latent_BCHW=None, seed: int = 0):
-        """Sample from noise, or from a noised image.
+    def sample(
+        self, positive, negative, noise_BCHW, sigmas_S, cfg: float, *, latent_BCHW=None, seed: int = 0, start_BCHW=None
+    ):
+        """Sample from noise, from a noised image, or from a state on the way.
 
         Args:
             positive, negative: CONDITIONING.
@@ -69,38 +76,49 @@ class Teacher:
             cfg: CFG scale of the guider.
             latent_BCHW: LATENT samples of the image; None starts from noise alone.
             seed: seed for samplers that draw random numbers.
+            start_BCHW: state at sigmas[0] to start from, bit by bit; the noise is not used then.
         Returns:
             (x at every noise level, S+1 tensors [B,C,H,W] in the model's own latent space; the last velocity that the
             teacher predicts in each step, S tensors).
         Raises:
-            InvalidConfig: the sampler does not report its steps.
+            InvalidConfig: the sampler does not report its steps, or a guidance function makes NaN.
+            TeacherFailed: the code of another node pack raises an error.
         """
-        self.guider.set_conds(positive, negative)
-        self.guider.set_cfg(cfg)
         picture = torch.zeros_like(noise_BCHW) if latent_BCHW is None else latent_BCHW
-        sampled = record(self.guider, self.sampler, noise_BCHW, picture, sigmas_S, seed=seed)
+        with _other_packs_named():
+            self.guider.set_conds(positive, negative)
+            self.guider.set_cfg(cfg)
+            sampled = record(self.guider, self.sampler, noise_BCHW, picture, sigmas_S, seed=seed, start_BCHW=start_BCHW)
         return sampled.states, sampled.predicted
 
     def check(self, positive, negative, noise_BCHW: Tensor, cfg: float) -> None:
-        """Refuse a sampler whose step depends on more than the current state, by a trial.
+        """Refuse a teacher whose step depends on more than the current state, by a trial.
 
         It samples four steps, then only the third from the same state, with two other seeds.
         Raises:
-            InvalidConfig: the results differ.
+            InvalidConfig: the results differ or are not finite.
         """
         sampling = self.model.get_model_object("model_sampling")
         sigmas_S = comfy.samplers.calculate_sigmas(sampling, "simple", PROBE_STEPS)
         states, _ = self.sample(positive, negative, noise_BCHW, sigmas_S, cfg)
         if lost := [step for step, state in enumerate(states) if not_finite(state)]:
             raise InvalidConfig(
-                f"the teacher makes NaN or infinite values in step {max(lost[0], 1)} at CFG scale {cfg:g}; lower "
-                "guidance_max, or run its model in 32 bits"
+                f"the teacher makes NaN or infinite values in step {max(lost[0], 1)} at CFG scale {cfg:g}. Sample with "
+                "the same guider and sampler in SamplerCustomAdvanced, and remove nodes from its model until the image is "
+                "right"
             )
         third = sigmas_S[2:4]
-        noise = states[2] / third[0].to(states[2])
-        alone, again = (self.sample(positive, negative, noise, third, cfg, seed=seed)[0][-1] for seed in (1, 2))
+        alone, again = (
+            self.sample(positive, negative, noise_BCHW, third, cfg, seed=seed, start_BCHW=states[2])[0][-1]
+            for seed in (1, 2)
+        )
         for other, reason in ((again, "adds random noise"), (states[3], "remembers earlier steps")):
             if float((alone - other).norm()) > PROBE_TOLERANCE * float((alone - states[2]).norm()):
+                if guilty := with_memory(self.model.model, self.model.model_options, noise_BCHW, sigmas_S, cfg):
+                    raise InvalidConfig(
+                        f"{' and '.join(guilty)} mixes in predictions of earlier steps, so the teacher's step has no "
+                        "velocity that a student could learn. Remove its node from the teacher's model"
+                    )
                 raise InvalidConfig(
                     f"the teacher's sampler {reason}, so its step has no velocity that a student could learn; connect "
                     "a sampler whose step depends on the current state only: euler, heun, dpm_2 or Reflection Sampler"
@@ -216,6 +234,22 @@ def checked_images(images: Sequence[Tensor], captions: int, channels: int) -> li
             "example with a VAE in 32 bits, or leave them out"
         )
     return [image.clone() for image in images]
+
+
+@contextmanager
+def _other_packs_named() -> Iterator[None]:
+    """Say whose code failed if an error comes from another node pack; other errors stay as they are."""
+    try:
+        yield
+    except (TeEFusionError, comfy.model_management.InterruptProcessingException, comfy.model_management.OOM_EXCEPTION):
+        raise
+    except Exception as error:
+        if not (pack := foreign_pack(error)):
+            raise
+        raise TeacherFailed(
+            f"the teacher failed in the custom node pack {pack}: {type(error).__name__}: {error}. Sample with the same "
+            f"guider and sampler in SamplerCustomAdvanced; if that fails too, report it to the authors of {pack}"
+        ) from error
 
 
 def _takes(method, count: int) -> bool:
