@@ -104,8 +104,8 @@ class Teacher:
         if lost := [step for step, state in enumerate(states) if not_finite(state)]:
             raise InvalidConfig(
                 f"the teacher makes NaN or infinite values in step {max(lost[0], 1)} at CFG scale {cfg:g}. Sample with "
-                "the same guider and sampler in SamplerCustomAdvanced, and remove nodes from its model until the image is "
-                "right"
+                "the same guider and sampler in SamplerCustomAdvanced, and remove nodes from its model until the image "
+                "is right"
             )
         third = sigmas_S[2:4]
         alone, again = (
