@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidConfig
-from ..tensors import not_finite, numbered
+from ..files.tensor_file import not_finite, numbered
 from .reflection.guider import ReflectionGuider
 from .reflection.sampler import ReflectionSampler
 

@@ -24,6 +24,8 @@ LIST = "tensor_shapes"
 """Metadata key of the shape of every tensor by name, as JSON."""
 COMPUTED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LOOKED_AT = 256  # bytes
+NAMED = 5
+"""Number of rows that a message lists."""
 STARTS = {
     b"<": "a web page",
     b"version https://git-lfs": "a pointer of Git LFS instead of the file itself",
@@ -162,3 +164,18 @@ def without_prefix(tensors: Mapping[str, Tensor], known: str) -> dict[str, Tenso
         return None
     prefix = found.removesuffix(known)
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def not_finite(rows: Tensor) -> list[int]:
+    """Return which rows of a tensor [B, ...] hold NaN or infinite values, counted from 1."""
+    if not rows.is_floating_point():
+        return []
+    broken_B = ~rows.isfinite().flatten(1).all(1) if rows.ndim > 1 else ~rows.isfinite()
+    return [number + 1 for number in broken_B.nonzero().flatten().tolist()]
+
+
+def numbered(what: str, numbers: Sequence[int]) -> str:
+    """Return e.g. "image 2" or "images 2, 3, 5, 7, 9 and 4 more"."""
+    listed = ", ".join(str(number) for number in numbers[:NAMED])
+    more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
+    return f"{what}{'s' if len(numbers) > 1 else ''} {listed}{more}"

@@ -18,7 +18,7 @@ except ModuleNotFoundError:  # Python 3.10
 FOLDERS = {"docs", "locales", "models", "nodes", "subgraphs", "teefusion_core", "web", "workflows"}
 FILES = {"__init__.py", "pyproject.toml", "README.md", "README.zh-CN.md", "CHANGELOG.md", "LICENSE"}
 KINDS = {"", ".json", ".jpg", ".md", ".png", ".py", ".safetensors", ".toml", ".ttf"}
-LARGEST = 42_000_000  # bytes before compression, all but 1.55 million of them the demo model
+LARGEST = 42_000_000  # bytes before compression, all but 1.6 million of them the demo model
 COMFYUI_BRINGS = {"torch", "numpy", "PIL", "einops", "safetensors", "tokenizers", "tqdm", "transformers"}
 COMFYUI_IS = {"comfy", "comfy_api", "folder_paths", "latent_preview"}
 AROUND = COMFYUI_BRINGS | COMFYUI_IS | sys.stdlib_module_names | {"tomllib"}
@@ -61,7 +61,7 @@ class TestTheArchive:
     def test_it_is_small(self):
         sizes = {name: (REPO / name).stat().st_size for name in packed()}
         assert sum(sizes.values()) < LARGEST
-        assert sum(size for name, size in sizes.items() if not name.startswith("models/")) < 1_550_000
+        assert sum(size for name, size in sizes.items() if not name.startswith("models/")) < 1_600_000
 
     @pytest.mark.parametrize("name", code())
     def test_code_imports_what_is_packed_or_what_comfyui_brings(self, name):

@@ -23,9 +23,9 @@ from torch import Tensor
 from ...errors import CheckpointMismatch, InvalidConfig
 from ...evaluation.guidance_report import GuidanceReport
 from ...evaluation.image_metrics import clipping, saturation
+from ...files.tensor_file import not_finite, numbered
 from ...guidance.cfg import effective_guidance
 from ...guidance.flow import secant, velocity_of
-from ...tensors import not_finite, numbered
 from ..guidance.patch import note_student_as_lora
 from ..model_files import check_vae
 from ..prompts.prompt_check import check_finite

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch
 from ...files.image_file import BACKGROUND
-from ...tensors import not_finite, numbered
+from ...files.tensor_file import not_finite, numbered
 
 CHANNELS = (1, 2, 3, 4)
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch
+from ...files.tensor_file import not_finite, numbered
 from ...guidance.architectures import family_of
-from ...tensors import not_finite, numbered
 from .encoded import POOLED
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...errors import InvalidConfig
+from ...files.tensor_file import not_finite, numbered
 from ...guidance.flow import Denoiser, euler, sample
 from ...reflection.operator import Inversion, core, exact, official, reflected, upper, upper_epsilon, window
-from ...tensors import not_finite, numbered
 from .guider import FINAL, PHASE_KEY, STRONG, WEAK, ReflectionGuider
 
 ALL_STEPS = -1

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch, TeacherFailed, TeEFusionError
+from ...files.tensor_file import not_finite, numbered
 from ...guidance.cfg import cfg_scale_of
-from ...tensors import not_finite, numbered
 from ...training.settings import DistillSettings
 from ...training.targets import Trajectory, levels, target_of
 from ...training.trajectory_cache import generator_of
