@@ -44,7 +44,7 @@ def scale_inputs() -> list:
     """CFG scale of each phase."""
     return [
         _cfg(
-            "strong_cfg", 5.5,
+            "strong_cfg", 1.0,
             "CFG scale of the strong phase, which denoises first. 1 (prompt only) and 0 (negative only) "
             "cost 1 pass, other values 2. The scale is that of KSampler: CFG scale = 1 + guidance w.",
         ),
@@ -55,7 +55,7 @@ def scale_inputs() -> list:
             "scale = 1 + guidance w.",
         ),
         _cfg(
-            "final_cfg", 5.5,
+            "final_cfg", 4.0,
             "CFG scale of the final phase, which denoises again and whose result is kept. 1 (prompt only) "
             "and 0 (negative only) cost 1 pass, other values 2. CFG scale = 1 + guidance w.",
         ),
@@ -83,8 +83,8 @@ def operator_inputs() -> list:
         inp(io.Int.Input, "reflect_steps", default=ALL_STEPS, min=ALL_STEPS, max=10000, tooltip=REFLECT_TOOLTIP),
         inp(
             io.Int.Input, "rounds", default=1, min=1, max=16,
-            tooltip="Reflections per step, from 1 to 16. Each one adds a strong phase and a weak phase, which is 3 "
-            "passes at the default CFG scales.",
+            tooltip="Reflections per step, from 1 to 16. Each one adds a strong phase and a weak phase, which is 2 "
+            "to 4 passes.",
         ),
         inp(io.Combo.Input, "inversion", options=list(INVERSIONS), default="exact", tooltip=INVERSION_TOOLTIP),
     ]  # fmt: skip
@@ -144,7 +144,7 @@ class W2SDTeacherSampler(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Samples with a strong and a weak model and brings out what the strong one does better. Each "
-                "step denoises with the strong model, goes back with the weak one and denoises again: 5 "
+                "step denoises with the strong model, goes back with the weak one and denoises again: 4 "
                 "forward passes at the defaults, where CFG needs 2. It helps when the weak model is "
                 "genuinely worse."
             ),

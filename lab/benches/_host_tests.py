@@ -20,16 +20,23 @@ CELL = "cell"
 
 def cells_of_this_host(name: str) -> dict[str, Any]:
     """Run tests/host/test_<name>.py; return its cells under this ComfyUI's version, beside those stored for others."""
-    path, file = RESULTS / f"{name}.json", f"tests/host/test_{name}.py"
+    path = RESULTS / f"{name}.json"
     hosts = json.loads(path.read_text(encoding="utf-8"))["hosts"] if path.is_file() else {}
+    hosts[machine()["comfyui"]] = cells_of(f"tests/host/test_{name}.py")
+    return {"hosts": dict(sorted(hosts.items()))}
+
+
+def cells_of(file: str) -> list[list[str]]:
+    """Run a file of tests, those of the extended tests included, and return its cells."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", file]
-        if subprocess.run(command, cwd=ROOT, env=os.environ, check=False).returncode:
+        options = ["-q", "-m", "", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        if subprocess.run(
+            [sys.executable, "-m", "pytest", *options, file], cwd=ROOT, env=os.environ, check=False
+        ).returncode:
             raise Stop(f"{file} has failures, so there is no table to write. Fix them, then run again.")
         properties = ElementTree.parse(report).getroot().iter("property")
-        hosts[machine()["comfyui"]] = [p.attrib["value"].split("|") for p in properties if p.attrib["name"] == CELL]
-    return {"hosts": dict(sorted(hosts.items()))}
+        return [p.attrib["value"].split("|") for p in properties if p.attrib["name"] == CELL]
 
 
 def outcomes(result: dict[str, Any]) -> tuple[list[str], dict[str, dict[tuple[str, str], str]]]:

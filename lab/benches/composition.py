@@ -1,13 +1,26 @@
 """What works together with the samplers of this pack: the cells of tests/host/test_composition.py."""
 
-from functools import partial
+from pathlib import Path
 from typing import Any
 
-from ._host_tests import cells_of_this_host, outcomes
+from ._host_tests import cells_of, cells_of_this_host, outcomes
+from ._report import machine
 
 COLUMNS = ("student", "Z-Sampling", "W2SD, LoRA gap")
 REFUSED = "refused: "
-measure = partial(cells_of_this_host, "composition")
+DYNAMIC = "dynamic VRAM"
+
+
+def measure() -> dict[str, Any]:
+    """Return the cells of this ComfyUI, and those with its patcher for dynamic VRAM if it has one."""
+    import comfyui_version
+
+    result = cells_of_this_host("composition")
+    host = Path(comfyui_version.__file__).parent / "comfy" / "model_patcher.py"
+    if "class ModelPatcherDynamic" in host.read_text(encoding="utf-8"):
+        cells = cells_of("tests/host/test_composition_dynamic.py")
+        result["hosts"][f"{machine()['comfyui']}, {DYNAMIC}"] = cells
+    return result
 
 
 def _reasons(result: dict[str, Any]) -> list[str]:

@@ -36,14 +36,16 @@ OPTIONAL = re.compile(r"logit_scale|text_projection|position_ids|embed_tokens|sh
 """Weights that the host has a value for."""
 
 
-def network_of(tensors: Mapping[str, Tensor], path: Path):
-    """Return the MODEL of the weights of a file.
+def network_of(tensors: Mapping[str, Tensor], path: Path, **options):
+    """Return the MODEL of the weights of a file, with options of the host's loader.
 
     Raises:
         CheckpointMismatch: they are no model that this ComfyUI supports, or some are missing.
     """
     load = comfy.sd.load_diffusion_model_state_dict
-    return loaded(path, "student", "all weights of a model that this ComfyUI supports", lambda: load(dict(tensors)))
+    return loaded(
+        path, "student", "all weights of a model that this ComfyUI supports", lambda: load(dict(tensors), **options)
+    )
 
 
 def check_vae(vae, model, setting: str = "vae") -> None:

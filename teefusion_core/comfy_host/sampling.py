@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 from collections.abc import Callable
 
@@ -17,10 +15,9 @@ from torch import Tensor
 
 from ..errors import InvalidConfig
 from ..files.tensor_file import not_finite, numbered
+from .notes import tell
 from .reflection.guider import ReflectionGuider
 from .reflection.sampler import ReflectionSampler
-
-log = logging.getLogger(__name__)
 
 
 def schedulers() -> list[str]:
@@ -68,7 +65,7 @@ def run_reflection(guider: ReflectionGuider, sampler: ReflectionSampler, sigmas:
     cost = cost_line(guider, max(len(sigmas) - 1, 0), time.perf_counter() - begin)
     if lost := not_finite(samples):
         cost += f"; NaN or infinite values in {numbered('image', lost)}"
-    notify(cost)
+    tell(cost)
     out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}
     out["samples"] = samples.to(comfy.model_management.intermediate_device())
     return out, cost
@@ -84,12 +81,3 @@ def cost_line(guider: ReflectionGuider, steps: int, seconds: float) -> str:
     """Return the cost of a run, e.g. "20 steps, 97 forward passes (4.85 per step), 3.1 s"."""
     per_step = guider.passes / max(steps, 1)
     return f"{steps} steps, {guider.passes:g} forward passes ({per_step:.3g} per step), {seconds:.1f} s"
-
-
-def notify(text: str, level: int = logging.INFO) -> None:
-    """Show a line in the node that is running, and log it at a level."""
-    log.log(level, "TeEFusion: %s", text)
-    # there is no server if ComfyUI is used as a library
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-    if server is not None and getattr(server, "last_node_id", None) is not None:
-        server.send_progress_text(text, server.last_node_id)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import InvalidConfig
 from ..guidance.architectures import Architecture
 from ..reflection.low_rank import LowRank
-from .update import Update, copy_into
+from .update import Update, check_plain, copy_into
 
 LORA, DIFF, FULL = "lora", "diff", "full"
 PREFIX = "diffusion_model."
@@ -109,12 +109,13 @@ class ParameterCopies(Update):
         """Copy the named parameters.
 
         Raises:
-            InvalidConfig: names is empty.
+            InvalidConfig: names is empty, or a parameter is quantised.
         """
         super().__init__(network)
         self.names = list(names)
         if not self.names:
             raise InvalidConfig("no parameter of this network would be trained; choose another value of trainable")
+        check_plain(network, self.names, "training copies of the parameters")
         self.copies = nn.ParameterDict(
             {_key(name): nn.Parameter(network.get_parameter(name).detach().float().clone()) for name in self.names}
         )

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -34,7 +35,8 @@ class LiveMemory(TorchDispatchMode):
         """Run an operation, then record the live bytes."""
         for storage in _storages((args, kwargs)):
             self._track(storage, 0)  # made before the block, or known already
-        out = func(*args, **(kwargs or {}))
+        with torch._C.DisableTorchFunctionSubclass():  # as without this mode; loaders bring classes of their own
+            out = func(*args, **(kwargs or {}))
         for storage in _storages(out):
             self._track(storage, storage.nbytes())
         self.bytes.append(self._live)

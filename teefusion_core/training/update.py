@@ -5,13 +5,13 @@ They can be disabled for the teacher, so that one copy of the base serves both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointMismatch
+from ..errors import CheckpointMismatch, InvalidConfig
 from ..files.tensor_file import first_shape_mismatch
 
 
@@ -104,6 +104,26 @@ def exchanged(update: Update, values: Mapping[str, Tensor]) -> Iterator[None]:
 def _copy_(update: Update, values: Mapping[str, Tensor]) -> None:
     for name, parameter in update.named_parameters():
         parameter.copy_(values[name])
+
+
+def is_plain(weight: Tensor) -> bool:
+    """Return whether a weight is an ordinary tensor, not one that a loader keeps in a class or coding of its own."""
+    return type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point()
+
+
+def check_plain(network: nn.Module, names: Iterable[str], purpose: str) -> None:
+    """Refuse quantised parameters for something that needs their values.
+
+    Raises:
+        InvalidConfig: a parameter is quantised.
+    """
+    for name in names:
+        weight = network.get_parameter(name)
+        if not is_plain(weight):
+            raise InvalidConfig(
+                f"{purpose} is not possible with quantised weights ({name} is a {type(weight).__name__}); load the "
+                "model in float16, bfloat16 or float32, or train a LoRA (trainable: lora, or lora on modulation)"
+            )
 
 
 def copy_into(ours: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ SIZE = {"width": 1600, "height": 900}
 SETTINGS = {
     "Comfy.Locale": "en", "Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False,
     "Comfy.Minimap.Visible": False, "Comfy.Workflow.Persist": False, "Comfy.VersionCompatibility.DisableWarnings": True,
-    "Comfy.Workflow.ShowMissingModelsWarning": False,
+    "Comfy.Workflow.ShowMissingModelsWarning": False, "Comfy.RightSidePanel.IsOpen": False,
 }  # fmt: skip
 START_MS, WAIT_MS, CLICK_MS, RUN_MS = 300_000, 60_000, 5_000, 400_000
 # what the interface says of itself: files that a new user has not got, the English help page under a second name,
@@ -53,6 +53,7 @@ class Interface:
     def __init__(self, page: Page, shots: Path, way: str):
         self.page, self.shots, self.way = page, shots, way
         self.errors: list[str] = []
+        self.loads = 0
         page.set_default_timeout(WAIT_MS)
         page.on("pageerror", lambda error: self.errors.append(f"{error}"))
         page.on("console", self._heard)
@@ -69,7 +70,7 @@ class Interface:
         self.errors.clear()
         yield
         assert not self.errors, self.errors
-        assert not self.alerts()
+        assert not (said := self.alerts()), said
 
     def forgive(self, expected: str) -> None:
         """Take an expected error from those that fail the test; it must be there."""
@@ -80,10 +81,17 @@ class Interface:
     def alerts(self) -> list[str]:
         return self.page.locator(".p-toast-message-warn, .p-toast-message-error").all_inner_texts()
 
+    def version(self) -> tuple[int, int]:
+        major, minor, *_ = self.page.evaluate("() => __COMFYUI_FRONTEND_VERSION__").split(".")
+        return int(major), int(minor)
+
     # the canvas
 
     def load(self, workflow: dict) -> None:
-        self.page.evaluate("workflow => app.loadGraphData(workflow, true, true, 'shown')", workflow)
+        self.loads += 1  # a name that was there before brings its pictures back
+        self.page.evaluate(
+            "([workflow, name]) => app.loadGraphData(workflow, true, true, name)", [workflow, f"shown {self.loads}"]
+        )
         self.settle()
 
     def empty(self) -> None:
@@ -126,10 +134,10 @@ class Interface:
         return [node["id"] for node in self.nodes() if kind in (node["type"], node["title"])][-1]
 
     def set_widget(self, title: str, name: str, value) -> None:
-        """Give a widget of every node with this title another value; boxes put a number before its name."""
+        """Give a widget of every node with this title another value."""
         changed = self.page.evaluate(
             """([title, name, value]) => app.graph.nodes.filter(node => node.title === title)
-                .flatMap(node => node.widgets).filter(widget => widget.name.split(': ').pop() === name)
+                .flatMap(node => node.widgets).filter(widget => widget.name === name)
                 .map(widget => { widget.value = value; widget.callback?.(value) }).length""",
             [title, name, value],
         )
@@ -139,8 +147,12 @@ class Interface:
 
     def search(self, text: str, wanted: Iterable[str], at: tuple[float, float] = (880, 500)) -> None:
         """Open the search at an empty place, type; wait until it offers the wanted names."""
-        self.page.mouse.dblclick(*at, delay=5)
-        self._search_box().press_sequentially(text)
+        for _ in range(3):
+            self.page.mouse.dblclick(*at, delay=5)
+            self._search_box().press_sequentially(text)
+            if self._search_box().is_visible() and self._search_box().input_value() == text:
+                break
+            self.page.keyboard.press("Escape")  # on a slow machine the box may close under the typing
         for name in wanted:
             self.page.wait_for_function(FIND_OFFER, arg=[OFFERS, name])
 

@@ -11,6 +11,32 @@ BOXES = {
 PROMPT = "a large red circle on a white background"
 LOADER, EMPTY = "Load Demo SD3", "EmptySD3LatentImage"
 SOCKETS = [(LOADER, "CLIP", "clip"), (LOADER, "VAE", "vae"), (EMPTY, "LATENT", "latent_image")]
+WIDGETS = {
+    "TeEFusion Student": {"text": PROMPT, "guidance": 2.5, "seed": 7, "steps": 9},
+    "TeEFusion Teacher": {"text": PROMPT, "cfg": 3.5, "inversion_cfg": 0.5, "seed": 7, "steps": 9},
+}
+
+
+def widgets(ui, name):
+    """Return the values of a box by the names of its widgets."""
+    (box,) = (node for node in ui.nodes() if node["title"] == name)
+    return dict(box["widgets"])
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_a_box_has_its_widgets_and_keeps_their_values_in_a_saved_workflow(each_ui, name):
+    each_ui.drop(name, (480, 200))
+    lowest = each_ui.slot(each_ui.node(name), "input", "latent_image")[1]
+    each_ui.page.wait_for_function(
+        "lowest => [...document.querySelectorAll('textarea')].some(area => area.getBoundingClientRect().top > lowest)",
+        arg=lowest,
+    )
+    assert list(widgets(each_ui, name)) == list(WIDGETS[name])
+    for widget, value in WIDGETS[name].items():
+        each_ui.set_widget(name, widget, value)
+    each_ui.shot(f"box_dropped_{name.replace(' ', '_')}_{each_ui.way}")
+    each_ui.load(json.loads(each_ui.page.evaluate("() => JSON.stringify(app.graph.serialize())")))
+    assert widgets(each_ui, name) == WIDGETS[name]
 
 
 @pytest.mark.parametrize("name", BOXES)
@@ -31,8 +57,9 @@ def test_a_subgraph_samples_what_is_typed_into_it(ui, is_red_on_white, name):
     ui.set_widget(name, "seed", 1)
     ui.set_widget(name, "text", PROMPT)
     assert ui.run()["kind"] == "execution_success"
-    ui.page.wait_for_timeout(300)
+    ui.page.wait_for_timeout(1500)  # notes come again after the run
     ui.shot(f"box_{name.replace(' ', '_')}")
+    assert ("forward passes" in str(widgets(ui, name))) == ("Teacher" in name), "the cost of the node inside"
     (address,) = ui.pictures()["Preview Image"]
     assert is_red_on_white(address)
 
@@ -45,5 +72,6 @@ def test_a_box_has_the_names_by_which_it_is_found(name):
 
 
 def test_the_boxes_can_stand_in_for_one_another():
-    sockets = [[(item["name"], item["type"]) for item in box["nodes"][0]["inputs"]] for box in BOXES.values()]
+    inputs = [[item for item in box["nodes"][0]["inputs"] if "widget" not in item] for box in BOXES.values()]
+    sockets = [[(item["name"], item["type"]) for item in items] for items in inputs]
     assert len(sockets) == 2 and sockets[0] == sockets[1]

@@ -19,8 +19,7 @@ def speaking(request, open_page):
 
 
 def texts(language, ui):
-    version = ui.page.evaluate("() => __COMFYUI_FRONTEND_VERSION__")
-    if tuple(map(int, version.split(".")[:2])) < KEEPS_TEXTS_OF_PACKS:
+    if ui.version() < KEEPS_TEXTS_OF_PACKS:
         language = "en"
     path = ROOT / "locales" / language / "nodeDefs.json"
     return json.loads(path.read_text(encoding="utf-8"))["TeEFusionConditioning"]

@@ -50,6 +50,7 @@ def test_it_opens(each_ui, name):
 @pytest.mark.parametrize("name", HERE)
 def test_it_runs_to_pictures(ui, server, name):
     ui.load(FILES[name])
+    assert ui.pictures() == {}, "pictures of another workflow"
     for node in FILES[name]["nodes"]:
         for widget, value in SHORT.get(node["type"], {}).items():
             ui.set_widget(node["title"], widget, value)
@@ -63,10 +64,10 @@ def test_it_runs_to_pictures(ui, server, name):
         assert picture_HW3.shape[0] >= 64 and picture_HW3.std() > 1, address
     if SHORT.keys() & {node["type"] for node in FILES[name]["nodes"]}:
         assert ui.page.evaluate("() => previews") > 0, "nothing was shown on the way"
+    ui.page.wait_for_timeout(1500)  # nodes fetch their pictures, notes come again after the run
     for node in FILES[name]["nodes"]:
         if node["type"] in SHOWN:
-            ui.page.get_by_text(SHOWN[node["type"]]).first.wait_for()
-    ui.page.wait_for_timeout(500)  # nodes fetch their pictures
+            assert ui.page.get_by_text(SHOWN[node["type"]]).first.is_visible()
     ui.shot(f"run_{name}", whole=True)
 
 
@@ -90,3 +91,18 @@ def test_templates_offer_them_with_their_pictures(ui):
     page.locator(f"[data-testid='template-workflow-{HERE[0]}']").click()
     page.wait_for_function("number => app.graph.nodes.length === number", arg=len(FILES[HERE[0]]["nodes"]))
     ui.shot("templates_opened")
+
+
+def test_templates_are_offered_where_a_host_serves_no_pictures(open_page):
+    """A host may serve the workflows of a template folder only, and answer its pictures with 404."""
+    ui = open_page()
+    ui.page.route("**/workflow_templates/**/*.jpg", lambda route: route.fulfill(status=404))
+    ui.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    ui.page.get_by_text(PACK, exact=True).first.click()
+    card = ui.page.locator(f"[data-testid='template-workflow-{HERE[0]}']")
+    card.get_by_text(HERE[0]).first.wait_for()
+    ui.page.wait_for_timeout(500)  # pictures that the interface puts in place of the missing ones
+    ui.shot("templates_without_pictures")
+    assert not card.evaluate("card => [...card.querySelectorAll('img')].some(image => !image.naturalWidth)")
+    card.click()
+    ui.page.wait_for_function("number => app.graph.nodes.length === number", arg=len(FILES[HERE[0]]["nodes"]))

@@ -58,6 +58,9 @@ class TestTheArchive:
         docs = {name for name in packed() if name.startswith("docs/")}
         assert docs == {f"docs/{name}" for name in re.findall(r"\]\(docs/([\w./-]+)\)", readme)}
 
+    def test_it_holds_nothing_that_a_policy_may_refuse(self):
+        assert [name for name in packed() if (REPO / name).is_symlink() or "__pycache__" in name] == []
+
     def test_it_is_small(self):
         sizes = {name: (REPO / name).stat().st_size for name in packed()}
         assert sum(sizes.values()) < LARGEST

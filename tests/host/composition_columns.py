@@ -2,10 +2,14 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
-from .composition_parts import FINAL, SEED, STRONG, STUDENT, W2SD, WEAK, Setup, W, Z
-from .reflection_parts import SD3_LORA
+from .composition_parts import CHANGES, FINAL, NOTHING, SAME, SEED, STRONG, STUDENT, W2SD, WEAK, Setup, W, Z
+from .reflection_parts import SD3_LORA, relative
+
+EQUAL, OTHER = 2e-4, 1e-3
+STUDENT_FILE = "demo_sd3_student.safetensors"
 
 
 def sampled(top, setup, guider, sampler):
@@ -76,7 +80,7 @@ class Student(Column):
 
     def wired(self, setup):
         base = self.base(setup.dtype)
-        path = self.top.models / "demo_sd3_student.safetensors"
+        path = self.top.models / STUDENT_FILE
         key = ("student", setup.dtype)
         if key not in self.top.kept:
             self.top.kept[key] = self.top.pack.comfy_host.load_student(base, path)
@@ -154,3 +158,39 @@ class LoraGap(OneNetwork):
 
 
 COLUMNS = (Student, OneNetwork, LoraGap)
+
+
+def columns_of(top, folder):
+    """Return the columns by name; `folder` is for models that are saved."""
+    top.folder, top.models = folder, top.pack.comfy_host.load_demo.__globals__["MODELS"]
+    return {column.name: column(top) for column in COLUMNS}
+
+
+def check_cell(row, column, equal=EQUAL):
+    """Check one cell against its twin; return the outcome as the table has it."""
+    top = column.top
+
+    def change(setup):
+        return row.change(top, setup)
+
+    setup = column.start(**row.settings, **row.own)
+    if column.name in row.refused:
+        with pytest.raises(top.pack.errors.InvalidConfig, match=row.refused[column.name]) as caught:
+            column.ours(setup, change)
+        return f"refused: {caught.value}"
+    got = column.ours(setup, change)
+    if row.on_model:
+        assert relative(column.ours(setup, change, before=True), got) < equal, "the order of the nodes matters"
+    plain = column.ours(column.start(**row.settings), _unchanged)
+    if row.expected in (SAME, NOTHING):
+        assert relative(got, plain) < equal
+    if row.expected == NOTHING:
+        assert relative(column.twin(setup, change), column.twin(setup, _unchanged)) < equal
+    if row.expected == CHANGES:
+        assert relative(got, column.twin(setup, change)) < equal
+        assert got.shape != plain.shape or relative(got, plain) > OTHER
+    return row.expected
+
+
+def _unchanged(setup):
+    return setup

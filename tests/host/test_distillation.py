@@ -153,6 +153,18 @@ class TestTraining:
         assert rest.losses == whole.losses
         assert all(torch.equal(rest.file.tensors[name], tensor) for name, tensor in whole.file.tensors.items())
 
+    def test_two_processes_cannot_train_one_run(self, pack, distil, tmp_path):
+        first, second, other = (self.training(pack, distil, tmp_path, name) for name in ("run", "run", "other"))
+
+        def start_others(report):
+            with pytest.raises(pack.errors.InvalidConfig, match="run run is used by another process"):
+                second.run()
+            other.run(should_stop=lambda: True)
+
+        asked = iter([False, True])
+        first.run(start_others, should_stop=lambda: next(asked))
+        second.run(should_stop=lambda: True)
+
     def test_only_the_run_itself_replaces_its_student(self, pack, distil, tmp_path):
         target, stop = tmp_path / "student.safetensors", {"should_stop": lambda: True}
         for _ in range(2):

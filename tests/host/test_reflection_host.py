@@ -91,10 +91,10 @@ class TestNothingDiffers:
 
     @pytest.fixture
     def noted(self, top, world, caplog):
-        def check(scales, **sides):
+        def check(scales, operator=None, **sides):
             caplog.clear()
             with caplog.at_level(logging.WARNING):
-                top.reflect(world, scales=scales, steps=2, **sides)
+                top.reflect(world, scales=scales, steps=2, operator=operator, **sides)
             return [record.message for record in caplog.records if "bit-identical" in record.message]
 
         return check
@@ -105,6 +105,18 @@ class TestNothingDiffers:
     def test_a_clone_or_an_equal_file(self, top, world, noted):
         for weak in (world.model.clone(), top.twins(world)[0]):
             assert len(noted((2.0, 2.0, 2.0), weak=weak)) == 1
+
+    @pytest.mark.parametrize("size", [0, 2**20], ids=["added", "exchanged"])
+    def test_a_lora_without_effect(self, top, world, noted, monkeypatch, size):
+        monkeypatch.setattr(top.module("comfy_host.reflection.lora_gap"), "SMALL", size)
+        assert len(noted((2.0, 2.0, 2.0), weak=top.lora(world.model, world.layers, 0.0))) == 1
+        assert not noted((2.0, 2.0, 2.0), weak=top.lora(world.model, world.layers))
+
+    def test_a_prompt_that_is_its_negative(self, world, noted):
+        assert len(noted((3.0, 1.0, 3.0), negative=world.positive)) == 1
+
+    def test_a_run_that_does_not_reflect(self, noted):
+        assert not noted((2.0, 2.0, 2.0), {"reflect_steps": 0})
 
     @pytest.mark.parametrize("gap", ["scale", "model", "lora", "strength", "prompt", "negative", "options", "shift"])
     def test_any_gap_is_enough(self, top, world, noted, gap):

@@ -205,7 +205,7 @@ class TestInAStockLoraLoader:
     def shown(self, pack, monkeypatch):
         lines = []
         module = sys.modules[f"{pack.module.__name__}.teefusion_core.comfy_host.guidance.patch"]
-        monkeypatch.setattr(module, "notify", lambda text, level: lines.append(text))
+        monkeypatch.setattr(module, "warn", lines.append)
         return lines
 
     def by_the_host(self, host, model, path):

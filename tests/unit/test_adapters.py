@@ -217,3 +217,11 @@ def test_other_values_last_as_long_as_the_block(network, kind):
         assert not torch.equal(output(network, update), applied)
         raise RuntimeError
     assert torch.equal(output(network, update), applied)
+
+
+@pytest.mark.parametrize("trainable", ["embedders", "everything"])
+def test_copies_of_quantised_weights_are_refused(trainable):
+    network = Network()
+    network.text.weight = nn.Parameter(torch.ones(6, 6, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(InvalidConfig, match=r"quantised weights \(text.weight"):
+        TRAINABLE[trainable](network, ROW, 4, 0)

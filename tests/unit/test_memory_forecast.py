@@ -41,3 +41,19 @@ def test_most_rows_that_fit():
     assert forecast.most_rows(65, 100) == 5
     assert forecast.most_rows(10**9, 100) == 100
     assert forecast.most_rows(14, 100) == 0
+
+
+class Coded(torch.Tensor):
+    """As in loaders of quantised files: it cannot be made without arguments."""
+
+    def __init__(self, values, *, coding):
+        super().__init__()
+
+    def __new__(cls, values, *, coding):
+        return super().__new__(cls, values)
+
+
+def test_classes_of_other_loaders_behave_as_without_a_forecast():
+    weight = Coded(torch.ones(4, 4), coding="mine")
+    assert type(torch.Tensor(weight * 2)) is torch.Tensor
+    assert forecast(lambda rows: torch.ones(rows, 4) @ torch.Tensor(weight * 2)).peak(2) > 0

@@ -1,6 +1,7 @@
 """Readers of published prompt sets, writers for their graders, by small files of the same form."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -130,9 +131,15 @@ class TestGraders:
 
 
 class TestCommands:
-    def run(self, *arguments):
+    def run(self, *arguments, **environment):
         command = [sys.executable, "-m", "teefusion_core", *map(str, arguments)]
-        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
+        env = {**os.environ, **environment}
+        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300, env=env)
+
+    def test_a_console_that_lacks_a_letter_shows_another(self, tmp_path):
+        path = made(tmp_path, "drawbench.csv", "Prompts,Category\na caf\u00e9 \u2192 \u6771\u4eac,Text\nplain,Text\n")
+        done = self.run("prompts", "drawbench", path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+        assert (done.returncode, done.stdout) == (0, "a caf? ? ??\nplain\n"), done.stderr
 
     def test_prompts_of_a_group(self, tmp_path):
         path = made(tmp_path, "drawbench.csv", "Prompts,Category\nA red car.,Colors\nTwo cats.,Counting\n")

@@ -28,9 +28,9 @@ from ...guidance.cfg import effective_guidance
 from ...guidance.flow import secant, velocity_of
 from ..guidance.patch import note_student_as_lora
 from ..model_files import check_vae
+from ..notes import tell
 from ..prompts.prompt_check import check_finite
 from ..recording import Recording, record
-from ..sampling import notify
 
 COUNTER_KEY = "teefusion_report"
 
@@ -84,8 +84,7 @@ def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, posi
         clipped=None if pixels is None else float(clipping(pixels).mean()),
         saturation=None if pixels is None else float(saturation(pixels).mean()), broken=broken,
     )  # fmt: skip
-    notify(report.cost())
-    notify(report.strength())
+    tell(f"{report.cost()}; {report.strength()}")
     out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}
     return {**out, "samples": samples}, report
 

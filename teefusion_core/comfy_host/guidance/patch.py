@@ -8,8 +8,9 @@ outdated. A prompt without guidance in the same run gets a zero term, so that th
 Shapes: B batch, P pooled width, D model width.
 """
 
+from __future__ import annotations
+
 import inspect
-import logging
 import math
 import weakref
 from collections.abc import Callable
@@ -26,8 +27,8 @@ from ...guidance.add_to_output import add_to_output
 from ...guidance.architectures import Architecture, architecture_of, family_of
 from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep, shown
 from ...guidance.methods import METHODS, TEEFUSION, Ingredients
+from ..notes import tell, warn
 from ..prompts.prompt_check import check_finite
-from ..sampling import notify
 
 STUDENT_KEY = "teefusion_student"  # attachment of a student: the metadata of its file, a dict
 EMBEDDER_KEY = "teefusion_embedder"  # attachment of a student: its GuidanceEmbedder, or None
@@ -38,8 +39,6 @@ GAIN_KEY = "teefusion_gain"  # in conditioning: float
 TERM_KEY = "teefusion_term"  # among the model conds of a run: [1,D] or [B,D]
 PATCHED = "extra_conds"  # method of the host's model that computes the conds of a prompt
 LABEL = "TeEFusion"  # prefix of messages during a run, when no node of ours is executing
-
-log = logging.getLogger(__name__)
 
 
 def apply_fusion(
@@ -109,24 +108,20 @@ def note_student_as_lora(model_patcher) -> None:
         return
     changed = [str(name).removeprefix("diffusion_model.") for name in model_patcher.patches]
     if all(any(name.startswith(f"{part}.") for name in changed) for part in (family.time_mlp, family.pooled_embed)):
-        notify(
+        warn(
             "a LoRA on this model changes the embedders, as a student does. A student in a LoRA loader has no "
-            "guidance: load it with Load TeEFusion Student",
-            logging.WARNING,
+            "guidance: load it with Load TeEFusion Student"
         )
 
 
 def _note_wiring(student: dict, null_BP: Tensor, positives: list[Tensor]) -> None:
-    """Log wiring mistakes that the image would not show."""
+    """Report wiring mistakes that the image would not show."""
     if not student:
-        log.info(
-            "%s: this model was not loaded from a student file; guidance has no meaning on a model that is no student.",
-            LABEL,
-        )
+        tell("this model was not loaded from a student file; guidance has no meaning on a model that is no student.")
     if not null_BP.any():
-        log.warning("%s: null is all zeros; connect an encoded empty prompt instead.", LABEL)
+        warn("null is all zeros; connect an encoded empty prompt instead.")
     if any(torch.equal(pooled_BP.to(null_BP), null_BP) for pooled_BP in positives):
-        log.warning("%s: null is the prompt itself, so guidance is zero; connect an encoded empty prompt.", LABEL)
+        warn("null is the prompt itself, so guidance is zero; connect an encoded empty prompt.")
 
 
 def _check_trained_range(w_B: Tensor, student: dict) -> None:
@@ -159,15 +154,8 @@ def _patched(model_patcher, architecture: Architecture):
     patched = model_patcher.clone()
     if patched.get_wrappers(WrappersMP.APPLY_MODEL, WRAPPER_KEY):
         return patched
-    base, original = weakref.ref(patched.model), _weakly_bound(patched.get_model_object(PATCHED))
     method = (patched.get_attachment(STUDENT_KEY) or {}).get("method", TEEFUSION)
     compute_term = partial(_term_of_prompt, architecture, method, patched.get_attachment(EMBEDDER_KEY))
-
-    def extra_conds(**kwargs):
-        out = original(**kwargs)
-        with reported_by(LABEL):
-            out[TERM_KEY] = comfy.conds.CONDRegular(compute_term(base(), **kwargs))
-        return out
 
     def apply_model(executor, *args, **kwargs):
         term_BD = kwargs.pop(TERM_KEY, None)
@@ -176,25 +164,67 @@ def _patched(model_patcher, architecture: Architecture):
         with add_to_output(executor.class_obj.diffusion_model, architecture.pooled_embed, term_BD):
             return executor(*args, **kwargs)
 
-    patched.add_object_patch(PATCHED, extra_conds)
+    patched.add_object_patch(PATCHED, ExtraConds(patched.model, patched.get_model_object(PATCHED), compute_term))
+    patched.add_callback_with_key(CallbacksMP.ON_CLONE, WRAPPER_KEY, _follow_model)
     patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, WRAPPER_KEY, _weaken_backup)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER_KEY, apply_model)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, _note_run)
     return patched
 
 
+class ExtraConds:
+    """The host's `extra_conds` of one model, with the term."""
+
+    def __init__(self, base, original: Callable, compute_term: Callable):
+        """Wrap a function, which may be the method of the model or the patch of another node.
+
+        Args:
+            base: the host's model. The object patches of a MODEL may outlive it, so no reference keeps it alive.
+            original: the function to call first.
+            compute_term: (base, **prompt) -> term.
+        """
+        self.base, self.original, self.compute_term = weakref.ref(base), _weakly_bound(original, base), compute_term
+
+    def __call__(self, **kwargs) -> dict:
+        """Return the conds of a prompt for a run."""
+        out = self.original(**kwargs)
+        with reported_by(LABEL):
+            out[TERM_KEY] = comfy.conds.CONDRegular(self.compute_term(self.base(), **kwargs))
+        return out
+
+    def of(self, base) -> ExtraConds:
+        """Return the same for another copy of the model."""
+        original = self.original
+        if inspect.ismethod(original) and isinstance(original.__self__, weakref.ProxyTypes):
+            original = MethodType(original.__func__, base)
+        return ExtraConds(base, original, self.compute_term)
+
+
+def _follow_model(patcher, clone) -> None:
+    """Go over to the copy of the model that the host loads anew for torch.compile and LoRA hooks (dynamic VRAM)."""
+    if clone.model is patcher.model:
+        return
+    extra_conds = clone.object_patches[PATCHED]
+    if not isinstance(extra_conds, ExtraConds):
+        raise InvalidConfig(
+            f"{LABEL}: another node replaces {PATCHED} of the model behind TeEFusion Conditioning, and torch.compile "
+            "or a LoRA hook loads a new copy of the model; put TeEFusion Conditioning behind that node"
+        )
+    clone.add_object_patch(PATCHED, extra_conds.of(clone.model))
+
+
 def _weaken_backup(patcher, *_) -> None:
     """Bind the method that the host will restore weakly as well."""
     backup = patcher.object_patches_backup
     if PATCHED in backup:
-        backup[PATCHED] = _weakly_bound(backup[PATCHED])
+        backup[PATCHED] = _weakly_bound(backup[PATCHED], patcher.model)
 
 
-def _weakly_bound(function: Callable) -> Callable:
-    """Return a method bound by a weak proxy: a reference cycle would keep the model until a full garbage collection."""
-    if not inspect.ismethod(function) or isinstance(function.__self__, weakref.ProxyTypes):
+def _weakly_bound(function: Callable, base) -> Callable:
+    """Bind a method of the model by a weak proxy: a cycle would keep the model until a full garbage collection."""
+    if not inspect.ismethod(function) or function.__self__ is not base:
         return function
-    return MethodType(function.__func__, weakref.proxy(function.__self__))
+    return MethodType(function.__func__, weakref.proxy(base))
 
 
 def _term_of_prompt(architecture: Architecture, method: str, embedder, base, *, device, noise, **prompt) -> Tensor:
@@ -234,18 +264,11 @@ def _check_hooks(base, architecture: Architecture) -> None:
 
 
 def _note_run(executor, *args, **kwargs):
-    """Log once per run if the sampler's cfg is not 1 or if no prompt carries guidance."""
+    """Warn once per run if the sampler's cfg is not 1 or if no prompt carries guidance."""
     guider = executor.class_obj
     cfg = getattr(guider, "cfg", 1.0)
     if isinstance(cfg, (int, float)) and not math.isclose(cfg, 1.0):
-        log.warning(
-            "%s: the sampler's cfg is %g, so every step costs two passes and is guided twice; set cfg to 1.",
-            LABEL,
-            cfg,
-        )
+        warn(f"the sampler's cfg is {cfg:g}, so every step costs two passes and is guided twice; set cfg to 1.")
     if not any(TIMESTEP_KEY in cond for conds in getattr(guider, "conds", {}).values() for cond in conds):
-        log.warning(
-            "%s: no prompt of this run carries guidance; connect the CONDITIONING of TeEFusion Conditioning too.",
-            LABEL,
-        )
+        warn("no prompt of this run carries guidance; connect the CONDITIONING of TeEFusion Conditioning too.")
     return executor(*args, **kwargs)

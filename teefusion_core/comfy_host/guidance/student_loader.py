@@ -16,6 +16,7 @@ from ...guidance.architectures import family_of
 from ...guidance.methods import EMBEDDER, METHODS, GuidanceEmbedder
 from ...training.adapters import FULL, LORA_ENDS, PREFIX, file_names, file_shapes
 from ..model_files import network_of
+from ..weights import stored_weights
 from .patch import EMBEDDER_KEY, STUDENT_KEY, why_no_base
 
 UPDATES, MODELS = "loras", "diffusion_models"
@@ -25,8 +26,8 @@ LABEL = "TeEFusion student"  # prefix of errors that another node triggers
 
 def base_fingerprint(model_patcher) -> str:
     """Return the fingerprint of a MODEL's weights without LoRAs and merges."""
-    originals = model_patcher.get_key_patches(PREFIX)
-    return fingerprint({name.removeprefix(PREFIX): patches[0][0] for name, patches in originals.items()})
+    stored = stored_weights(model_patcher, PREFIX)
+    return fingerprint({name.removeprefix(PREFIX): weight for name, weight in stored.items()})
 
 
 def student_files() -> list[str]:
@@ -86,7 +87,7 @@ def load_student(model_patcher, path: Path):
         check_base(info.base, base_fingerprint(model_patcher), path)
     elif info.mode != FULL:
         raise InvalidConfig(f"{path.name} changes the base {info.base}; connect the model that it was trained from")
-    student = network_of(tensors, path) if info.mode == FULL else _patched(model_patcher, tensors, path)
+    student = _whole(tensors, path) if info.mode == FULL else _patched(model_patcher, tensors, path)
     _check_embedder(embedder, student.model.diffusion_model, path)
     student.set_attachments(STUDENT_KEY, asdict(info))
     student.set_attachments(EMBEDDER_KEY, embedder)
@@ -134,6 +135,18 @@ def _check_whole(network, tensors: Mapping[str, Tensor], path: Path) -> None:
         )
         found = f"lacks the tensor {missing[0]}" if missing else "changes other layers than a training does"
         raise CheckpointMismatch(f"{path.name} {found}, so it was cut or edited; use the original file")
+
+
+def _whole(tensors: Mapping[str, Tensor], path: Path, **options):
+    student = network_of(tensors, path, **options)
+    student.cached_patcher_init = (_whole_again, (path,))
+    return student
+
+
+def _whole_again(path: Path, **options):
+    """Load the weights of a whole student once more, for torch.compile and LoRA hooks with dynamic VRAM."""
+    tensors = {name: tensor for name, tensor in read_student(path)[0].items() if not name.startswith(EMBEDDER)}
+    return _whole(tensors, path, **options)
 
 
 def _patched(model_patcher, tensors: Mapping[str, Tensor], path: Path):

@@ -7,7 +7,6 @@ keep working.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,14 +21,13 @@ from torch import Tensor
 from ...errors import InvalidConfig, ShapeMismatch
 from ...guidance.cfg import proxy_prompt
 from ..guidance_functions import BRANCHES_KEY, name_what_is_not_finite, with_memory
+from ..notes import warn
 from .weak_model import WeakModel
 
 PHASE_KEY = "teefusion_phase"  # in the model options of a call
 COUNTER_KEY = "teefusion_passes"
 STRONG, WEAK, FINAL = "strong", "weak", "final"
 CFG, CHATS = "CFG", "CHATS"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,10 +83,13 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         conds = {"positive": positive, "negative": negative, "weak_positive": weak_positive}
         conds["weak_negative"] = weak_negative
         self.own_prompt = weak_positive is not positive or weak_negative is not negative
+        self.same_prompts = _same_prompts(positive, negative)
         if self.rule == CHATS:
             with _pooled_expected():
                 conds["weak_proxy"] = _proxy(positive, negative, self.alpha)
         self.inner_set_conds(conds)
+        if self.model_patcher is not self.weak.strong:
+            self.weak = self.weak.following(self.model_patcher)
 
     def sample(self, noise, latent_image, sampler, sigmas, *args, **kwargs):
         """Sample with a Reflection Sampler.
@@ -98,7 +99,7 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         """
         if not getattr(sampler, "reflects", False):
             raise InvalidConfig("this guider was given a sampler that does not reflect; connect Reflection Sampler")
-        self.passes = 0.0
+        self.passes, self.reflected = 0.0, False
         return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
     def inner_sample(self, noise, latent_image, device, sampler, sigmas, denoise_mask, *args, **kwargs):
@@ -125,6 +126,7 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         options = dict(model_options or {})
         phase = options.pop(PHASE_KEY, FINAL)
         if phase == WEAK:
+            self.reflected = True
             # only its own options: what nodes changed in the strong model alone is part of the difference
             with self.weak.active():
                 return self._predict(self.weak.network, x, timestep, self.weak.conds, WEAK, self.weak.options, seed)
@@ -180,15 +182,33 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
                 )
 
     def warn_if_nothing_differs(self) -> None:
-        """Log a warning when strong and weak phase are identical, so that reflection has no effect."""
-        same_scale = math.isclose(self.scales.strong, self.scales.weak)
-        if self.rule == CFG and same_scale and not self.own_prompt and self.weak.same_weights():
-            log.warning(
-                "TeEFusion: strong and weak give bit-identical predictions (same weights, prompts and CFG scale %g), "
-                "so reflection costs its passes but changes nothing. Use another model, LoRA strength, prompt or CFG "
-                "scale for it.",
-                self.scales.strong,
+        """Warn if strong and weak phase predicted the same in the whole run; call it at its end."""
+        same_scale = math.isclose(self.scales.strong, self.scales.weak) or self.same_prompts
+        if not self.reflected or self.rule != CFG or not same_scale or self.own_prompt:
+            return
+        if self.weak.predicts_the_same():
+            warn(
+                f"strong and weak give bit-identical predictions (CFG scale {self.scales.strong:g} and "
+                f"{self.scales.weak:g}), so reflection costs its passes but adds nothing. Use another model, LoRA "
+                "strength, prompt or CFG scale for it."
             )
+
+
+def _same_prompts(positive, negative) -> bool:
+    """Return whether two CONDITIONINGs are equal, so that the CFG scale has no effect."""
+    entries = [
+        [[cond, *(extras[name] for name in sorted(extras))] for cond, extras in side] for side in (positive, negative)
+    ]
+    keys = [[sorted(extras) for _, extras in side] for side in (positive, negative)]
+    return keys[0] == keys[1] and all(
+        _same(a, b) for one, other in zip(*entries, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+def _same(a, b) -> bool:
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return a.shape == b.shape and bool(torch.equal(a, b.to(a)))
+    return a is b
 
 
 def _plain(options: dict) -> bool:

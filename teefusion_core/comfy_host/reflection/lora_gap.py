@@ -1,9 +1,9 @@
 """Two LoRA settings on one copy of the weights.
 
 Clones of a MODEL share their weights, so only one of two LoRA settings can be merged. For the other setting, the
-difference of the two is added to the output of each affected layer; it has low rank as well. A small tensor, and one
-that is not changed by a plain LoRA on a linear or convolution layer, is replaced as a whole. Both last only for the
-length of a block, so nothing is loaded again.
+difference of the two is added to the output of each affected layer; it has low rank as well. A small merged tensor,
+and one that is not changed by a plain LoRA on a linear or convolution layer, is replaced as a whole. Both last only for
+the length of a block, so nothing is loaded again.
 
 Shapes: O output width, I input width, R rank (of all LoRAs of a layer together).
 """
@@ -11,12 +11,14 @@ Shapes: O output width, I input width, R rank (of all LoRAs of a layer together)
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import comfy.float
 import comfy.lora
+import comfy.model_patcher
 import comfy.utils
 import torch
 from comfy.weight_adapter import LoRAAdapter
@@ -24,6 +26,8 @@ from torch import Tensor, nn
 
 from ...errors import InvalidConfig
 from ...reflection.low_rank import LowRank
+from ...training.update import is_plain
+from ..weights import is_merged, is_patched, unpatched
 
 try:
     from comfy.utils import string_to_seed
@@ -41,27 +45,60 @@ class Exchange:
     network: nn.Module
     key: str
     value: Tensor
+    merged: bool
+    """Whether the forward pass reads the parameter; otherwise it reads what the functions of the layer return."""
+    functions: list | None = None
+    """Those of the layer while others are in their place."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the value to the device of the parameter."""
-        self.value = self.value.to(comfy.utils.get_attr(self.network, self.key).device)
+        """Move the value to where it is used; a large one of a streamed layer stays where its parameter is."""
+        parameter = comfy.utils.get_attr(self.network, self.key)
+        if self.merged:
+            self.value = self.value.to(parameter.device)
+        else:
+            self.value = self.value.to(parameter.device if self.value.numel() > SMALL else device, dtype)
+
+    @property
+    def layer(self) -> nn.Module:
+        """The module with the parameter."""
+        return comfy.utils.get_attr(self.network, self.key.rpartition(".")[0])
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Set the parameter to the value inside the block."""
-        parameter = comfy.utils.get_attr(self.network, self.key)
-        merged, parameter.data = parameter.data, self.value
+        self._swap()
         try:
             yield
         finally:
-            parameter.data = merged
+            self._swap()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Undo `active` inside the block."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        if self.merged:
+            parameter = comfy.utils.get_attr(self.network, self.key)
+            self.value, parameter.data = parameter.data, self.value
+            return
+        layer, attribute = self.layer, f"{self.key.rpartition('.')[2]}_function"
+        before = getattr(layer, attribute)
+        others = [function for function in before if not isinstance(function, comfy.model_patcher.LowVramPatch)]
+        setattr(layer, attribute, [self.value.to, *others] if self.functions is None else self.functions)
+        self.functions = before if self.functions is None else None
 
 
 class LoraGap:
     """The changes from the merged weights of one clone to those of another."""
 
     def __init__(self, changes: list[LowRank | Exchange]):
-        self.changes = changes
+        self.changes, self.effective = changes, False
+        """Whether a layer has been seen to compute something else because of a change."""
 
     @classmethod
     def between(cls, strong, weak) -> LoraGap:
@@ -71,11 +108,10 @@ class LoraGap:
             strong: the ComfyUI MODEL that is loaded, with its patches merged.
             weak: a clone of the same base with other patches.
         Raises:
-            InvalidConfig: a change needs a tensor that is kept out of video memory.
+            InvalidConfig: a change is not a LoRA, and the layer computes with weights of another loader.
         """
-        keys = [k for k in sorted({*strong.patches, *weak.patches}) if _differ(strong, weak, k) and _merged(strong, k)]
-        originals = strong.get_key_patches()
-        return cls([_change(strong.model, k, originals[k], strong.patches, weak.patches) for k in keys])
+        keys = sorted({*strong.patches, *weak.patches})
+        return cls([_change(strong, weak, k) for k in keys if _differ(strong, weak, k) and is_patched(strong, k)])
 
     def __bool__(self) -> bool:
         return bool(self.changes)
@@ -93,7 +129,20 @@ class LoraGap:
                 stack.enter_context(_eager())
             for change in self.changes:
                 stack.enter_context(change.active())
+                if not self.effective:
+                    stack.callback(self._watched(change))
             yield
+
+    def _watched(self, change: LowRank | Exchange) -> Callable[[], None]:
+        hook = partial(self._compare, change)
+        return change.layer.register_forward_hook(hook, with_kwargs=True).remove
+
+    def _compare(self, change: LowRank | Exchange, layer: nn.Module, args: tuple, kwargs: dict, out: Tensor) -> None:
+        """Compare what a layer returns with what it returns without the change, until one layer differs."""
+        if self.effective:
+            return
+        with change.suspended() if isinstance(change, Exchange) else nullcontext():
+            self.effective = not torch.equal(layer.forward(*args, **kwargs), out)
 
 
 def _eager() -> AbstractContextManager:
@@ -109,38 +158,34 @@ def _differ(strong, weak, key: str) -> bool:
     return [id(patch) for patch in strong.patches.get(key, [])] != [id(patch) for patch in weak.patches.get(key, [])]
 
 
-def _merged(patcher, key: str) -> bool:
-    """Return whether the host merges patches of this tensor; it skips buffers and parameters of non-leaf modules."""
-    path, _, name = key.rpartition(".")
-    layer = comfy.utils.get_attr(patcher.model, path)
-    own = {name for name, _ in layer.named_parameters(recurse=False)}
-    return name in own and own == {name for name, _ in layer.named_parameters()}
-
-
-def _change(network: nn.Module, key: str, original: list, strong: dict, weak: dict) -> LowRank | Exchange:
+def _change(strong, weak, key: str) -> LowRank | Exchange:
     """Return the change of one parameter, as a low-rank update if that is exact."""
     path, _, name = key.rpartition(".")
-    layer = comfy.utils.get_attr(network, path)
-    lists = [(sign, patch) for sign, patches in ((1, weak), (-1, strong)) for patch in patches.get(key, [])]
-    weight, convert = original[0]
-    # the host patches weights that are kept out of video memory on the fly
-    whole = not getattr(layer, f"{name}_function", None)
-    if not whole or weight.numel() > SMALL:
-        factors = (
-            [_factors(patch, weight, sign) for sign, patch in lists] if _is_linear(layer, name, weight) else [None]
-        )
+    layer = comfy.utils.get_attr(strong.model, path)
+    weight, merged = unpatched(strong, key), is_merged(strong, key)
+    coded = not is_plain(weight) or hasattr(layer, f"convert_{name}")
+    patches = weak.patches.get(key, [])
+    if coded or weight.numel() > SMALL:
+        lists = [(1, patch) for patch in patches] + [(-1, patch) for patch in strong.patches.get(key, [])]
+        linear = _is_linear(layer, name, weight)
+        factors = [_factors(patch, weight, sign) if linear else None for sign, patch in lists]
         if None not in factors:
             ups, downs = zip(*factors, strict=True)
             return LowRank(layer, torch.cat(ups, dim=1), torch.cat(downs))
-    if not whole:
+    if not coded and not merged:  # the host casts what it reads from the file first
+        weight = weight.to(getattr(layer, f"{name}_comfy_model_dtype", None) or weight.dtype)
+    if is_plain(weight) and not patches:
+        value = weight.clone()  # stochastic rounding would change even unpatched 8-bit weights
+    elif coded:
         raise InvalidConfig(
-            f"the weak model changes {key} by something other than a LoRA while part of the model is kept out of video "
-            "memory; free video memory, or load the weak model from its own file"
+            f"the weak model changes {key} by something other than a LoRA, which is not possible while it shares its "
+            "quantised weights with the strong one; load the weak model from its own file"
         )
-    if not weak.get(key):
-        return Exchange(network, key, weight.clone())  # stochastic rounding would change even unpatched 8-bit weights
-    merged = comfy.lora.calculate_weight(weak[key], convert(weight.float().clone(), inplace=True), key)
-    return Exchange(network, key, comfy.float.stochastic_rounding(merged, weight.dtype, seed=string_to_seed(key)))
+    else:
+        value = comfy.lora.calculate_weight(patches, weight.float().clone(), key)
+        if merged:  # as the host does
+            value = comfy.float.stochastic_rounding(value, weight.dtype, seed=string_to_seed(key))
+    return Exchange(strong.model, key, value, merged)
 
 
 def _is_linear(layer: nn.Module, name: str, weight: Tensor) -> bool:

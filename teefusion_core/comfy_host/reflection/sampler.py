@@ -6,7 +6,6 @@ noise-predicting models these are DDIM steps.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import comfy.model_management
@@ -20,6 +19,7 @@ from ...errors import InvalidConfig
 from ...files.tensor_file import not_finite, numbered
 from ...guidance.flow import Denoiser, euler, sample
 from ...reflection.operator import Inversion, core, exact, official, reflected, upper, upper_epsilon, window
+from ..notes import warn
 from .guider import FINAL, PHASE_KEY, STRONG, WEAK, ReflectionGuider
 
 ALL_STEPS = -1
@@ -31,8 +31,6 @@ INVERSIONS: dict[str, dict[str, Callable[[Tensor], Inversion]]] = {
     OFFICIAL: {"flow": lambda sigmas: core(len(sigmas) - 1), "noise": official},
 }
 """Option of the node -> kind of model -> function of the schedule [S+1] that returns the inversion."""
-
-log = logging.getLogger(__name__)
 
 
 class ReflectionSampler(comfy.samplers.KSAMPLER):
@@ -76,7 +74,6 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
     guider = model.inner_model
     if not isinstance(guider, ReflectionGuider):
         raise InvalidConfig("Reflection Sampler needs strong and weak predictions; connect Reflection Guider as guider")
-    guider.warn_if_nothing_differs()
     guider.check_guidance_functions(x, sigmas, (extra_args or {}).get("model_options", {}))
     kind = _kind_of(guider.inner_model.model_sampling)
     if kind not in INVERSIONS[inversion]:
@@ -99,13 +96,15 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
             phases.step = index + 1
             bar.update()
 
-        return _noted(sample(step, x, sigmas, callback=moved))
+        out = sample(step, x, sigmas, callback=moved)
+    guider.warn_if_nothing_differs()
+    return _noted(out)
 
 
 def _noted(samples: Tensor) -> Tensor:
-    """Return the result, and log which of its images are NaN: a decoder would show them black."""
+    """Return the result, and warn which of its images are NaN: a decoder would show them black."""
     if lost := not_finite(samples):
-        log.warning("TeEFusion: the result has NaN or infinite values in %s; %s.", numbered("image", lost), WHAT_TO_DO)
+        warn(f"the result has NaN or infinite values in {numbered('image', lost)}; {WHAT_TO_DO}.")
     return samples
 
 

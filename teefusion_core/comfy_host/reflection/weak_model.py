@@ -6,6 +6,7 @@ the strong one; its LoRAs, model options and object patches are applied only for
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from comfy.model_sampling import CONST
 from torch import Tensor
 
 from ...errors import CheckpointMismatch, InvalidConfig
+from ..weights import beside, is_dynamic, stored_weights
 from .lora_gap import LoraGap
 
 WEAK_KEY = "teefusion_weak"  # additional model of the strong patcher
@@ -51,19 +53,38 @@ class WeakModel:
         self.conds: dict[str, list[dict]] = {}
         self.options: dict = {}
 
+    def following(self, strong) -> WeakModel:
+        """Return the weak side on the copy of the weights that the host has loaded for LoRA hooks (dynamic VRAM).
+
+        Args:
+            strong: the MODEL that the host has put in the place of the strong one.
+        """
+        weak = copy.copy(self)
+        weak.strong = strong
+        if self.patcher is self.strong:
+            weak.patcher = strong
+        elif self.shared:
+            weak.patcher = beside(self.patcher, strong)
+        elif is_dynamic(self.patcher):
+            weak.patcher = self.patcher.get_non_dynamic_delegate()
+            strong.set_additional_models(WEAK_KEY, [weak.patcher])
+        return weak
+
     @property
     def network(self):
         """Return the host's model object of the weak side."""
         return self.patcher.model
 
-    def same_weights(self) -> bool:
-        """Return whether both sides predict the same for the same prompt and scale; call it during a run."""
+    def predicts_the_same(self) -> bool:
+        """Return whether both sides predict the same for the same prompt and scale; call it at the end of a run."""
         if _extras(self.patcher) != _extras(self.strong):
             return False
         if self.shared:
-            return not self.gap
-        pairs = zip(self.patcher.get_key_patches().values(), self.strong.get_key_patches().values(), strict=False)
-        return all(len(a) == len(b) == 1 and _equal(a[0][0], b[0][0]) for a, b in pairs)
+            return not self.gap.effective
+        if self.patcher.patches or self.strong.patches:
+            return False
+        ours, theirs = (stored_weights(patcher, "") for patcher in (self.patcher, self.strong))
+        return ours.keys() == theirs.keys() and all(_equal(ours[key], theirs[key]) for key in ours)
 
     def enter(
         self, conds: dict[str, list[dict]], sigmas: Tensor, noise: Tensor, device, hooked: bool = False, **context

@@ -24,6 +24,7 @@ from ..guidance.patch import why_no_base
 from ..prompts.encoded import Prompts
 from ..prompts.prompt_check import check_prompts
 from ..sampling import schedule
+from ..weights import merged
 from .network import Network
 from .teacher import Teacher, TrajectoryMaker, checked_images
 
@@ -78,12 +79,14 @@ class Distillation:
             raise InvalidConfig(f"model {why}, so a student would be trained on top of its guidance; connect the base")
         check_prompts(positives.entries, model, "prompt")
         check_prompts(nulls.entries, model, "null")
-        self.model, self.teacher, self.settings = model, teacher, settings
+        self.model, self.teacher, self.settings = merged(model), teacher, settings
+        if self.model is not model:
+            teacher.follow(model, self.model)
         self.positives, self.nulls = positives, nulls
         self.images = checked_images(images, len(positives), model.model.latent_format.latent_channels)
         self.latent_CHW = tuple(self.images[0].shape[1:]) if self.images else tuple(latent_CHW)
         self.grid_S = schedule(model, settings.scheduler, settings.teacher_steps, 1.0)
-        self.network = Network(model)
+        self.network = Network(self.model)
         where = {"device": self.network.device, "dtype": self.network.dtype}
         self.student = STUDENTS[settings.method](self.network.module, positives, nulls, settings, **where)
         self._maker = TrajectoryMaker(

@@ -17,8 +17,8 @@ from ...prompts.prompt_list import lines_of
 from ...training.loop_settings import TrainSettings
 from ...training.settings import DistillSettings
 from ..guidance.student_loader import MODELS, UPDATES
+from ..notes import tell
 from ..prompts.encoded import Prompts, encoded
-from ..sampling import notify
 from .distillation import Distillation, check_negative_share
 from .network import latent_shape
 from .progress import TrainingProgress
@@ -85,14 +85,14 @@ def train_in_graph(
         trained = _run(training, TrainingProgress(training, every=preview_every, vae=vae))
     training.write(trained, path)
     _written.add(path)
-    notify(f"{trained.file.info.step} steps, loss {trained.losses[-1]:.4f}, saved as {path.relative_to(output.parent)}")
+    tell(f"{trained.file.info.step} steps, loss {trained.losses[-1]:.4f}, saved as {path.relative_to(output.parent)}")
     return trained, path
 
 
 def _run(training: Training, progress: TrainingProgress) -> Result:
     try:
         return training.run(
-            progress.on_step, progress.should_stop, progress.on_trajectory, lambda need: notify(str(need))
+            progress.on_step, progress.should_stop, progress.on_trajectory, lambda need: tell(str(need))
         )
     except comfy.model_management.InterruptProcessingException:
         progress.stopped()

@@ -17,6 +17,7 @@ from ...training.loop_settings import TrainSettings
 from ...training.memory_forecast import Forecast, forecast
 from ...training.targets import Example
 from .distillation import Distillation
+from .network import Network
 
 GIB = 2**30
 TRIAL_STEPS = 2
@@ -72,11 +73,13 @@ def _need(distil: Distillation, loop: TrainSettings) -> Need:
     kept = (MOMENTS + bool(loop.ema_decay)) * weights
     ahead = weights * (loop.gradient_accumulation > 1)  # gradients that exist before the last of several passes
     student, teacher = _of_student(distil, kept + ahead), _of_teacher(distil, kept)
-    return Need(student, teacher, loop.batch_size, distil.settings.images_per_trajectory, _free(distil.network.device))
+    return Need(student, teacher, loop.batch_size, distil.settings.images_per_trajectory, _free(distil.network))
 
 
-def _free(device: torch.device) -> int:
-    return int(comfy.model_management.get_free_memory(device))
+def _free(network: Network) -> int:
+    """Return the free bytes of the device, as the host counts them; a newer one includes what it can evict."""
+    count = getattr(network.model, "get_free_memory", comfy.model_management.get_free_memory)
+    return int(count(network.device))
 
 
 def _of_student(distil: Distillation, constant: int) -> Forecast:

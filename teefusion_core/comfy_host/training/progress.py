@@ -16,7 +16,7 @@ from ...training.loop import StepReport
 from ...training.preview import preview_image
 from ...training.update import exchanged
 from ..model_files import check_vae
-from ..sampling import notify
+from ..notes import tell
 from .run import Training
 
 PROMPTS_SHOWN, PREVIEW_SIZE, SECONDS_BETWEEN_LINES = 3, 768, 1.0
@@ -56,12 +56,12 @@ class TrainingProgress:
             left = (report.steps - report.step) * self.seconds
             pace = report.rows / max(self.seconds, 1e-9)
             done = f"step {report.step}/{report.steps}, loss {report.loss:.4f}"
-            notify(f"{done}, {pace:.1f} rows/s, {_minutes(left)} left")
+            tell(f"{done}, {pace:.1f} rows/s, {_minutes(left)} left")
         self.bar.update_absolute(report.step, report.steps, image)
 
     def on_trajectory(self, number: int) -> None:
         """Show that the teacher is making a trajectory."""
-        notify(f"the teacher makes trajectory {number + 1}")
+        tell(f"the teacher makes trajectory {number + 1}")
 
     def should_stop(self) -> bool:
         """Raise the host's exception if the user has cancelled."""
@@ -71,7 +71,7 @@ class TrainingProgress:
     def stopped(self) -> None:
         """Show what was saved on cancel."""
         saved = f"at step {self.step}, which is saved" if self.step else "before the first step of this run"
-        notify(f"stopped {saved}; run again to resume")
+        tell(f"stopped {saved}; run again to resume")
 
     @torch.no_grad()
     def sample(self, average: Mapping[str, Tensor]) -> np.ndarray:

@@ -17,7 +17,7 @@ from ...training.loop_settings import TrainSettings
 from ...training.processes import Processes
 from ...training.students.student import RUN_KEY, StudentFile
 from ...training.trajectory_cache import TrajectoryCache
-from ...training.update import exchanged
+from ...training.update import check_plain, exchanged
 from ..guidance.student_loader import base_fingerprint
 from .distillation import Distillation
 from .identity import identity_of
@@ -66,13 +66,16 @@ class Training:
             processes: the training processes.
         Raises:
             InvalidConfig: the name is not a plain folder name, or `whole_model` is set for a student that leaves the
-                model unchanged.
+                model unchanged or for quantised weights.
         """
         if whole_model and not distillation.student.changes_model:
             raise InvalidConfig(
                 f"whole_model is on, but a sharpener (method {distillation.settings.method}) does not change the "
                 "model; turn whole_model off"
             )
+        if whole_model:
+            network = distillation.network.module
+            check_plain(network, [name for name, _ in network.named_parameters()], "whole_model")
         self.distillation, self.settings, self.teacher, self.whole_model = distillation, settings, teacher, whole_model
         self.processes = processes or Processes()
         self.base = base_fingerprint(distillation.model)

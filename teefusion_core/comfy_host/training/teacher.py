@@ -27,6 +27,7 @@ from ..guidance_functions import name_what_is_not_finite, with_memory
 from ..origin import foreign_pack
 from ..prompts.encoded import Prompts
 from ..recording import record
+from ..weights import beside
 from .network import Network
 
 PROBE_STEPS = 4
@@ -63,6 +64,16 @@ class Teacher:
     def model(self):
         """The MODEL that the guider runs."""
         return self.guider.model_patcher
+
+    def follow(self, model, merged) -> None:
+        """Go over from one copy of the weights to another, if the guider samples that one.
+
+        Args:
+            model: MODEL with the copy to leave.
+            merged: MODEL with the copy to use.
+        """
+        if self.model.model is model.model:
+            self.guider.model_patcher = beside(self.model, merged)
 
     def sample(
         self, positive, negative, noise_BCHW, sigmas_S, cfg: float, *, latent_BCHW=None, seed: int = 0, start_BCHW=None
