@@ -167,7 +167,8 @@ class CompareGrid(io.ComfyNode):
         """Draw, with errors that carry the node's name."""
         batches = [images_a, images_b, images_c, images_d, images_e, images_f]
         with reported_by(GRID):
-            pictures = [as_pictures(batch) for batch in batches if batch is not None]
+            names = zip(("images_a", *MORE_IMAGES), batches, strict=True)
+            pictures = [as_pictures(batch, name) for name, batch in names if batch is not None]
             grid = compared(pictures, prompts=prompts, methods=methods, costs=costs, side=image_size)
         return io.NodeOutput(as_images(grid))
 

@@ -66,14 +66,13 @@ def _run(arguments: argparse.Namespace) -> None:
         _train(arguments.config)
     elif arguments.command in ("prompts", "arrange"):
         {"prompts": prompt_command.prompts, "arrange": prompt_command.arrange}[arguments.command](arguments)
+    elif arguments.command == "convert":
+        score_command.convert(arguments)
     else:
         import_from_comfyui()
         from .comfy_host.evaluation import scoring
 
-        if arguments.command == "score":
-            score_command.score(arguments, scoring.score_file, scoring.score_pictures)
-        else:
-            score_command.convert(arguments, scoring.convert)
+        score_command.score(arguments, scoring.score_file, scoring.score_pictures)
 
 
 def _stop(message: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidConfig
+from ..files.tensor_file import not_finite, numbered
 from .notes import tell
 from .reflection.guider import ReflectionGuider
 from .reflection.sampler import ReflectionSampler
@@ -50,7 +51,7 @@ def run_reflection(guider: ReflectionGuider, sampler: ReflectionSampler, sigmas:
         latent: LATENT; not modified.
         seed: seed of the noise.
     Returns:
-        (LATENT, cost line of the run).
+        (LATENT, cost line of the run; it names images that are NaN).
     """
     model = guider.model_patcher
     start = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
@@ -62,6 +63,8 @@ def run_reflection(guider: ReflectionGuider, sampler: ReflectionSampler, sigmas:
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,
     )  # fmt: skip
     cost = cost_line(guider, max(len(sigmas) - 1, 0), time.perf_counter() - begin)
+    if lost := not_finite(samples):
+        cost += f"; NaN or infinite values in {numbered('image', lost)}"
     tell(cost)
     out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}
     out["samples"] = samples.to(comfy.model_management.intermediate_device())

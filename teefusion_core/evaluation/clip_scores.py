@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 
 from ..errors import CheckpointMismatch
-from ..files.tensor_file import without_prefix
+from ..files.tensor_file import check_finite, check_shapes, without_prefix
 from .judges import CLIP, HPS, PICK
 from .preprocessing import Prepare, middle, middle_rounded, pixels_of, whole
 
@@ -60,6 +60,20 @@ def clip_scores(clip: Any, rule: Rule, pictures: Sequence[Image.Image], tokens_B
     return rule.score((pictures_BP * prompts_BP).sum(-1), clip.logit_scale)
 
 
+def check_layers(weights: Sequence[Tensor], biases: Sequence[Tensor], path: Path) -> None:
+    """Refuse linear layers that do not follow each other down to one score, or that are not finite.
+
+    Raises:
+        CheckpointMismatch: with the number of the layer.
+    """
+    outputs = [*(weight.shape[-1] for weight in weights[1:] if weight.ndim), 1]
+    for number, (weight, bias, width) in enumerate(zip(weights, biases, outputs, strict=False), 1):
+        layer = {f"layer {number}": weight, f"bias {number}": bias}
+        inputs = weight.shape[-1] if weight.ndim else 1
+        check_shapes(layer, {f"layer {number}": (width, inputs), f"bias {number}": (width,)}, path)
+        check_finite(layer, path)
+
+
 class AestheticHead(torch.nn.Module):
     """LAION's aesthetic predictor: linear layers on image embeddings, with scores from about 1 to 10."""
 
@@ -78,19 +92,26 @@ class AestheticHead(torch.nn.Module):
         """Build a head from a file of improved-aesthetic-predictor (five layers) or aesthetic-predictor (one).
 
         Raises:
-            CheckpointMismatch: the file holds neither.
+            CheckpointMismatch: the file holds neither, or not all of its weights.
         """
         single = without_prefix(tensors, "predictor.weight") or ({"predictor." + k: v for k, v in tensors.items()})
         if {"predictor.weight", "predictor.bias"} <= single.keys():
-            return cls([(single["predictor.weight"], single["predictor.bias"])])
+            return cls._checked([single["predictor.weight"]], [single["predictor.bias"]], path)
         found = without_prefix(tensors, "layers.0.weight") or {}
         places = sorted(int(name[1]) for key in found if (name := re.fullmatch(r"layers\.(\d+)\.weight", key)))
-        if tuple(places) != cls.LAYERS:
+        if tuple(places) != cls.LAYERS or not all(f"layers.{place}.bias" in found for place in places):
             raise CheckpointMismatch(
                 f"{path.name} is no LAION aesthetic head without activations; choose sac+logos+ava1-l14-linearMSE or "
                 "ava+logos-l14-linearMSE of improved-aesthetic-predictor, or a head of aesthetic-predictor"
             )
-        return cls([(found[f"layers.{place}.weight"], found[f"layers.{place}.bias"]) for place in places])
+        weights, biases = ([found[f"layers.{place}.{kind}"] for place in places] for kind in ("weight", "bias"))
+        return cls._checked(weights, biases, path)
+
+    @classmethod
+    def _checked(cls, weights: list[Tensor], biases: list[Tensor], path: Path) -> "AestheticHead":
+        """Refuse layers that do not follow each other down to one score, and weights that are not finite."""
+        check_layers(weights, biases, path)
+        return cls(list(zip(weights, biases, strict=True)))
 
     def fits(self, clip: Any, path: Path, backbone: str) -> None:
         """Check the width of the CLIP.

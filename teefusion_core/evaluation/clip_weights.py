@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointMismatch
-from ..files.tensor_file import without_prefix
+from ..files.tensor_file import check_finite, without_prefix
 from ..files.text_file import read_text
 
 HEAD_WIDTH_TEXT = 64
@@ -26,15 +26,17 @@ class Backbone:
     heads: int
     """Number of attention heads of the vision tower; in the text tower each head is 64 wide."""
     activation: str
+    layers: tuple[int, int]
+    """Of the vision tower and of the text tower."""
 
 
 BACKBONES = {
-    (768, 32): Backbone("ViT-B/32 OpenAI", 12, QUICK),
-    (768, 16): Backbone("ViT-B/16 OpenAI", 12, QUICK),
-    (1024, 14): Backbone("ViT-L/14 OpenAI", 16, QUICK),
-    (1280, 14): Backbone("ViT-H/14 LAION", 16, EXACT),
-    (1408, 14): Backbone("ViT-g/14 LAION", 16, EXACT),
-    (1664, 14): Backbone("ViT-bigG/14 LAION", 16, EXACT),
+    (768, 32): Backbone("ViT-B/32 OpenAI", 12, QUICK, (12, 12)),
+    (768, 16): Backbone("ViT-B/16 OpenAI", 12, QUICK, (12, 12)),
+    (1024, 14): Backbone("ViT-L/14 OpenAI", 16, QUICK, (24, 12)),
+    (1280, 14): Backbone("ViT-H/14 LAION", 16, EXACT, (32, 24)),
+    (1408, 14): Backbone("ViT-g/14 LAION", 16, EXACT, (40, 24)),
+    (1664, 14): Backbone("ViT-bigG/14 LAION", 16, EXACT, (48, 32)),
 }
 """(width of the vision tower, patch size) -> backbone; any other CLIP needs its config.json."""
 
@@ -61,6 +63,8 @@ OPEN_CLIP_LAYERS = {
 }
 PROJECTIONS = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
 ATTENTION = re.compile(r"(.*)\.attn\.in_proj_(weight|bias)")
+SHAPE_ERRORS = (IndexError, TypeError, ValueError, ZeroDivisionError)
+"""What the arithmetic on shapes raises for tensors that are no weights of a model."""
 WANTED = "a CLIP with both towers, saved by transformers or open_clip"
 
 
@@ -75,6 +79,13 @@ def clip_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, str]:
     Raises:
         CheckpointMismatch: no CLIP, a CLIP with one tower, or an unknown architecture.
     """
+    try:
+        return _clip_of(tensors, path)
+    except SHAPE_ERRORS as error:
+        raise CheckpointMismatch(f"{path.name} has weights in shapes that no CLIP has; choose {WANTED}") from error
+
+
+def _clip_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[Any, str]:
     weights = without_prefix(tensors, "vision_model.embeddings.class_embedding")
     if weights is None:
         of_open_clip = without_prefix(tensors, "visual.class_embedding")
@@ -94,8 +105,9 @@ def filled(model: Any, weights: Mapping[str, Tensor], path: Path, wanted: str = 
     """Load weights into a model on the meta device and set it to evaluation mode.
 
     Raises:
-        CheckpointMismatch: weights are missing or have other shapes.
+        CheckpointMismatch: weights are missing, have other shapes, or are not finite.
     """
+    check_finite(weights, path)
     missing = [name for name in model.state_dict() if name not in weights]
     if missing:
         raise CheckpointMismatch(f"{path.name} lacks {missing[0]} and {len(missing) - 1} more; choose {wanted}")
@@ -156,9 +168,20 @@ def _config(weights: Mapping[str, Tensor], path: Path) -> tuple[Any, str]:
                 f"{path.name} is a CLIP of width {key[0]} with patches of {key[1]} pixels, which is none of {known}; "
                 f"put its config.json next to it as {beside.name}"
             )
+        _check_layers(weights, backbone, path)
         return _shaped(weights, backbone, text.shape, projection.shape[0]), backbone.name
     except KeyError as error:
         raise CheckpointMismatch(f"{path.name} lacks {error.args[0]}; choose {WANTED}") from error
+
+
+def _check_layers(weights: Mapping[str, Tensor], backbone: Backbone, path: Path) -> None:
+    for tower, wanted in zip(("vision_model", "text_model"), backbone.layers, strict=True):
+        found = len(_layers(weights, tower))
+        if found != wanted:
+            raise CheckpointMismatch(
+                f"{path.name} has {found} layers in its {tower}, but {backbone.name} has {wanted}; choose {WANTED}, or "
+                f"put its config.json next to it as {path.stem}.json"
+            )
 
 
 def _shaped(weights: Mapping[str, Tensor], backbone: Backbone, text: torch.Size, projection: int) -> Any:
@@ -184,14 +207,19 @@ def _shaped(weights: Mapping[str, Tensor], backbone: Backbone, text: torch.Size,
 
 
 def _tower(weights: Mapping[str, Tensor], tower: str, backbone: Backbone) -> dict[str, Any]:
-    layer = re.compile(rf"{tower}\.encoder\.layers\.(\d+)\.mlp\.fc1\.weight")
-    layers = {int(found[1]): weights[name] for name in weights if (found := layer.fullmatch(name))}
+    layers = _layers(weights, tower)
     if 0 not in layers:
         raise KeyError(f"{tower}.encoder.layers.0.mlp.fc1.weight")
     inner, width = layers[0].shape
     return {
         "hidden_size": width,
         "intermediate_size": inner,
-        "num_hidden_layers": len(layers),
+        "num_hidden_layers": max(layers) + 1,
         "hidden_act": backbone.activation,
     }
+
+
+def _layers(weights: Mapping[str, Tensor], tower: str) -> dict[int, Tensor]:
+    """Return the first matrix of the MLP of each layer of a tower."""
+    layer = re.compile(rf"{tower}\.encoder\.layers\.(\d+)\.mlp\.fc1\.weight")
+    return {int(found[1]): weights[name] for name in weights if (found := layer.fullmatch(name))}

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from .plot import PAPER, fitted, font_of
+from .labels import Labels
+from .plot import PAPER
 
 INK, FAINT = (24, 24, 28), (110, 110, 118)
 GAP, MARGIN, FRAME, BETWEEN = 8, 24, 4, 28
@@ -53,47 +54,48 @@ class _Grid:
         self.columns = max(len(row.cells) for row in rows)
         self.inner = self.columns * (self.block + BETWEEN) - BETWEEN
 
-    def lines_of(self, draw: ImageDraw.ImageDraw, title: str) -> list[str]:
+    def lines_of(self, labels: Labels, title: str) -> list[str]:
         """Break a title into at most TITLE_LINES lines."""
-        font, lines = font_of(self.title), [""]
+        lines = [""]
         for word in title.split():
             longer = f"{lines[-1]} {word}".strip()
-            if draw.textlength(longer, font) <= self.inner or len(lines) == TITLE_LINES:
+            if labels.width(longer, self.title) <= self.inner or len(lines) == TITLE_LINES:
                 lines[-1] = longer
             else:
                 lines.append(word)
-        return [fitted(draw, line, self.inner, font) for line in lines if line]
+        return [labels.fitted(line, self.inner, self.title) for line in lines if line]
 
-    def row(self, draw: ImageDraw.ImageDraw, row: Row) -> int:
+    def row(self, labels: Labels, row: Row) -> int:
         """Return the height of a row."""
-        above = len(self.lines_of(draw, row.title)) * (self.title + 6)
+        above = len(self.lines_of(labels, row.title)) * (self.title + 6)
         above += 4 if above else 0
         return above + self.height + self.notes * (self.note + 5) + (4 if self.notes else 0) + 2 * GAP
 
-    def draw_row(self, image: Image.Image, top: int, row: Row) -> None:
+    def draw_row(self, image: Image.Image, labels: Labels, top: int, row: Row) -> None:
         """Draw the title, images and notes of a row."""
-        draw = ImageDraw.Draw(image)
-        for line in self.lines_of(draw, row.title):
-            draw.text((MARGIN, top), line, INK, font_of(self.title))
+        for line in self.lines_of(labels, row.title):
+            labels.text((MARGIN, top), line, INK, self.title)
             top += self.title + 6
         top += 4 if row.title else 0
         for number, cell in enumerate(row.cells):
             left = MARGIN + number * (self.block + BETWEEN)
             for index, picture in enumerate(cell.pictures):
                 colour = cell.frames[index] if cell.frames else None
-                self.draw_picture(image, left + index * (self.width + GAP), top, picture, colour)
+                self.draw_picture(image, labels, left + index * (self.width + GAP), top, picture, colour)
             for index, line in enumerate(cell.note.splitlines()):
-                font, y = font_of(self.note), top + self.height + 4 + index * (self.note + 5)
-                draw.text((left, y), fitted(draw, line, self.block, font), FAINT, font)
+                y = top + self.height + 4 + index * (self.note + 5)
+                labels.text((left, y), labels.fitted(line, self.block, self.note), FAINT, self.note)
 
-    def draw_picture(self, image: Image.Image, x: int, y: int, picture: Image.Image, colour: Colour | None) -> None:
+    def draw_picture(
+        self, image: Image.Image, labels: Labels, x: int, y: int, picture: Image.Image, colour: Colour | None
+    ) -> None:
         """Draw an image in the middle of its place."""
         width, height = size = _scaled(picture, self.side)
         # enlarging without interpolation keeps the original pixels visible
         larger = width > picture.width
         resized = picture.resize(size, Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS)
         if colour is not None:
-            ImageDraw.Draw(image).rectangle((x, y, x + self.width - 1, y + self.height - 1), colour)
+            labels.draw.rectangle((x, y, x + self.width - 1, y + self.height - 1), colour)
         image.paste(resized, (x + (self.width - width) // 2, y + (self.height - height) // 2))
 
 
@@ -106,20 +108,20 @@ def draw_grid(columns: Sequence[str], rows: Sequence[Row], *, side: int, legend:
         side: longer side of an image in pixels.
         legend: a line below the headings.
     """
-    grid, canvas = _Grid(rows, side), ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    heading, small = font_of(grid.heading), font_of(grid.note)
+    grid, canvas = _Grid(rows, side), Labels(Image.new("RGB", (1, 1)))
     head = (grid.heading + 8 if columns else 0) + (grid.note + 10 if legend else 0) + (6 if columns else 0)
     heights = [grid.row(canvas, row) for row in rows]
     image = Image.new("RGB", (2 * MARGIN + grid.inner, 2 * MARGIN + head + sum(heights) - 2 * GAP), PAPER)
-    draw, top = ImageDraw.Draw(image), MARGIN + head
+    labels, top = Labels(image), MARGIN + head
     for number, label in enumerate(columns):
         left = MARGIN + number * (grid.block + BETWEEN)
-        draw.text((left, MARGIN), fitted(draw, label, grid.block, heading), INK, heading)
+        labels.text((left, MARGIN), labels.fitted(label, grid.block, grid.heading), INK, grid.heading)
     if legend:
-        draw.text((MARGIN, MARGIN + (grid.heading + 8 if columns else 0)), legend, FAINT, small)
+        labels.text((MARGIN, MARGIN + (grid.heading + 8 if columns else 0)), legend, FAINT, grid.note)
     for row, height in zip(rows, heights, strict=True):
-        grid.draw_row(image, top, row)
+        grid.draw_row(image, labels, top, row)
         top += height
+    labels.report()
     return image
 
 

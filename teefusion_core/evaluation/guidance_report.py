@@ -4,18 +4,20 @@ Shapes: B images, S steps.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
-from .plot import INK, OTHER, PALE, PAPER, STRONG, Frame, fitted, font_of
+from .labels import Labels
+from .plot import INK, OTHER, PALE, PAPER, STRONG, Frame
 
 SIZE, BOX = (768, 512), (64, 92, 744, 440)
 """Size of the plot and frame (left, top, right, bottom) in pixels."""
 TEXT, SMALL = 17, 14
 MOST_MARKS, MOST_LEVELS, HEADROOM = 12, 6, 0.1
+WHAT_TO_DO = "lower cfg or guidance, or run the model in 32 bits"
 UNDEFINED = "undefined: the model predicts the same for positive and negative; connect an encoded empty prompt"
 
 
@@ -39,15 +41,19 @@ class GuidanceReport:
     clipped: float | None = None
     """Share of color values at their limits; None without decoded images."""
     saturation: float | None = None
+    broken: str = ""
+    """Where the run first had NaN or infinite values, e.g. "step 3 (image 2)"; empty for a run of numbers."""
 
     def text(self) -> str:
         """Return the report as text, with a line per step."""
         lines = [self.cost(), self.strength()]
-        if self.clipped is not None and self.saturation is not None:
+        if self.clipped is not None and self.saturation is not None and not self.broken:
             lines.append(
                 f"{100 * self.clipped:.2f} % of the color values are clipped; saturation {self.saturation:.3f}"
             )
         lines.append(f"measuring took {self.own_passes:g} more passes of the base model, {self.own_seconds:.2f} s")
+        if self.broken:
+            return "\n".join(lines)
         lines += [
             "",
             "| step | sigma | CFG scale of the prediction | CFG scale of the step |",
@@ -65,42 +71,45 @@ class GuidanceReport:
         return f"{self.name}: {steps} steps, {self.passes:g} passes ({each:.3g} per step), {self.seconds:.2f} s"
 
     def strength(self) -> str:
-        """Return the mean effective guidance as one line."""
-        mean = float(self.moved_SB.nanmean())
+        """Return the mean effective guidance as one line, over the steps and images that have one."""
+        if self.broken:
+            return f"no reading: NaN or infinite values from {self.broken} on; {WHAT_TO_DO}"
+        mean, predicted = (_mean(of.flatten()) for of in (self.moved_SB, self.predicted_SB))
         if math.isnan(mean):
             return f"effective guidance {UNDEFINED}"
-        predicted = float(self.predicted_SB.nanmean())
         return f"effective guidance as a CFG scale: {mean:.2f} (steps), {predicted:.2f} (predictions)"
 
     def plot(self) -> Image.Image:
         """Draw the effective guidance over the noise levels; the band is the range over all images."""
         image = Image.new("RGB", SIZE, PAPER)
-        draw, font, small = ImageDraw.Draw(image), font_of(TEXT), font_of(SMALL)
+        labels = Labels(image)
         header = [self.cost(), self.strength()]
-        if self.clipped is not None:
+        if self.clipped is not None and not self.broken:
             header[1] += f"; {100 * self.clipped:.2f} % clipped"
         for row, line in enumerate(header):
-            draw.text((16, 14 + row * 24), fitted(draw, line, SIZE[0] - 32, font), fill=INK, font=font)
-        self._legend(draw, small)
-        frame = Frame(image, BOX, (0, max(len(self.sigmas) - 1, 1)), self._span())
+            labels.text((16, 14 + row * 24), labels.fitted(line, SIZE[0] - 32, TEXT), INK, TEXT)
+        self._legend(labels)
+        frame = Frame(labels, BOX, (0, max(len(self.sigmas) - 1, 1)), self._span())
         for level in _levels(*frame.y):
-            frame.level(level, f"{level:g}", small)
+            frame.level(level, f"{level:g}", SMALL)
         every = max(1, -(-len(self.sigmas) // MOST_MARKS))
         for step in range(0, len(self.sigmas), every):
-            frame.mark(step, f"{self.sigmas[step]:.3g}", small)
-        draw.text(
-            (sum(BOX[::2]) / 2, BOX[3] + 30), "noise level sigma at the start of each step", INK, small, anchor="ma"
+            frame.mark(step, f"{self.sigmas[step]:.3g}", SMALL)
+        labels.text(
+            (sum(BOX[::2]) / 2, BOX[3] + 30), "noise level sigma at the start of each step", INK, SMALL, anchor="ma"
         )
-        frame.band(_points(self.moved_SB.amin(1)), _points(self.moved_SB.amax(1)), PALE)
-        frame.line(_points(self.moved_SB.nanmean(1)), STRONG, width=3, dots=True)
-        frame.line(_points(self.predicted_SB.nanmean(1)), OTHER, width=2)
+        if not self.broken:
+            frame.band(_points(self.moved_SB.amin(1)), _points(self.moved_SB.amax(1)), PALE)
+            frame.line(_points(map(_mean, self.moved_SB)), STRONG, width=3, dots=True)
+            frame.line(_points(map(_mean, self.predicted_SB)), OTHER, width=2)
+        labels.report()
         return image
 
-    def _legend(self, draw: ImageDraw.ImageDraw, font) -> None:
-        draw.text((16, 66), "Effective CFG scale:", INK, font)
+    def _legend(self, labels: Labels) -> None:
+        labels.text((16, 66), "Effective CFG scale:", INK, SMALL)
         for x, colour, label in ((170, STRONG, "of the step (band: all images)"), (430, OTHER, "of the prediction")):
-            draw.line((x, 75, x + 24, 75), colour, 3)
-            draw.text((x + 32, 66), label, INK, font)
+            labels.draw.line((x, 75, x + 24, 75), colour, 3)
+            labels.text((x + 32, 66), label, INK, SMALL)
 
     def _span(self) -> tuple[float, float]:
         """Return the lower and upper limit of the y axis; 0 is always inside."""
@@ -110,12 +119,17 @@ class GuidanceReport:
         return low, high + HEADROOM * (high - low)
 
 
-def _points(values_S: Tensor) -> list[tuple[float, float]]:
-    return [(step, value) for step, value in enumerate(values_S.tolist()) if math.isfinite(value)]
+def _points(values_S: Iterable[float | Tensor]) -> list[tuple[float, float]]:
+    return [(step, float(value)) for step, value in enumerate(values_S) if math.isfinite(value)]
+
+
+def _mean(values_B: Tensor) -> float:
+    """Return the mean over the images whose guidance is defined; NaN if there is none."""
+    return float(values_B[~values_B.isnan()].mean())
 
 
 def _with_range(values_B: Tensor) -> str:
-    mean = float(values_B.nanmean())
+    mean = _mean(values_B)
     if len(values_B) == 1 or math.isnan(mean):
         return f"{mean:.3f}"
     return f"{mean:.3f} ({float(values_B.amin()):.3f} to {float(values_B.amax()):.3f})"

@@ -16,7 +16,8 @@ from torch.nn.functional import linear
 
 from ..errors import CheckpointMismatch
 from ..files.tensor_file import without_prefix
-from .clip_weights import filled
+from .clip_scores import check_layers
+from .clip_weights import SHAPE_ERRORS, filled
 from .preprocessing import middle_rounded, pixels_of
 
 TOKENS = 35
@@ -34,6 +35,8 @@ VISION = {
 }
 """Prefix of a name in the published file -> in transformers."""
 BLOCK = {".attn.qkv.": ".self_attn.qkv.", ".attn.proj.": ".self_attn.projection.", ".norm": ".layer_norm"}
+PUBLISHED = {("blocks", 1024): 24, ("encoder.layer", 768): 12}
+"""(name of the layers, width) -> number of layers of the published model."""
 WANTED = "the weights of ImageReward 1.0"
 
 
@@ -53,11 +56,24 @@ class ImageReward(torch.nn.Module):
         weights = {name: value.float() for name, value in weights.items()}
         try:
             self.vision, self.text = _vision(weights, path), _text(weights, path)
-            for place in LAYERS:
-                for kind in ("weight", "bias"):
-                    self.register_buffer(f"{kind}_{place}", weights[f"mlp.layers.{place}.{kind}"])
+            head = {kind: [weights[f"mlp.layers.{place}.{kind}"] for place in LAYERS] for kind in ("weight", "bias")}
         except KeyError as error:
             raise CheckpointMismatch(f"{path.name} lacks {error.args[0]}; choose {WANTED}") from error
+        except SHAPE_ERRORS as error:
+            raise CheckpointMismatch(f"{path.name} has weights in other shapes; choose {WANTED}") from error
+        self._check_widths(head["weight"][0], path)
+        check_layers(head["weight"], head["bias"], path)
+        for kind, tensors_of_kind in head.items():
+            for place, tensor in zip(LAYERS, tensors_of_kind, strict=True):
+                self.register_buffer(f"{kind}_{place}", tensor)
+
+    def _check_widths(self, first: Tensor, path: Path) -> None:
+        """Refuse parts of several models: image encoder, text encoder and head must take each other's output."""
+        pairs = [(self.vision.config.hidden_size, self.text.config.encoder_hidden_size)]
+        pairs += [(self.text.config.hidden_size, first.shape[-1] if first.ndim else 0)]
+        for given, taken in pairs:
+            if given != taken:
+                raise CheckpointMismatch(f"{path.name} has parts of the widths {given} and {taken}; choose {WANTED}")
 
     def forward(self, pictures: Sequence[Image.Image], tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """Return the score of each image with its prompt, [B]; the mask is 1 for tokens of the prompt."""
@@ -85,8 +101,9 @@ def _vision(weights: Mapping[str, Tensor], path: Path) -> Any:
             place = place.replace(old, new)
         renamed[place] = value
     patch, width = own["patch_embed.proj.weight"].shape[-1], own["cls_token"].shape[-1]
+    layers = _layers(own, "blocks", width, path)
     config = BlipVisionConfig(
-        hidden_size=width, num_hidden_layers=_layers(own, "blocks"), num_attention_heads=width // HEAD_WIDTH,
+        hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // HEAD_WIDTH,
         intermediate_size=own["blocks.0.mlp.fc1.weight"].shape[0], patch_size=patch,
         image_size=patch * round((own["pos_embed"].shape[1] - 1) ** 0.5), layer_norm_eps=1e-6, hidden_act="gelu",
     )  # fmt: skip
@@ -102,7 +119,7 @@ def _text(weights: Mapping[str, Tensor], path: Path) -> Any:
     own = _below(weights, "blip.text_encoder.")
     vocabulary, width = own["embeddings.word_embeddings.weight"].shape
     config = BlipTextConfig(
-        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=_layers(own, "encoder.layer"),
+        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=_layers(own, "encoder.layer", width, path),
         num_attention_heads=width // HEAD_WIDTH, hidden_act="gelu", layer_norm_eps=1e-12, is_decoder=True,
         intermediate_size=own["encoder.layer.0.intermediate.dense.weight"].shape[0],
         encoder_hidden_size=own["encoder.layer.0.crossattention.self.key.weight"].shape[1],
@@ -118,6 +135,11 @@ def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
-def _layers(weights: Mapping[str, Tensor], name: str) -> int:
+def _layers(weights: Mapping[str, Tensor], name: str, width: int, path: Path) -> int:
+    """Return the number of layers; the published widths have the published numbers."""
     found = (re.match(rf"{re.escape(name)}\.(\d+)\.", key) for key in weights)
-    return len({match[1] for match in found if match})
+    number = max((int(match[1]) for match in found if match), default=-1) + 1
+    if number != PUBLISHED.get((name, width), number):
+        wanted = PUBLISHED[name, width]
+        raise CheckpointMismatch(f"{path.name} has {number} layers in {name} instead of {wanted}; choose {WANTED}")
+    return number

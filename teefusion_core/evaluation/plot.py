@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from .labels import Labels
 
 INK, FAINT, PAPER = (30, 30, 30), (200, 200, 200), (255, 255, 255)
 PALE, STRONG, OTHER = (170, 195, 230), (20, 80, 180), (200, 90, 20)
@@ -12,32 +12,18 @@ DOT = 3
 Point = tuple[float, float]
 
 
-def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return the default font of Pillow, which has Latin letters only."""
-    return ImageFont.load_default(size)
-
-
-def fitted(draw: ImageDraw.ImageDraw, text: str, width: float, font) -> str:
-    """Shorten a text to a width; its end is replaced by dots."""
-    if draw.textlength(text, font) <= width:
-        return text
-    while text and draw.textlength(text + "...", font) > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
-
-
 class Frame:
     """Axes of a plot in a rectangle of an image; y points upwards."""
 
-    def __init__(self, image: Image.Image, box: tuple[float, float, float, float], x: Point, y: Point):
+    def __init__(self, labels: Labels, box: tuple[float, float, float, float], x: Point, y: Point):
         """Draw the rectangle.
 
         Args:
-            image: to draw on.
+            labels: of the image to draw on.
             box: left, top, right, bottom in pixels.
             x, y: limits of the axes; equal limits are moved apart.
         """
-        self.draw, self.box = ImageDraw.Draw(image), box
+        self.labels, self.draw, self.box = labels, labels.draw, box
         self.x, self.y = _apart(x), _apart(y)
         self.draw.rectangle(box, outline=FAINT)
 
@@ -60,16 +46,16 @@ class Frame:
         if len(lower) > 1:
             self.draw.polygon([self.place(*point) for point in (*lower, *reversed(upper))], fill=colour)
 
-    def level(self, y: float, label: str, font) -> None:
+    def level(self, y: float, label: str, size: int) -> None:
         """Draw a horizontal grid line with a label on the y axis."""
         left, _, right, _ = self.box
         height = self.place(self.x[0], y)[1]
         self.draw.line((left, height, right, height), fill=FAINT)
-        self.draw.text((left - 6, height), label, fill=INK, font=font, anchor="rm")
+        self.labels.text((left - 6, height), label, INK, size, anchor="rm")
 
-    def mark(self, x: float, label: str, font) -> None:
+    def mark(self, x: float, label: str, size: int) -> None:
         """Draw a label on the x axis."""
-        self.draw.text((self.place(x, self.y[0])[0], self.box[3] + 6), label, fill=INK, font=font, anchor="ma")
+        self.labels.text((self.place(x, self.y[0])[0], self.box[3] + 6), label, INK, size, anchor="ma")
 
 
 def _apart(span: Point) -> Point:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from ..files import pickle_file
 from ..files.image_file import opened
 from ..files.image_folder import captioned, pictures_in
 from ..files.output_file import check_target, write_text
@@ -33,6 +34,7 @@ def add_commands(commands) -> None:
     change = commands.add_parser("convert", help="convert a pickle of weights to safetensors; only tensors are read")
     change.add_argument("source", type=Path)
     change.add_argument("target", type=Path)
+    change.add_argument("--state", default="", help="which state to take if the pickle has several, e.g. ema")
 
 
 def score(arguments: argparse.Namespace, find: Callable[[str, str], Path], judged: Callable[..., ScoreTable]) -> None:
@@ -59,13 +61,17 @@ def score(arguments: argparse.Namespace, find: Callable[[str, str], Path], judge
     print(table.text(), flush=True)
 
 
-def convert(arguments: argparse.Namespace, write: Callable[[Path, Path], int]) -> None:
-    """Convert weights with the host's safe loader and print the number of tensors.
+def convert(arguments: argparse.Namespace) -> None:
+    """Convert weights; print which state they are and the number of tensors.
 
     Raises:
-        CheckpointMismatch: the source holds more than tensors, or the target exists.
+        CheckpointMismatch: the source holds more than tensors.
+        InvalidConfig: the source has several states.
+        TargetExists: the target exists.
     """
-    print(f"{write(arguments.source, arguments.target)} tensors written to {arguments.target}", flush=True)
+    state, number = pickle_file.convert(arguments.source, arguments.target, arguments.state)
+    of = "" if state == pickle_file.TOP else f" of {state!r}"
+    print(f"{number} tensors{of} written to {arguments.target}", flush=True)
 
 
 def _pictures(folder: Path, prompts: Path | None, subfolders: bool) -> tuple[list[Path], list[str]]:

@@ -9,7 +9,7 @@ import torch
 from ..errors import CheckpointMismatch, InvalidConfig
 from ..prompts.sharpener import Sharpener
 from .student_file import described, parsed
-from .tensor_file import first_shape_mismatch, read_tensors, write_tensors
+from .tensor_file import check_finite, first_shape_mismatch, read_tensors, write_tensors
 
 FORMAT = "teefusion-sharpener/1"
 METHOD = "dice"
@@ -114,5 +114,6 @@ def read_sharpener(path: Path) -> tuple[Sharpener, SharpenerInfo]:
             f"{name} is {found or 'missing'}, but it should be {wanted or 'absent'}; "
             "the file was cut or edited, so use the original"
         )
+    check_finite(tensors, path)
     sharpener.load_state_dict({name: weight.float() for name, weight in tensors.items()}, assign=True)
     return sharpener.requires_grad_(False), info

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointMismatch
-from .tensor_file import read_tensors, write_tensors
+from .tensor_file import check_finite, read_tensors, write_tensors
 
 FORMAT = "teefusion-student/1"
 CONVENTION = "w of the paper; the equivalent CFG scale is 1 + w"
@@ -135,10 +135,13 @@ def read_student(path: Path) -> tuple[dict[str, Tensor], StudentInfo]:
     Returns:
         (tensors by name, metadata of the student).
     Raises:
-        CheckpointMismatch: the file is missing, cut off, not safetensors, or without our metadata.
+        CheckpointMismatch: the file is missing, cut off, not safetensors, or without our metadata; or it lacks tensors,
+            or they are not finite.
     """
     tensors, metadata = read_tensors(path)
-    return tensors, StudentInfo.from_metadata(metadata, path)
+    info = StudentInfo.from_metadata(metadata, path)
+    check_finite(tensors, path)
+    return tensors, info
 
 
 def check_base(trained_from: str, base: str, path: Path) -> None:

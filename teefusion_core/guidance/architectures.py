@@ -36,6 +36,7 @@ class Architecture:
         guidance_embedding_scale: factor on w before psi.
         gain: multiplier of the term if the student file sets none.
         source: of the constants.
+        context_embed: end of the path of the layer that token embeddings enter first; empty if it is unknown.
         beside_text: number of inputs of F after the pooled text. They are equal for prompt and null (SDXL: sizes), so
             they are zero in the difference.
         adds_in_place: whether the host's class overwrites tensors that the backward pass needs.
@@ -49,6 +50,7 @@ class Architecture:
     guidance_embedding_scale: float
     gain: float
     source: str
+    context_embed: str = ""
     beside_text: int = 0
     adds_in_place: bool = False
 
@@ -78,6 +80,14 @@ class Architecture:
         layers = _matrices(self.pooled_module(model))
         return layers[0].in_features - self.beside_text, layers[-1].out_features
 
+    def context_width(self, model: nn.Module) -> int | None:
+        """Return the width of token embeddings; None if it is unknown, or if the model embeds none."""
+        if not self.context_embed:
+            return None
+        ends = (f".{self.context_embed}", self.context_embed)
+        modules = (module for path, module in model.named_modules() if path == ends[1] or path.endswith(ends[0]))
+        return next((layers[0].in_features for module in modules if (layers := _matrices(module))), None)
+
     def sinusoid_width(self, model: nn.Module) -> int:
         """Return the width of psi, the input of G."""
         return _matrices(_module_at(model, self.time_mlp))[0].in_features
@@ -92,17 +102,27 @@ def _matrices(module: nn.Module) -> list[Any]:
     return [layer for layer in module.modules() if hasattr(layer, "in_features")]
 
 
-def _row(name: str, landmarks: tuple[str, ...], time_mlp: str, pooled_embed: str, modulation: str, **more: Any):
+def _row(
+    name: str, landmarks: tuple[str, ...], time_mlp: str, pooled_embed: str, context_embed: str, modulation: str,
+    **more: Any,
+):  # fmt: skip
     """Return a row with the constants of the only published student, which is for SD3-medium."""
     return Architecture(
-        name=name, landmarks=landmarks, time_mlp=time_mlp, pooled_embed=pooled_embed, modulation=modulation,
+        name=name, landmarks=landmarks, time_mlp=time_mlp, pooled_embed=pooled_embed,
+        context_embed=context_embed, modulation=modulation,
         guidance_embedding_scale=PUBLISHED_TIMESTEP_SCALE, gain=PUBLISHED_GAIN,
         source="AIDC-AI/TeEFusion, pipelines/sd3_model.py", **more,
     )  # fmt: skip
 
 
-_SD3 = (("joint_blocks.0.context_block.attn.qkv", "t_embedder.mlp"), "t_embedder.mlp", "y_embedder", "adaLN_modulation")
-_MMDIT = ("time_in", "vector_in", "mod")
+_SD3 = (
+    ("joint_blocks.0.context_block.attn.qkv", "t_embedder.mlp"),
+    "t_embedder.mlp",
+    "y_embedder",
+    "context_embedder",
+    "adaLN_modulation",
+)
+_MMDIT = ("time_in", "vector_in", "txt_in", "mod")
 SIZES = 6 * 256  # SDXL: height, width, crop, target size, each as a sinusoid of 256
 
 ARCHITECTURES = (
@@ -113,8 +133,8 @@ ARCHITECTURES = (
     _row("HunyuanVideo", ("double_blocks.0", "txt_in.individual_token_refiner", "time_in.in_layer"), *_MMDIT,
          adds_in_place=True),
     _row("Flux", ("double_blocks.0", "txt_in.weight", "time_in.in_layer"), *_MMDIT, adds_in_place=True),
-    _row("SDXL", ("input_blocks", "time_embed.0", "label_emb.0.0"), "time_embed", "label_emb", "emb_layers",
-         beside_text=SIZES),
+    _row("SDXL", ("input_blocks", "time_embed.0", "label_emb.0.0"), "time_embed", "label_emb", "attn2.to_k",
+         "emb_layers", beside_text=SIZES),
 )  # fmt: skip
 
 

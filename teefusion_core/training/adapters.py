@@ -21,6 +21,9 @@ from .update import Update, check_plain, copy_into
 LORA, DIFF, FULL = "lora", "diff", "full"
 PREFIX = "diffusion_model."
 """Prefix of every name in a student file."""
+LORA_ENDS = (".alpha", ".lora_down.weight", ".lora_up.weight")
+DIFF_ENDS = {"weight": "diff", "bias": "diff_b"}
+"""How the names of a LoRA and of differences end, as ComfyUI's LoRA loaders read them."""
 
 
 class Lora(Update):
@@ -160,13 +163,7 @@ class ParameterCopies(Update):
         return self.network.get_parameter(name).detach().float()
 
     def _file_names(self) -> list[tuple[str, str]]:
-        """Pair each parameter with its name in a file: x.weight becomes x.diff, and x.bias becomes x.diff_b."""
-        ends = {"weight": "diff", "bias": "diff_b"}
-        found = []
-        for name in self.names:
-            path, _, leaf = name.rpartition(".")
-            found.append((name, f"{PREFIX}{path}.{ends[leaf]}" if leaf in ends else f"{PREFIX}{name}.diff"))
-        return found
+        return [(name, _diff_name(name)) for name in self.names]
 
 
 def _restore(leaf: str, own: list[nn.Parameter], module: nn.Module, *_: object) -> None:
@@ -202,6 +199,38 @@ TRAINABLE: dict[str, Maker] = {
 lora: every linear layer. lora on modulation: the embedders of the time and of the pooled text, and the modulation
 layers. embedders: the parameters of these two embedders. everything: all parameters.
 """
+
+
+def file_names(network: nn.Module, architecture: Architecture) -> dict[str, set[str]]:
+    """Return the names of the tensors in a student file for each value of `trainable`."""
+    parameters = [name for name, _ in network.named_parameters()]
+    layers = {"lora": linear_layers(network), "lora on modulation": _of_modulation(network, architecture)}
+    names = {"embedders": _of_embedders(network, architecture), "everything": parameters}
+    return {
+        **{way: {f"{PREFIX}{path}{end}" for path in paths for end in LORA_ENDS} for way, paths in layers.items()},
+        **{way: {_diff_name(name) for name in chosen} for way, chosen in names.items()},
+    }
+
+
+def file_shapes(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that the tensors of a student file must have on a network, with those that belong to them.
+
+    Names that mean nothing to the network are left out.
+    """
+    known = {_diff_name(name): tuple(weight.shape) for name, weight in network.named_parameters()}
+    wanted: dict[str, tuple[int, ...]] = {name: known[name] for name in tensors if name in known}
+    for path in {name.removesuffix(end) for name in tensors for end in LORA_ENDS if name.endswith(end)}:
+        if weight := known.get(f"{path}.diff"):
+            alpha, down, up = (path + end for end in LORA_ENDS)
+            rank = len(tensors[down]) if down in tensors and tensors[down].ndim else 0
+            wanted |= {alpha: (), down: (rank, *weight[1:]), up: (weight[0], rank)}
+    return wanted
+
+
+def _diff_name(name: str) -> str:
+    """Return the name of a difference in a file: x.weight becomes x.diff, and x.bias becomes x.diff_b."""
+    path, _, leaf = name.rpartition(".")
+    return f"{PREFIX}{path}.{DIFF_ENDS[leaf]}" if leaf in DIFF_ENDS else f"{PREFIX}{name}.diff"
 
 
 def _key(name: str) -> str:

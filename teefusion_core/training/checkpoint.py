@@ -35,6 +35,7 @@ _MANIFEST, _PARTS, _UNFINISHED = "checkpoint.json", ".safetensors", ".part"
 _STEP = re.compile(r"step-(\d{8}|[1-9]\d{8,})")
 _PART_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}|rank-\d+")
 _LONGEST_NAME = 100
+_TAKEN = re.compile(rf"(con|prn|aux|nul|con(in|out)\$|(com|lpt)[\d\xb9\xb2\xb3])\s*(\..*)?|.*\{_PARTS}", re.IGNORECASE)
 _CHUNK = 1 << 20
 
 log = logging.getLogger(__name__)
@@ -266,10 +267,12 @@ def _inside(root: Path, name: str) -> Path:
         InvalidConfig: the name does not give such a folder.
     """
     plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and 0 < len(name) <= _LONGEST_NAME
-    if not plain or name != name.strip(" .") or (root / name).resolve().parent != root.resolve():
+    taken = _TAKEN.fullmatch(name) is not None
+    if taken or not plain or name != name.strip(" .") or (root / name).resolve().parent != root.resolve():
         raise InvalidConfig(
             f"the run name {name!r} is not a plain folder name; use at most {_LONGEST_NAME} letters, digits, spaces, "
-            "'.', '_' and '-', with no '.' or space at either end, and no link to another folder"
+            f"'.', '_' and '-', with no '.' or space at either end, no {_PARTS} at its end, no name of Windows such as "
+            "CON or NUL, and no link to another folder"
         )
     return root / name
 

@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from ..evaluation.plot import INK, PALE, STRONG, Frame, font_of
+from ..evaluation.labels import Labels
+from ..evaluation.plot import INK, PALE, STRONG, Frame
 
-SIZE, MARGIN, LINE = 256, 28, 16
+SIZE, MARGIN, LINE, TEXT = 256, 28, 16, 12
 CURVE, SMOOTH = PALE, STRONG
 SMOOTHING = 0.95
 """Decay of the running mean that is drawn over the single losses."""
@@ -23,7 +24,8 @@ def loss_curve(losses: Sequence[float], steps: int) -> Image.Image:
     low, high = math.log(min(finite)), math.log(max(finite))
     middle, half = (low + high) / 2, max(high - low, 0.05) / 2
     far = SIZE - MARGIN
-    frame = Frame(image, (MARGIN, MARGIN, far, far), (0, max(steps - 1, 1)), (middle - half, middle + half))
+    labels = Labels(image)
+    frame = Frame(labels, (MARGIN, MARGIN, far, far), (0, max(steps - 1, 1)), (middle - half, middle + half))
     mean, points, smooth = finite[0], [], []
     for step, loss in enumerate(finite):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss if step else loss
@@ -31,10 +33,8 @@ def loss_curve(losses: Sequence[float], steps: int) -> Image.Image:
         smooth.append((step, math.log(mean)))
     frame.line(points, CURVE)
     frame.line(smooth, SMOOTH, width=2)
-    draw = ImageDraw.Draw(image)
-    font = font_of(LINE - 4)
-    draw.text((MARGIN, 6), f"loss {mean:.3g}, step {len(losses)} of {steps}", fill=INK, font=font)
-    draw.text((MARGIN, SIZE - 20), f"{math.exp(low):.3g} to {math.exp(high):.3g}, logarithmic", fill=INK, font=font)
+    labels.text((MARGIN, 6), f"loss {mean:.3g}, step {len(losses)} of {steps}", INK, TEXT)
+    labels.text((MARGIN, SIZE - 20), f"{math.exp(low):.3g} to {math.exp(high):.3g}, logarithmic", INK, TEXT)
     return image
 
 
@@ -55,11 +55,12 @@ def preview_image(
     columns, cell = len(labels), (SIZE - LINE) // rows
     image = Image.new("RGB", (SIZE + 4 + columns * (cell + 2), SIZE), "white")
     image.paste(curve, (0, 0))
-    draw, font = ImageDraw.Draw(image), font_of(LINE - 4)
+    shown = Labels(image)
     for index, picture in enumerate(pictures):
         row, column = divmod(index, columns)
         left = SIZE + 4 + column * (cell + 2)
         image.paste(Image.fromarray(picture).resize((cell - 2, cell - 2)), (left, LINE + row * cell))
         if row == 0:
-            draw.text((left, 1), labels[column], fill=INK, font=font)
+            shown.text((left, 1), labels[column], INK, TEXT)
+    shown.report()
     return image

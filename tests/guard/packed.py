@@ -26,8 +26,8 @@ def code():
 
 @functools.cache
 def texts():
-    """Return path -> text of everything packed but weights with pictures."""
-    names = [name for name in packed() if not name.endswith((".safetensors", ".jpg", ".png"))]
+    """Return path -> text of everything packed but weights, pictures and fonts."""
+    names = [name for name in packed() if not name.endswith((".safetensors", ".jpg", ".png", ".ttf"))]
     return {name: (REPO / name).read_text(encoding="utf-8") for name in names}
 
 

@@ -17,8 +17,8 @@ except ModuleNotFoundError:  # Python 3.10
 
 FOLDERS = {"docs", "locales", "models", "nodes", "subgraphs", "teefusion_core", "web", "workflows"}
 FILES = {"__init__.py", "pyproject.toml", "README.md", "README.zh-CN.md", "CHANGELOG.md", "LICENSE"}
-KINDS = {"", ".json", ".jpg", ".md", ".png", ".py", ".safetensors", ".toml"}
-LARGEST = 42_000_000  # bytes before compression, all but 1.5 million of them the demo model
+KINDS = {"", ".json", ".jpg", ".md", ".png", ".py", ".safetensors", ".toml", ".ttf"}
+LARGEST = 42_000_000  # bytes before compression, all but 1.6 million of them the demo model
 COMFYUI_BRINGS = {"torch", "numpy", "PIL", "einops", "safetensors", "tokenizers", "tqdm", "transformers"}
 COMFYUI_IS = {"comfy", "comfy_api", "folder_paths", "latent_preview"}
 AROUND = COMFYUI_BRINGS | COMFYUI_IS | sys.stdlib_module_names | {"tomllib"}
@@ -33,7 +33,10 @@ ALARMS = {
         r"\b(import|from) (requests|urllib|http|httpx|aiohttp|socket|ssl|ftplib|smtplib|websockets?)\b"
     ),
     "looks like a socket": re.compile(r"\.(bind|send|connect|sendall|listen)\("),
-    "opens pickles": re.compile(r"\b(import|from) (pickle|marshal|shelve|dill)\b|\btorch\.load\b|weights_only=False"),
+    "opens pickles": re.compile(
+        r"\b(import|from) (pickle|marshal|shelve|dill)\b|weights_only=False"
+        r"|\btorch(\.serialization)?\.load\b(?!\([^()]*weights_only=True\))"
+    ),
     "hides its text": re.compile(r"\bb(16|32|64|85)decode\b|\bfromhex\b|\bcodecs\.decode\b"),
     "deletes by force": re.compile(r"\brm -[rf]{2}"),
 }
@@ -61,7 +64,7 @@ class TestTheArchive:
     def test_it_is_small(self):
         sizes = {name: (REPO / name).stat().st_size for name in packed()}
         assert sum(sizes.values()) < LARGEST
-        assert sum(size for name, size in sizes.items() if not name.startswith("models/")) < 1_500_000
+        assert sum(size for name, size in sizes.items() if not name.startswith("models/")) < 1_600_000
 
     @pytest.mark.parametrize("name", code())
     def test_code_imports_what_is_packed_or_what_comfyui_brings(self, name):

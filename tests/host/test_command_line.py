@@ -142,6 +142,98 @@ def test_no_file_of_the_user_is_replaced(folder, pack, taken):
     assert (folder / name).read_bytes() == before and not (folder / "runs").exists()
 
 
+MODELS = REPO / "models"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Files that are no base model, text encoder or VAE, and some that are only one of them."""
+    made = tmp_path_factory.mktemp("files")
+    base = (MODELS / "demo_sd3_base.safetensors").read_bytes()
+    for part in ("base", "vae", "student"):
+        (made / f"{part}.safetensors").symlink_to(MODELS / f"demo_sd3_{part}.safetensors")
+    for ways in ("lora_up", "lora_A"):
+        names = [f"transformer.block.{number}.{ways}.weight" for number in range(3)]
+        save_file({name: torch.ones(4, 4) for name in names}, made / f"{ways}.safetensors")
+    save_file({"x": torch.ones(2)}, made / "nothing.safetensors")
+    for name in ("page.safetensors", "page.ckpt"):
+        (made / name).write_text("\n<!DOCTYPE html><html><body>404")
+    for name in ("empty.safetensors", "empty.pt"):
+        (made / name).write_bytes(b"")
+    (made / "cut.safetensors").write_bytes(base[: len(base) // 2])
+    (made / "pointer.safetensors").write_text("version https://git-lfs.example/spec/v1\noid sha256:0\nsize 9\n")
+    torch.save({"x": torch.ones(2)}, made / "pickle.safetensors")
+    torch.save({"x": torch.ones(2)}, made / "state.ckpt")
+    (made / "folder.safetensors").mkdir()
+    weights, _ = tensors_of(MODELS / "demo_sd3_base.safetensors")
+    del weights[next(name for name in weights if name.endswith("x_block.mlp.fc1.weight"))]
+    save_file(weights, made / "incomplete.safetensors")
+    save_file(clip_l(), made / "clip_l.safetensors")
+    return made
+
+
+def clip_l(width=64):
+    """A text encoder of CLIP's layout, narrower than any real one."""
+    shapes = {"weight": (width, width), "bias": (width,)}
+    return {
+        f"text_model.encoder.layers.{layer}.mlp.{part}.{kind}": torch.zeros(shapes[kind])
+        for layer in range(2) for part in ("fc1", "fc2") for kind in ("weight", "bias")
+    }  # fmt: skip
+
+
+WRONG = {
+    "lora_up": "a LoRA", "lora_A": "a LoRA", "student": "a TeEFusion student", "nothing": "", "page": "web page",
+    "page.ckpt": "web page", "empty": "empty", "empty.pt": "empty", "cut": "intact", "pointer": "Git LFS",
+    "pickle": "pickle", "state.ckpt": "", "folder": "folder",
+}  # fmt: skip
+"""File -> what the error says that it is."""
+PLACES = {
+    "checkpoint": lambda load, name, folder: load.load_models({"checkpoint": name}, folder),
+    "diffusion_model": lambda load, name, folder: load.load_models({"diffusion_model": name}, folder),
+    "clip": lambda load, name, folder: load._clip({"clip": [name]}, folder),
+    "vae": lambda load, name, folder: load._vae({"vae": name}, folder, None),
+    "weak_model": lambda load, name, folder: load.load_network(name, folder, "[teacher] weak_model"),
+}
+
+
+class TestWrongFiles:
+    """Every wrong file at every place is one of our errors, with its name and what it is."""
+
+    def refused(self, pack, call, *arguments):
+        with pytest.raises(pack.errors.TeEFusionError) as caught:
+            call(*arguments)
+        print(caught.value)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    @pytest.mark.parametrize("place", PLACES)
+    @pytest.mark.parametrize("name", WRONG)
+    def test_it_is_named_with_what_it_holds(self, pack, files, name, place):
+        file = name if "." in name else f"{name}.safetensors"
+        message = self.refused(pack, PLACES[place], pack.comfy_host.model_section, file, files)
+        assert file in message and WRONG[name] in message and place in message
+
+    @pytest.mark.parametrize(
+        ("place", "name", "said"),
+        [
+            ("checkpoint", "base", "text encoders"), ("checkpoint", "vae", "a VAE"),
+            ("checkpoint", "clip_l", "text encoders"),
+            ("diffusion_model", "vae", "a VAE"), ("diffusion_model", "clip_l", "text encoders"),
+            ("diffusion_model", "incomplete", "x_block.mlp.fc1"), ("weak_model", "incomplete", "x_block.mlp.fc1"),
+            ("clip", "vae", "a VAE"), ("clip", "base", "a diffusion model"), ("clip", "clip_l", "clip"),
+            ("vae", "base", "a diffusion model"), ("vae", "clip_l", "text encoders"),
+        ],
+    )  # fmt: skip
+    def test_a_model_of_another_kind(self, pack, files, place, name, said):
+        message = self.refused(pack, PLACES[place], pack.comfy_host.model_section, f"{name}.safetensors", files)
+        assert f"{name}.safetensors" in message and said in message and place in message
+
+    @pytest.mark.parametrize("place", PLACES)
+    def test_a_file_that_does_not_exist(self, pack, files, place):
+        message = self.refused(pack, PLACES[place], pack.comfy_host.model_section, "gone.safetensors", files)
+        assert "gone.safetensors does not exist" in message
+
+
 def test_the_command_ends_with_one_line(folder):
     code, out, err = ended(start(folder / "nowhere.toml"))
     assert (code, out) == (1, "") and err.startswith("TeEFusion: ") and err.count("\n") == 1

@@ -118,7 +118,7 @@ def files(tmp_path_factory, top, host):
 def identity(pack, files):
     """Return what makes the run of a config; the parts that it is made of are loaded once."""
     file = pack.comfy_host.from_file
-    load, kept = file._load, {}
+    load, kept = file.load_models, {}
 
     def loaded(section, folder):
         key = json.dumps(section, sort_keys=True)
@@ -128,7 +128,7 @@ def identity(pack, files):
 
     def of(config):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(file, "_load", loaded)
+            patch.setattr(file, "load_models", loaded)
             patch.setattr(pack.comfy_host.Distillation, "check_teacher", lambda self: None)
             training, _ = file.training_of(config, files)
         return {"base": training.base, **training.folder.described}

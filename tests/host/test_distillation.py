@@ -253,3 +253,64 @@ class TestRefused:
             distil(texts=[])
         with pytest.raises(pack.errors.InvalidConfig, match="prompt 1.*pooled_output"):
             pack.comfy_host.Prompts([[[encoded[PROMPT][0][0], {}]]], "prompt")
+
+
+def changed(encoded, text, part, change):
+    """The CONDITIONING of a text with another tensor."""
+    context, extras = encoded[text][0]
+    return [[change(context), extras]] if part == "tokens" else [[context, {**extras, part: change(extras[part])}]]
+
+
+CHANGES = {
+    "narrower": lambda tensor: tensor[..., :-1],
+    "wider": lambda tensor: torch.nn.functional.pad(tensor, (0, 3)),
+    "NaN": lambda tensor: tensor * torch.nan,
+    "infinite": lambda tensor: tensor.clone().index_fill_(-1, torch.tensor([0]), torch.inf),
+}
+
+
+@pytest.mark.parametrize("name", ["prompt", "null"])
+@pytest.mark.parametrize("part", ["tokens", "pooled_output"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_prompts_that_the_model_cannot_take_are_named(distil, pack, encoded, change, part, name):
+    text = TEXTS[1] if name == "prompt" else NEGATIVE
+    given = {**encoded, text: changed(encoded, text, part, CHANGES[change])}
+    with (
+        pytest.raises(pack.errors.TeEFusionError, match=f"^{name} .*2") as caught,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for key, value in given.items():
+            patch.setitem(encoded, key, value)
+        distil()
+    said = {"narrower": "of width", "wider": "of width"}.get(change, "NaN")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_latents_that_are_nan_are_named(distil, pack, value):
+    images = [torch.zeros(1, *LATENT) for _ in TEXTS]
+    images[2][0, 3, 0, 0] = value
+    with pytest.raises(pack.errors.InvalidConfig, match="latents have NaN.* in image 3;"):
+        distil(images=images)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_teacher_that_makes_nan_is_refused_before_the_first_step(distil, pack, host, world, value):
+    model = world.model.clone()
+    model.set_model_unet_function_wrapper(
+        lambda apply, given: apply(given["input"], given["timestep"], **given["c"]) * value
+    )
+    distillation = distil(guider=host.comfy.samplers.CFGGuider(model))
+    with pytest.raises(
+        pack.errors.InvalidConfig, match="teacher makes NaN or infinite values in step 1 at CFG scale 7"
+    ):
+        distillation.check_teacher()
+
+
+def test_a_vae_of_other_channels_is_refused(pack, world):
+    class Other:
+        latent_channels = 4
+
+    with pytest.raises(pack.errors.CheckpointMismatch, match="4 channels, .* 16"):
+        pack.comfy_host.check_vae(Other(), world.model)
+    pack.comfy_host.check_vae(world.vae, world.model)

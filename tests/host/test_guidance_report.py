@@ -125,6 +125,64 @@ class TestTheRun:
         assert shown == [(step, (2, 16, 8, 8), STEPS) for step in range(STEPS)]
 
 
+@pytest.fixture
+def breaking(world):
+    """Return a function that makes a model whose predictions for one image are no numbers from a step on."""
+
+    def make(step, value, image=1):
+        calls = iter(range(1000))
+
+        def predict(apply_model, given):
+            out = apply_model(given["input"], given["timestep"], **given["c"])
+            if next(calls) + 1 >= step:
+                out[image::2] = value
+            return out
+
+        model = world.model.clone()
+        model.set_model_unet_function_wrapper(predict)
+        return model
+
+    return make
+
+
+class TestNaN:
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    @pytest.mark.parametrize("step", [1, 3])
+    def test_a_run_is_named_with_step_and_image_and_has_no_reading(self, judge, cfg, breaking, world, step, value):
+        _, report = judge(cfg(3.0, model=breaking(step, value)), vae=world.vae)
+        assert report.broken == f"step {step} (image 2)"
+        text, lines = report.text(), report.text().splitlines()
+        assert f"NaN or infinite values from step {step} (image 2) on" in lines[1] and "no reading" in lines[1]
+        assert "CFG scale" not in text and "clipped" not in text and "undefined" not in text and "|" not in text
+        assert report.plot().size == (768, 512)
+
+    def test_the_reference_is_named_too(self, judge, cfg, breaking):
+        _, report = judge(cfg(3.0), model=breaking(2, float("nan")))
+        assert report.broken == "step 2 (image 2, in the predictions of model)"
+
+    def test_a_step_without_direction_is_no_nan_of_the_run(self, judge, cfg, world):
+        _, report = judge(cfg(3.0), negative=world.positive)
+        assert not report.broken and "undefined" in report.text()
+
+    def test_inputs_are_named(self, judge, cfg, top, world, pack):
+        latent = top.empty(world, 2)
+        latent["samples"][1, 0, 0, 0] = float("nan")
+        broken = [[world.positive[0][0] * float("inf"), world.positive[0][1]]]
+        for given, said in (
+            ({"latent": latent}, "latent_image.*image 2"),
+            ({"negative": broken}, "negative.*prompt 1"),
+        ):
+            with pytest.raises(pack.errors.InvalidConfig, match=said):
+                judge(cfg(3.0), **given)
+
+    def test_a_vae_of_another_model(self, judge, cfg, world, pack):
+        class Other:
+            latent_channels = 4
+
+        with pytest.raises(pack.errors.CheckpointMismatch, match="vae has latents of 4 channels, .* 16"):
+            judge(cfg(3.0), vae=Other())
+
+
 class TestErrors:
     def test_another_kind_of_model(self, pack, judge, cfg, top):
         with pytest.raises(pack.errors.CheckpointMismatch, match="SD3.*SD15"):

@@ -154,6 +154,17 @@ def test_zeros_or_the_prompt_itself_as_null_are_reported(golden_model, pack, pro
         assert len(caplog.records) == warnings
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("part", ["context", "pooled_output"])
+@pytest.mark.parametrize("name", ["positive", "null"])
+def test_prompts_that_are_nan_are_named(golden_model, pack, prompts, name, part, value):
+    given = {"positive": prompts[0], "null": prompts[1]}
+    context, extras = given[name][0]
+    broken = [[context * value, extras]] if part == "context" else [[context, {**extras, part: extras[part] * value}]]
+    with pytest.raises(pack.errors.InvalidConfig, match=f"^TeEFusion Conditioning: {name} has NaN .* in prompt 1;"):
+        pack.nodes["TeEFusionConditioning"].execute(golden_model(CASE), **given | {name: broken}, guidance=2.0)
+
+
 def test_every_row_has_its_own_guidance(golden_model, pack, runner, prompts, host):
     model, data, (positive, null, negative) = golden_model(CASE), inputs(CASE), prompts
     x = torch.cat((data["x"], data["x"][:1].flip(-1)))

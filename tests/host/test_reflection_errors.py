@@ -37,6 +37,23 @@ def at_forward(models, number, action):
     return [model.model.diffusion_model.joint_blocks[1].register_forward_pre_hook(hook) for model in models]
 
 
+@pytest.mark.usefixtures("survived")
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_result_that_is_nan_is_named(pack, top, world, caplog, value):
+    def predict(apply_model, given):
+        out = apply_model(given["input"], given["timestep"], **given["c"])
+        out[1::2] = value
+        return out
+
+    model = world.model.clone()
+    model.set_model_unet_function_wrapper(predict)
+    guider, sampler = top.guider(world, model=model), pack.comfy_host.ReflectionSampler()
+    arguments = guider, sampler, top.sigmas(world, 2), top.empty(world, 2)
+    out, cost = pack.comfy_host.run_reflection(*arguments, SEED)
+    assert torch.isfinite(out["samples"][0]).all() and cost.endswith("NaN or infinite values in image 2")
+    assert any("NaN" in line and "image 2;" in line for line in caplog.messages)
+
+
 class TestInTheMiddleOfARun:
     """The first forward is the strong phase, the second the weak one, the third the final one."""
 

@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import sys
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from teefusion_core.files.student_file import write_student
@@ -84,6 +86,87 @@ def test_an_ordinary_lora_is_refused(pack, top, loras):
         load(pack, top.world().model)
 
 
+def without(*ends):
+    def damage(tensors):
+        layer = sorted(name for name in tensors if name.endswith(".alpha"))[3].removesuffix(".alpha")
+        for end in ends:
+            del tensors[layer + end]
+
+    return damage
+
+
+def with_value(end, change):
+    def damage(tensors):
+        name = sorted(name for name in tensors if name.endswith(end))[3]
+        tensors[name] = change(tensors[name].clone())
+
+    return damage
+
+
+def with_one(value):
+    return lambda tensor: tensor.flatten().index_fill(0, torch.tensor([0]), value).reshape(tensor.shape)
+
+
+DAMAGES = {
+    "no up": without(".lora_up.weight"),
+    "no down": without(".lora_down.weight"),
+    "no alpha, so that another strength would be used": without(".alpha"),
+    "a layer less": without(".lora_up.weight", ".lora_down.weight", ".alpha"),
+    "another rank": with_value(".lora_up.weight", lambda tensor: tensor[:, :1].contiguous()),
+    "another width": with_value(".lora_down.weight", lambda tensor: tensor[:, :-1].contiguous()),
+    "NaN": with_value(".lora_down.weight", with_one(torch.nan)),
+    "infinite": with_value(".lora_up.weight", with_one(torch.inf)),
+    "an alpha that is NaN": with_value(".alpha", lambda tensor: tensor * torch.nan),
+}
+
+
+def rewritten(path, target, damage, listed=True):
+    """Write a damaged copy of a file, as another program would."""
+    with safe_open(path, "pt") as file:
+        metadata = {name: value for name, value in file.metadata().items() if listed or name != "tensor_shapes"}
+    tensors = load_file(path)
+    damage(tensors)
+    save_file(tensors, target, metadata=metadata)
+
+
+class TestDamage:
+    """A file with metadata of ours whose weights are not whole."""
+
+    def refused(self, pack, model, name=NAME):
+        with pytest.raises(pack.errors.CheckpointMismatch, match=f"^Load TeEFusion Student: .*{name.split('/')[-1]}"):
+            load(pack, model, name)
+
+    @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+    def test_a_file_without_a_list_of_its_tensors(self, pack, top, loras, damage):
+        rewritten(loras / NAME, loras / NAME, damage)
+        self.refused(pack, top.world().model)
+
+    @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+    def test_a_file_with_a_list(self, pack, top, whole, damage):
+        update = whole.parent.parent / "updates" / "a.safetensors"
+        rewritten(update, update, damage)
+        self.refused(pack, top.world().model, "a.safetensors")
+
+    @pytest.mark.parametrize("listed", [True, False])
+    @pytest.mark.parametrize("kind", ["missing", "short", "NaN"])
+    def test_a_whole_model(self, pack, top, whole, kind, listed):
+        def damage(tensors):
+            name = next(name for name in tensors if name.endswith("mlp.fc1.weight"))
+            if kind == "missing":
+                del tensors[name]
+            else:
+                tensors[name] = tensors[name][:-1].contiguous() if kind == "short" else tensors[name] * torch.nan
+
+        rewritten(whole, whole, damage, listed)
+        for model in (None, top.world().model):
+            self.refused(pack, model, TestWholeStudents.NAME)
+
+    def test_a_file_of_another_kind(self, pack, top, loras):
+        for content in (b"", b"<html>", b"GGUF", (loras / NAME).read_bytes()[:-9]):
+            (loras / NAME).write_bytes(content)
+            self.refused(pack, top.world().model)
+
+
 class TestWholeStudents:
     NAME = "diffusion_models/a.safetensors"
 
@@ -113,6 +196,42 @@ class TestWholeStudents:
     def test_nothing_outside_is_opened(self, pack, whole, name):
         with pytest.raises(pack.errors.CheckpointMismatch, match="diffusion_models"):
             load(pack, None, name)
+
+
+class TestInAStockLoraLoader:
+    """The host's own node reads the weights of a student, and neither its gain nor its method."""
+
+    @pytest.fixture
+    def shown(self, pack, monkeypatch):
+        lines = []
+        module = sys.modules[f"{pack.module.__name__}.teefusion_core.comfy_host.guidance.patch"]
+        monkeypatch.setattr(module, "warn", lines.append)
+        return lines
+
+    def by_the_host(self, host, model, path):
+        return host.comfy.sd.load_lora_for_models(model, None, load_file(path), 1.0, 0.0)[0]
+
+    def test_the_nodes_that_can_know_it_say_so(self, pack, host, top, loras, shown):
+        world = top.world()
+        model = self.by_the_host(host, world.model, loras / NAME)
+        pack.nodes["TeEFusionConditioning"].execute(model, world.positive, world.negative, 3.0)
+        assert len(shown) == 1 and "Load TeEFusion Student" in shown[0]
+        guider = host.comfy.samplers.CFGGuider(model)
+        guider.set_conds(world.positive, world.negative)
+        sampler = host.comfy.samplers.sampler_object("euler")
+        latent = top.empty(world, 1)
+        pack.comfy_host.report_guidance(
+            world.model, guider, sampler, top.sigmas(world, 1), latent, world.positive, world.negative, 0
+        )
+        assert len(shown) == 2
+
+    def test_a_student_and_an_ordinary_lora_are_left_alone(self, pack, host, top, loras, shown):
+        world = top.world()
+        tensors = {name: tensor for name, tensor in load_file(loras / NAME).items() if "joint_blocks.0" in name}
+        save_file(tensors, loras / "ordinary.safetensors")
+        for model in (load(pack, world.model), self.by_the_host(host, world.model, loras / "ordinary.safetensors")):
+            pack.nodes["TeEFusionConditioning"].execute(model, world.positive, world.negative, 3.0)
+        assert not shown
 
 
 def test_a_file_written_anew_is_loaded_anew(pack, loras):

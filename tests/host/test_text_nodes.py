@@ -149,6 +149,25 @@ class TestBlend:
         assert extras == {} and "pooled" not in report
 
 
+class TestNaN:
+    @pytest.mark.parametrize("name", ["base", "add", "subtract", "reference"])
+    def test_a_blend_names_its_input(self, blend, encode, pack, name):
+        given = {"base": encode("a red circle"), name: encode("a blue square")}
+        context, extras = given[name][0]
+        pooled = extras["pooled_output"].clone()
+        pooled[0, 0] = torch.nan
+        given[name] = [[context, {**extras, "pooled_output": pooled}]]
+        with pytest.raises(pack.errors.InvalidConfig, match=f"^Text Embedding Blend: {name} has NaN"):
+            blend(given.pop("base"), **given)
+
+    @pytest.mark.parametrize("name", ["conditioning", "null", "negative"])
+    def test_a_sharpener_names_its_input(self, sharpen, encode, pack, name):
+        given = {"conditioning": encode("a red circle"), "null": encode("")} | {name: encode("a blue square")}
+        given[name] = [[given[name][0][0] * torch.inf, given[name][0][1]]]
+        with pytest.raises(pack.errors.InvalidConfig, match=f"^DICE Sharpen: {name} has NaN"):
+            sharpen(given.pop("conditioning"), **given)
+
+
 class TestBlendRefusals:
     @pytest.fixture
     def refuse(self, blend, pack):

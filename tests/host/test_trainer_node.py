@@ -3,6 +3,7 @@
 import inspect
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -197,7 +198,9 @@ def test_encoded_prompts_with_latents(top, train, output):
     [
         (dict(prompts=" \n"), "prompts"), (dict(clip=None), "clip"), (dict(rank=0), "rank is 0"),
         (dict(learning_rate=0.0), "0.0"), (dict(learning_rate=float("nan")), "nan"), (dict(name=""), "''"),
-        (dict(guidance_min=7.0), "guidance_max"), (dict(name="../mine"), "../mine"), (dict(guider=object()), "object"),
+        (dict(guidance_min=7.0), "guidance_max"), (dict(name="../mine"), "../mine"), (dict(name="CON"), "CON"),
+        (dict(name="a.safetensors"), "a.safetensors"),
+        (dict(vae=SimpleNamespace(latent_channels=4)), "4 channels"), (dict(guider=object()), "object"),
         (dict(sampler="euler"), "str"), (dict(sampler="draws"), "noise"),
     ],
     ids=str,

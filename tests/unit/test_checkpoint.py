@@ -179,13 +179,15 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "name",
         ["", ".", "..", "../x", "/tmp/x", "a/b", "a\\b", "..\\x", "C:x", ".hidden", "x.", "x ", " x", "a\0b", "a\nb",
-         "*", "x" * 101],
+         "*", "x" * 101, "CON", "nul", "com1", "LPT\u00b9", "aux.txt", "Con .x", "a.safetensors", "A.SAFETENSORS"],
     )  # fmt: skip
     def test_names_stay_in_the_folder(self, tmp_path, name):
         with pytest.raises(InvalidConfig):
             CheckpointFolder(tmp_path, name, base=BASE)
 
-    @pytest.mark.parametrize("name", ["a", "my run", "w2sd-v1.2_final", "a..b", "\u732b"])
+    @pytest.mark.parametrize(
+        "name", ["a", "my run", "w2sd-v1.2_final", "a..b", "\u732b", "console", "com", "com10", "null", "a.safe"]
+    )
     def test_plain_names_are_taken(self, tmp_path, name):
         assert CheckpointFolder(tmp_path, name, base=BASE).path == tmp_path / name
 

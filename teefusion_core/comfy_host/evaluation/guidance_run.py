@@ -23,9 +23,13 @@ from torch import Tensor
 from ...errors import CheckpointMismatch, InvalidConfig
 from ...evaluation.guidance_report import GuidanceReport
 from ...evaluation.image_metrics import clipping, saturation
+from ...files.tensor_file import not_finite, numbered
 from ...guidance.cfg import effective_guidance
 from ...guidance.flow import secant, velocity_of
+from ..guidance.patch import note_student_as_lora
+from ..model_files import check_vae
 from ..notes import tell
+from ..prompts.prompt_check import check_finite
 from ..recording import Recording, record
 
 COUNTER_KEY = "teefusion_report"
@@ -51,6 +55,12 @@ def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, posi
     if len(sigmas_S) < 2:
         raise InvalidConfig(f"sigmas holds {len(sigmas_S)} noise levels; give a schedule of 1 step or more")
     _check_same_latent_space(model, guider.model_patcher)
+    note_student_as_lora(guider.model_patcher)
+    check_vae(vae, model)
+    check_finite(positive, "positive")
+    check_finite(negative, "negative")
+    if lost := not_finite(latent["samples"]):
+        raise InvalidConfig(f"latent_image has NaN or infinite values in {numbered('image', lost)}; sample it again")
     start = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
     mask = latent.get("noise_mask")
@@ -63,15 +73,16 @@ def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, posi
     )  # fmt: skip
     samples = run.samples.to(comfy.model_management.intermediate_device())
     begin = time.perf_counter()
-    predicted_SB, moved_SB, own = _measured(model, positive, negative, run, sigmas_S, mask, seed)
-    pixels = None if vae is None else _pixels(vae, samples)
+    predicted_SB, moved_SB, own, unmeasured = _measured(model, positive, negative, run, sigmas_S, mask, seed)
+    broken = _first_broken(run) or unmeasured
+    pixels = None if vae is None or broken else _pixels(vae, samples)
     report = GuidanceReport(
         _name_of(guider), sigmas_S[:-1].tolist(), predicted_SB, moved_SB,
         # a ReflectionGuider counts the passes of both models itself
         passes=getattr(counted, "passes", passes.rows / len(noise)), seconds=begin - (passes.started or begin),
         own_passes=own / len(noise), own_seconds=time.perf_counter() - begin,
         clipped=None if pixels is None else float(clipping(pixels).mean()),
-        saturation=None if pixels is None else float(saturation(pixels).mean()),
+        saturation=None if pixels is None else float(saturation(pixels).mean()), broken=broken,
     )  # fmt: skip
     tell(f"{report.cost()}; {report.strength()}")
     out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}
@@ -125,11 +136,12 @@ def _within(show, steps: int):
 
 
 def _measured(model, positive, negative, run: Recording, sigmas_S: Tensor, mask, seed: int):
-    """Return the effective guidance [S,B] of predictions and of steps, and the number of evaluated rows."""
+    """Return the effective guidance [S,B] of predictions and of steps, the number of evaluated rows, and where the
+    predictions of the reference are first NaN or infinite."""
     reference = comfy.samplers.CFGGuider(model)
     reference.set_conds(positive, negative)
     counted, passes = _counted(reference)
-    predicted, moved, steps = [], [], len(run.predicted)
+    predicted, moved, steps, unmeasured = [], [], len(run.predicted), []
     mask_BCHW = torch.ones(()) if mask is None else comfy.utils.reshape_mask(mask, run.states[0].shape)
 
     def evaluate(denoiser, x, sigmas, extra_args=None, **_):
@@ -140,6 +152,8 @@ def _measured(model, positive, negative, run: Recording, sigmas_S: Tensor, mask,
             comfy.model_management.throw_exception_if_processing_interrupted()
             both = comfy.samplers.calc_cond_batch(inside.inner_model, conds, state, level.expand(len(state)), options)
             cond, uncond = (share * velocity_of(denoised, state, level) for denoised in both)
+            if lost := not_finite(cond + uncond):
+                unmeasured.append(f"step {number + 1} ({numbered('image', lost)}, in the predictions of model)")
             velocity = secant(state, states[number + 1], level, levels[number + 1])
             predicted.append(effective_guidance(share * run.predicted[number].to(x), cond, uncond).cpu())
             moved.append(effective_guidance(share * velocity, cond, uncond).cpu())
@@ -148,7 +162,15 @@ def _measured(model, positive, negative, run: Recording, sigmas_S: Tensor, mask,
 
     nothing = torch.zeros_like(run.samples)
     counted.sample(nothing, nothing, comfy.samplers.KSAMPLER(evaluate), sigmas_S, disable_pbar=True, seed=seed)
-    return torch.stack(predicted), torch.stack(moved), passes.rows
+    return torch.stack(predicted), torch.stack(moved), passes.rows, next(iter(unmeasured), "")
+
+
+def _first_broken(run: Recording) -> str:
+    """Return the first step whose prediction or result has NaN or infinite values, with its images; empty if none."""
+    for number, (velocity, state) in enumerate(zip(run.predicted, run.states[1:], strict=True), 1):
+        if lost := sorted({*not_finite(velocity), *not_finite(state)}):
+            return f"step {number} ({numbered('image', lost)})"
+    return ""
 
 
 def _pixels(vae, samples: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import comfy.model_management
@@ -26,12 +27,12 @@ from ...evaluation.image_reward import TOKENS as REWARD_TOKENS
 from ...evaluation.image_reward import ImageReward
 from ...evaluation.judges import AESTHETIC, CLIP, JUDGES, OFF, REWARD
 from ...evaluation.score_table import ScoreTable
-from ...files.output_file import check_target
-from ...files.tensor_file import SUFFIX, read_tensors, write_tensors
+from ...files.tensor_file import read_tensors
 from ...files.text_file import read_text
 
 FOLDER = "clip_vision"
 AT_ONCE = 8
+PADDING = "[PAD]"
 
 
 def score_files() -> list[str]:
@@ -80,7 +81,8 @@ def score_pictures(
     if AESTHETIC in files and CLIP not in files:
         raise InvalidConfig(f"{AESTHETIC} scores CLIP embeddings; choose OpenAI's ViT-L/14 as {CLIP} too")
     run = _Run(pictures, prompts, files)
-    return ScoreTable(names, prompts, {name: values for judge in run.chosen() for name, values in judge})
+    scores = {name: values for judge in run.chosen() for name, values in judge}
+    return ScoreTable(names, prompts, scores, run.notes(names))
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,23 @@ class _Run:
                 yield self.by_clip(judge, path)
             elif judge == REWARD:
                 yield self.by_image_reward(path)
+
+    def notes(self, names: Sequence[str]) -> list[str]:
+        """Return a line per kind of judge that did not read all tokens of a prompt."""
+        lines, kinds = [], {}
+        if self.files.keys() & RULES.keys():
+            kinds["CLIP"] = (TOKENS, _clip_tokenizer()(list(self.prompts), verbose=False)["input_ids"])
+        if REWARD in self.files:
+            read = _reward_tokenizer(self.files[REWARD])[0].encode_batch(list(self.prompts))
+            kinds[JUDGES[REWARD].score] = (REWARD_TOKENS, [one.ids for one in read])
+        for kind, (most, tokens) in kinds.items():
+            if cut := [name for name, ids in zip(names, tokens, strict=True) if len(ids) > most]:
+                longest = max(map(len, tokens))
+                lines.append(
+                    f"{kind} reads {most} tokens; the prompts of {', '.join(cut)} are longer (up to {longest}), so "
+                    "their ends have no influence on the scores."
+                )
+        return lines
 
     def by_clip(self, judge: str, path: Path) -> list[tuple[str, list[float]]]:
         title, wanted = JUDGES[judge].score, JUDGES[judge].backbone
@@ -164,11 +183,16 @@ def _on_device(network) -> Iterator[None]:
 
 def clip_tokens(prompts: Sequence[str]) -> Tensor:
     """Return token ids [B,77] from the vocabulary that comes with ComfyUI."""
+    read = _clip_tokenizer()(list(prompts), padding="max_length", truncation=True, max_length=TOKENS)
+    return torch.tensor(read["input_ids"])
+
+
+@cache
+def _clip_tokenizer():
     from transformers import CLIPTokenizer
 
     folder = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
-    tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    return torch.tensor(tokenizer(list(prompts), padding="max_length", truncation=True, max_length=TOKENS)["input_ids"])
+    return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
 def reward_tokens(prompts: Sequence[str], path: Path) -> tuple[Tensor, Tensor]:
@@ -177,6 +201,15 @@ def reward_tokens(prompts: Sequence[str], path: Path) -> tuple[Tensor, Tensor]:
     Raises:
         CheckpointMismatch: the vocabulary is missing, or it is not BERT's.
     """
+    tokenizer, padding = _reward_tokenizer(path)
+    tokenizer.enable_truncation(REWARD_TOKENS)
+    tokenizer.enable_padding(length=REWARD_TOKENS, pad_id=padding, pad_token=PADDING)
+    read = tokenizer.encode_batch(list(prompts))
+    return torch.tensor([one.ids for one in read]), torch.tensor([one.attention_mask for one in read])
+
+
+def _reward_tokenizer(path: Path):
+    """Return the tokenizer of ImageReward, which neither cuts nor pads, and the number of its padding."""
     beside = path.with_suffix(".txt")
     if not beside.is_file():
         raise CheckpointMismatch(
@@ -186,37 +219,8 @@ def reward_tokens(prompts: Sequence[str], path: Path) -> tuple[Tensor, Tensor]:
     from tokenizers import BertWordPieceTokenizer
 
     words = read_text(beside).split("\n")
-    missing = {"[CLS]", "[SEP]", "[PAD]", "[UNK]"} - set(words)
+    missing = {"[CLS]", "[SEP]", PADDING, "[UNK]"} - set(words)
     if missing:
         raise CheckpointMismatch(f"{beside.name} has no {min(missing)}; use vocab.txt of bert-base-uncased")
     tokenizer = BertWordPieceTokenizer({word: number for number, word in enumerate(words)}, lowercase=True)
-    tokenizer.enable_truncation(REWARD_TOKENS)
-    tokenizer.enable_padding(length=REWARD_TOKENS, pad_id=words.index("[PAD]"), pad_token="[PAD]")
-    read = tokenizer.encode_batch(list(prompts))
-    return torch.tensor([one.ids for one in read]), torch.tensor([one.attention_mask for one in read])
-
-
-def convert(source: Path, target: Path) -> int:
-    """Convert a pickle of tensors to safetensors, without running code in it.
-
-    Returns:
-        Number of tensors written.
-    Raises:
-        CheckpointMismatch: the source cannot be read as tensors, or the target has another suffix.
-        TargetExists, NotWritten: the target exists, or its folder is read-only.
-    """
-    if target.suffix != SUFFIX:
-        raise CheckpointMismatch(f"{target.name} does not end with {SUFFIX}; give it this suffix")
-    check_target(target)
-    try:
-        loaded = comfy.utils.load_torch_file(str(source), safe_load=True)
-    except Exception as error:
-        raise CheckpointMismatch(
-            f"{source.name} cannot be read without running code in it ({type(error).__name__}); get a file of "
-            "tensors from its publisher"
-        ) from error
-    tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointMismatch(f"{source.name} contains no tensors; get the original file from its publisher")
-    write_tensors(target, {name: value.clone().contiguous() for name, value in tensors.items()}, {})
-    return len(tensors)
+    return tokenizer, words.index(PADDING)

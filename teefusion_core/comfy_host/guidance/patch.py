@@ -24,10 +24,11 @@ from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch, reported_by
 from ...guidance.add_to_output import add_to_output
-from ...guidance.architectures import Architecture, architecture_of
+from ...guidance.architectures import Architecture, architecture_of, family_of
 from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep, shown
 from ...guidance.methods import METHODS, TEEFUSION, Ingredients
 from ..notes import tell, warn
+from ..prompts.prompt_check import check_finite
 
 STUDENT_KEY = "teefusion_student"  # attachment of a student: the metadata of its file, a dict
 EMBEDDER_KEY = "teefusion_embedder"  # attachment of a student: its GuidanceEmbedder, or None
@@ -68,6 +69,8 @@ def apply_fusion(
     scale = float(student.get("guidance_embedding_scale", architecture.guidance_embedding_scale))
     if len(null) != 1:
         raise InvalidConfig(f"null holds {len(null)} prompts; connect one encoded empty prompt")
+    check_finite(positive, "positive")
+    check_finite(null, "null")
     null_BP = _pooled_of(null[0], "null", pooled_width)
     values = {
         NULL_KEY: null_BP,
@@ -81,6 +84,7 @@ def apply_fusion(
         fused.append([context, {**extras, **values}])
     if not fused:
         raise InvalidConfig("positive holds no prompt; connect an encoded prompt")
+    note_student_as_lora(model_patcher)
     _note_wiring(student, null_BP, [extras["pooled_output"] for _, extras in positive])
     return _patched(model_patcher, architecture), fused
 
@@ -92,6 +96,22 @@ def why_no_base(model_patcher) -> str | None:
     if model_patcher.get_wrappers(WrappersMP.APPLY_MODEL, WRAPPER_KEY):
         return "comes out of TeEFusion Conditioning"
     return None
+
+
+def note_student_as_lora(model_patcher) -> None:
+    """Warn in the running node if a LoRA loader seems to have loaded a student: it does not read gain and method.
+
+    Every student changes the embedders of time and pooled text, which other LoRAs rarely do.
+    """
+    family = family_of(model_patcher.model.diffusion_model)
+    if family is None or model_patcher.get_attachment(STUDENT_KEY) is not None:
+        return
+    changed = [str(name).removeprefix("diffusion_model.") for name in model_patcher.patches]
+    if all(any(name.startswith(f"{part}.") for name in changed) for part in (family.time_mlp, family.pooled_embed)):
+        warn(
+            "a LoRA on this model changes the embedders, as a student does. A student in a LoRA loader has no "
+            "guidance: load it with Load TeEFusion Student"
+        )
 
 
 def _note_wiring(student: dict, null_BP: Tensor, positives: list[Tensor]) -> None:

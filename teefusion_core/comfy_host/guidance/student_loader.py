@@ -6,14 +6,16 @@ from functools import partial
 from pathlib import Path
 
 import comfy.lora
-import comfy.sd
 import folder_paths
 from torch import Tensor
 
 from ...errors import CheckpointMismatch, InvalidConfig
 from ...files.student_file import StudentInfo, check_base, fingerprint, read_student
+from ...files.tensor_file import LIST, check_shapes, open_tensors
+from ...guidance.architectures import family_of
 from ...guidance.methods import EMBEDDER, METHODS, GuidanceEmbedder
-from ...training.adapters import FULL, PREFIX
+from ...training.adapters import FULL, LORA_ENDS, PREFIX, file_names, file_shapes
+from ..model_files import network_of
 from ..weights import stored_weights
 from .patch import EMBEDDER_KEY, STUDENT_KEY, why_no_base
 
@@ -86,6 +88,7 @@ def load_student(model_patcher, path: Path):
     elif info.mode != FULL:
         raise InvalidConfig(f"{path.name} changes the base {info.base}; connect the model that it was trained from")
     student = _whole(tensors, path) if info.mode == FULL else _patched(model_patcher, tensors, path)
+    _check_embedder(embedder, student.model.diffusion_model, path)
     student.set_attachments(STUDENT_KEY, asdict(info))
     student.set_attachments(EMBEDDER_KEY, embedder)
     student.add_object_patch("state_dict_for_saving", partial(_refuse_saving, path.name))
@@ -107,14 +110,35 @@ def _embedder(tensors: dict[str, Tensor], info: StudentInfo, path: Path) -> Guid
         return None
     try:
         return GuidanceEmbedder.of(weights)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointMismatch(f"{path.name} lacks the layers of a {info.method} student; copy it again") from error
 
 
+def _check_embedder(embedder: GuidanceEmbedder | None, network, path: Path) -> None:
+    family = family_of(network)
+    if embedder is None or family is None:
+        return
+    wanted = {"mlp.0.weight": (family.widths(network)[1], family.sinusoid_width(network))}
+    check_shapes(embedder.state_dict(), wanted, path)
+
+
+def _check_whole(network, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse an update without some of its tensors; a file without a list of them must be one that can be trained."""
+    check_shapes(tensors, file_shapes(tensors, network), path)
+    family = family_of(network)
+    if family is None or LIST in (open_tensors(path).metadata() or {}):
+        return
+    ways = file_names(network, family).values()
+    if not any(names == tensors.keys() for names in ways):
+        missing = min(
+            (sorted(names - tensors.keys()) for names in ways if tensors.keys() <= names), key=len, default=[]
+        )
+        found = f"lacks the tensor {missing[0]}" if missing else "changes other layers than a training does"
+        raise CheckpointMismatch(f"{path.name} {found}, so it was cut or edited; use the original file")
+
+
 def _whole(tensors: Mapping[str, Tensor], path: Path, **options):
-    student = comfy.sd.load_diffusion_model_state_dict(dict(tensors), **options)
-    if student is None:
-        raise CheckpointMismatch(f"{path.name} holds no model that this ComfyUI supports; update ComfyUI")
+    student = network_of(tensors, path, **options)
     student.cached_patcher_init = (_whole_again, (path,))
     return student
 
@@ -130,10 +154,11 @@ def _patched(model_patcher, tensors: Mapping[str, Tensor], path: Path):
         raise CheckpointMismatch(
             f"{path.name} changes a base, but this model {why}; connect the base itself (demo model: variant base)"
         )
+    _check_whole(model_patcher.model.diffusion_model, tensors, path)
     student = model_patcher.clone()
     places = comfy.lora.model_lora_keys_unet(student.model, {})
     patches = comfy.lora.load_lora(tensors, places, log_missing=False)
-    updates = [name for name in tensors if not name.endswith((".alpha", ".lora_down.weight"))]
+    updates = [name for name in tensors if not name.endswith(LORA_ENDS[:2])]
     if len(student.add_patches(patches)) != len(updates):
         raise CheckpointMismatch(
             f"{path.name} has {len(updates)} updates, only {len(patches)} fit this model; copy the file again or "

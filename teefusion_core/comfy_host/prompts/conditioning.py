@@ -18,6 +18,7 @@ from ...prompts.arithmetic import SAME_ENCODERS, blended, cosine
 from ...prompts.sharpener import sharpened
 from ..guidance.student_loader import base_fingerprint
 from .encoded import POOLED
+from .prompt_check import check_finite
 
 MASK = "attention_mask"
 
@@ -127,4 +128,5 @@ def _entries(conditioning, name: str) -> list:
     for context, _ in conditioning:
         if not isinstance(context, torch.Tensor) or context.ndim != 3:
             raise ShapeMismatch(f"{name} holds no token embeddings [rows, tokens, width]; connect an encoded prompt")
+    check_finite(conditioning, name)
     return list(conditioning)

@@ -16,11 +16,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...errors import InvalidConfig
+from ...files.tensor_file import not_finite, numbered
 from ...guidance.flow import Denoiser, euler, sample
 from ...reflection.operator import Inversion, core, exact, official, reflected, upper, upper_epsilon, window
+from ..notes import warn
 from .guider import FINAL, PHASE_KEY, STRONG, WEAK, ReflectionGuider
 
 ALL_STEPS = -1
+WHAT_TO_DO = "lower the CFG scales, or run the model in 32 bits"
 EXACT, UPPER, OFFICIAL = "exact", "upper", "official"
 INVERSIONS: dict[str, dict[str, Callable[[Tensor], Inversion]]] = {
     EXACT: {"flow": lambda sigmas: exact, "noise": lambda sigmas: exact, "other": lambda sigmas: exact},
@@ -95,7 +98,14 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
 
         out = sample(step, x, sigmas, callback=moved)
     guider.warn_if_nothing_differs()
-    return out
+    return _noted(out)
+
+
+def _noted(samples: Tensor) -> Tensor:
+    """Return the result, and warn which of its images are NaN: a decoder would show them black."""
+    if lost := not_finite(samples):
+        warn(f"the result has NaN or infinite values in {numbered('image', lost)}; {WHAT_TO_DO}.")
+    return samples
 
 
 class _Phases:

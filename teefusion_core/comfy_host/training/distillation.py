@@ -22,6 +22,7 @@ from ...training.targets import Example, Trajectory, replay_loss
 from ...training.trajectory_cache import generator_of
 from ..guidance.patch import why_no_base
 from ..prompts.encoded import Prompts
+from ..prompts.prompt_check import check_prompts
 from ..sampling import schedule
 from ..weights import merged
 from .network import Network
@@ -69,11 +70,15 @@ class Distillation:
             images: LATENT samples [1,C,H,W] of one shape to start from instead.
         Raises:
             UnsupportedArchitecture: the model has no embedder of pooled text, which all students but a sharpener need.
-            ShapeMismatch: the images have several shapes, another latent space, or not one caption each.
-            InvalidConfig: the host does not have the scheduler, or the model is not a base.
+            ShapeMismatch: the prompts are of other text encoders; or the images have several shapes, another latent
+                space, or not one caption each.
+            InvalidConfig: the host does not have the scheduler, the model is not a base, or a prompt or an image has
+                NaN.
         """
         if why := why_no_base(model):
             raise InvalidConfig(f"model {why}, so a student would be trained on top of its guidance; connect the base")
+        check_prompts(positives.entries, model, "prompt")
+        check_prompts(nulls.entries, model, "null")
         self.model, self.teacher, self.settings = merged(model), teacher, settings
         if self.model is not model:
             teacher.follow(model, self.model)

@@ -11,10 +11,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-import comfy.latent_formats
 import comfy.samplers
-import comfy.sd
-import comfy.utils
 import torch
 
 from ...errors import InvalidConfig
@@ -32,6 +29,7 @@ from ..reflection.guider import ReflectionGuider, Scales
 from ..reflection.sampler import ReflectionSampler
 from .config_rules import checked
 from .distillation import Distillation, check_negative_share
+from .model_section import existing_file, load_models, load_network
 from .network import latent_shape
 from .run import Training
 from .teacher import Teacher
@@ -49,7 +47,7 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
         InvalidConfig: a section or name is unknown or missing, or a file does not exist.
     """
     sections = checked(config)
-    model, clip, vae = _load(sections["model"], folder)
+    model, clip, vae = load_models(sections["model"], folder)
     teacher, description = teacher_of(sections["teacher"], model, folder)
     processes = Processes(sections["training"].pop("parallel", DDP))
     settings = _settings(DistillSettings, "distillation", sections["distillation"])
@@ -77,33 +75,11 @@ def _needed(section: Mapping[str, Any], where: str, name: str) -> Any:
     return section[name]
 
 
-def _file(folder: Path, name: str) -> str:
-    path = folder / name
-    if not path.is_file():
-        raise InvalidConfig(f"{path} does not exist; paths are relative to the folder of the config file")
-    return str(path)
-
-
 def _settings(kind: Any, section: str, values: Mapping[str, Any]) -> Any:
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
     if needed:
         raise InvalidConfig(f"[{section}] has no {', '.join(needed)}; add the missing settings")
     return kind(**values)
-
-
-def _load(section: Mapping[str, Any], folder: Path):
-    """Return MODEL, CLIP and VAE from one of three sources."""
-    if "demo_model" in section:
-        return load_demo(section["demo_model"])
-    if "checkpoint" in section:
-        return comfy.sd.load_checkpoint_guess_config(_file(folder, section["checkpoint"]))[:3]
-    model = comfy.sd.load_diffusion_model(_file(folder, _needed(section, "model", "diffusion_model")))
-    kind = getattr(comfy.sd.CLIPType, section.get("clip_type", "sd3").upper())
-    clip = comfy.sd.load_clip([_file(folder, name) for name in _needed(section, "model", "clip")], clip_type=kind)
-    vae = None
-    if "vae" in section:
-        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(_file(folder, section["vae"]), safe_load=True))
-    return model, clip, vae
 
 
 def _cfg(section: Mapping[str, Any], model):
@@ -115,7 +91,7 @@ def _reflection(section: Mapping[str, Any], model, folder: Path, weak_cfg: float
     weak = None
     if "weak_model" in section:
         named = section["weak_model"]
-        weak = load_demo(named)[0] if named == "weak" else comfy.sd.load_diffusion_model(_file(folder, named))
+        weak = load_demo(named)[0] if named == "weak" else load_network(named, folder, "[teacher] weak_model")
     strong, weak_scale = section.get("strong_cfg"), section.get("weak_cfg", weak_cfg)
     # the trainer sets the final scale; a strong scale that equals it here follows it
     scales = Scales(1.0, weak_scale, 1.0) if strong is None else Scales(strong, weak_scale, strong + 1)
@@ -148,7 +124,7 @@ def teacher_of(section: Mapping[str, Any], model, folder: Path) -> tuple[Teacher
 
 
 def _lines(folder: Path, name: str) -> list[str]:
-    lines = lines_of(read_text(Path(_file(folder, name))))
+    lines = lines_of(read_text(existing_file(folder, name)))
     if not lines:
         raise InvalidConfig(f"{name} has no prompts; write one per line")
     return lines

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...training.loop import StepReport
 from ...training.preview import preview_image
 from ...training.update import exchanged
+from ..model_files import check_vae
 from ..notes import tell
 from .run import Training
 
@@ -30,7 +31,10 @@ class TrainingProgress:
         Args:
             every: steps between previews of the student; 0 shows the loss curve only.
             vae: VAE that decodes the previews; without it they are rough.
+        Raises:
+            CheckpointMismatch: the VAE is for another latent space.
         """
+        check_vae(vae, training.distillation.model)
         self.training, self.every, self.vae = training, every, vae
         self.bar = comfy.utils.ProgressBar(training.settings.steps)
         self.images: np.ndarray | None = None

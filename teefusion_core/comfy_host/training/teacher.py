@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch, TeacherFailed, TeEFusionError
+from ...files.tensor_file import not_finite, numbered
 from ...guidance.cfg import cfg_scale_of
 from ...training.settings import DistillSettings
 from ...training.targets import Trajectory, levels, target_of
@@ -111,10 +112,11 @@ class Teacher:
         sampling = self.model.get_model_object("model_sampling")
         sigmas_S = comfy.samplers.calculate_sigmas(sampling, "simple", PROBE_STEPS)
         states, _ = self.sample(positive, negative, noise_BCHW, sigmas_S, cfg)
-        if not all(bool(torch.isfinite(state).all()) for state in states):
+        if lost := [step for step, state in enumerate(states) if not_finite(state)]:
             raise InvalidConfig(
-                f"the teacher makes NaN or infinite values at CFG scale {cfg:g}. Sample with the same guider and "
-                "sampler in SamplerCustomAdvanced, and remove nodes from its model until the image is right"
+                f"the teacher makes NaN or infinite values in step {max(lost[0], 1)} at CFG scale {cfg:g}. Sample with "
+                "the same guider and sampler in SamplerCustomAdvanced, and remove nodes from its model until the image "
+                "is right"
             )
         third = sigmas_S[2:4]
         alone, again = (
@@ -225,6 +227,7 @@ def checked_images(images: Sequence[Tensor], captions: int, channels: int) -> li
 
     Raises:
         ShapeMismatch: the images have several shapes, another latent space, or not one caption each.
+        InvalidConfig: an image has NaN.
     """
     shapes = {tuple(image.shape[1:]) for image in images}
     if len(shapes) > 1:
@@ -236,6 +239,11 @@ def checked_images(images: Sequence[Tensor], captions: int, channels: int) -> li
         )
     if images and len(images) != captions:
         raise ShapeMismatch(f"there are {len(images)} images and {captions} captions; give each image one caption")
+    if lost := [number for number, image in enumerate(images, 1) if not_finite(image)]:
+        raise InvalidConfig(
+            f"the latents have NaN or infinite values in {numbered('image', lost)}; encode these images again, for "
+            "example with a VAE in 32 bits, or leave them out"
+        )
     return [image.clone() for image in images]
 
 

@@ -1,0 +1,63 @@
+"""Encoded prompts that a model cannot use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ...errors import InvalidConfig, ShapeMismatch
+from ...files.tensor_file import not_finite, numbered
+from ...guidance.architectures import family_of
+from .encoded import POOLED
+
+
+def check_finite(conditioning, name: str) -> None:
+    """Refuse a CONDITIONING with NaN or infinite values in its tokens or pooled text; None is no conditioning.
+
+    Args:
+        conditioning: list of [context [B,L,E], extras].
+        name: of the input, for messages.
+    Raises:
+        InvalidConfig: with the numbers of the prompts.
+    """
+    lost = [
+        number
+        for number, (context, extras) in enumerate(conditioning or (), 1)
+        for tensor in (context, extras.get(POOLED))
+        if hasattr(tensor, "isfinite") and not_finite(tensor)
+    ]
+    if lost:
+        raise InvalidConfig(
+            f"{name} has NaN or infinite values in {numbered('prompt', sorted(set(lost)))}; encode the prompt again, "
+            "with text encoders in 32 bits if it stays so"
+        )
+
+
+def check_prompts(entries: Sequence[tuple[Tensor, dict]], model, name: str) -> None:
+    """Refuse prompts of other text encoders than the model's, or with NaN.
+
+    Args:
+        entries: (context [1,L,E], extras) of each prompt.
+        model: MODEL that will take them.
+        name: of a prompt, for messages.
+    Raises:
+        InvalidConfig: a prompt has NaN or infinite values.
+        ShapeMismatch: the tokens or the pooled text have another width than the model takes.
+    """
+    check_finite(entries, f"{name} list")
+    network = model.model.diffusion_model
+    family = family_of(network)
+    if family is None:
+        return
+    wanted = {"tokens": family.context_width(network)}
+    if family.pooled_module(network) is not None:
+        wanted["pooled text"] = family.widths(network)[0]
+    for number, (context, extras) in enumerate(entries, 1):
+        for part, tensor in (("tokens", context), ("pooled text", extras[POOLED])):
+            width = wanted.get(part)
+            if width is not None and tensor.shape[-1] != width:
+                raise ShapeMismatch(
+                    f"{name} {number} has {part} of width {tensor.shape[-1]}, but this {family.name} model takes "
+                    f"{width}; encode it with the text encoders of the model"
+                )
