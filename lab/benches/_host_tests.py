@@ -18,11 +18,15 @@ CELL = "cell"
 """Name of the property in which a test records its cell."""
 
 
-def cells_of_this_host(name: str) -> dict[str, Any]:
-    """Run tests/host/test_<name>.py; return its cells under this ComfyUI's version, beside those stored for others."""
+def cells_of_this_host(name: str, *more: str) -> dict[str, Any]:
+    """Run tests/host/test_<name>.py, and more files of its kind.
+
+    Returns:
+        Their cells under this ComfyUI's version, beside those stored for others.
+    """
     path = RESULTS / f"{name}.json"
     hosts = json.loads(path.read_text(encoding="utf-8"))["hosts"] if path.is_file() else {}
-    hosts[machine()["comfyui"]] = cells_of(f"tests/host/test_{name}.py")
+    hosts[machine()["comfyui"]] = [cell for one in (name, *more) for cell in cells_of(f"tests/host/test_{one}.py")]
     return {"hosts": dict(sorted(hosts.items()))}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from ._host_tests import cells_of_this_host
 
 WORKS = "works"
-measure = partial(cells_of_this_host, "packs")
+measure = partial(cells_of_this_host, "packs", "packs_gguf")
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:

@@ -162,9 +162,8 @@ def test_trainer(pair, pack, distil, tmp_path, tell):
     def losses(model, name):
         with torch.inference_mode(False):
             loop = TrainSettings(steps=2, batch_size=2, learning_rate=1e-3)
-            return (
-                pack.comfy_host.Training(distil(model=model), loop, root=tmp_path, name=name, teacher="").run().losses
-            )
+            made = distil(model=model)
+            return pack.comfy_host.Training(made, loop, root=tmp_path, name=name, teacher="").run().losses
 
     mine, theirs = (torch.tensor(losses(model, name)) for model, name in ((pair.model, "a"), (pair.twins[0], "b")))
     difference = relative(mine, theirs)
