@@ -3,7 +3,6 @@
 from comfy_api.latest import io
 
 from ..teefusion_core.comfy_host.sampling import schedulers
-from ..teefusion_core.comfy_host.training.from_graph import graph_data, times_lost, train_in_graph
 from ..teefusion_core.errors import reported_by
 from ..teefusion_core.guidance.methods import TAUGHT, TEEFUSION
 from ..teefusion_core.training.adapters import TRAINABLE
@@ -232,7 +231,7 @@ class DistillTrainer(io.ComfyNode):
     def fingerprint_inputs(cls, name, whole_model=False, **_) -> int:
         """Run again when the student file was removed."""
         name, whole_model = (value[0] if isinstance(value, list | tuple) else value for value in (name, whole_model))
-        return times_lost(str(name), bool(whole_model))
+        return _trainer().times_lost(str(name), bool(whole_model))
 
     @classmethod
     def execute(
@@ -256,11 +255,19 @@ class DistillTrainer(io.ComfyNode):
                 steps=steps[0], batch_size=batch_size[0], learning_rate=learning_rate[0],
                 warmup_steps=min(20, steps[0] - 1), learning_rate_schedule="linear", save_every=save_every[0],
             )  # fmt: skip
-            data = graph_data(clip[0], prompts[0], negative_prompts[0], positive, null, latents)
-            trained, path = train_in_graph(
+            trainer = _trainer()
+            data = trainer.graph_data(clip[0], prompts[0], negative_prompts[0], positive, null, latents)
+            trained, path = trainer.train_in_graph(
                 model[0], guider[0], sampler[0], data, settings, loop, name=name[0], pixels=(width[0], height[0]),
                 accept_changes=f"{accept_changes[0]}, warmup_steps",  # which follows steps
                 whole_model=whole_model[0], preview_every=preview_every[0],
                 vae=vae[0],
             )  # fmt: skip
         return io.NodeOutput(trained.file.lora, {"loss": trained.losses}, trained.file.info.step, str(path))
+
+
+def _trainer():
+    """Import the trainer where it is used: it is a third of this pack, and most graphs train nothing."""
+    from ..teefusion_core.comfy_host.training import from_graph
+
+    return from_graph

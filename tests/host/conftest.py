@@ -80,7 +80,8 @@ def pack(host):
     extension = asyncio.run(module.comfy_entrypoint())
     nodes = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
     core = f"{name}.teefusion_core"
-    importlib.import_module(f"{core}.comfy_host.training.from_file")  # the command line's, which no node imports
+    for late in ("from_file", "from_graph"):  # which no node imports before it runs
+        importlib.import_module(f"{core}.comfy_host.training.{late}")
     inner = {"errors": sys.modules[f"{core}.errors"], "fusion": sys.modules[f"{core}.guidance.fusion"]}
     inner["comfy_host"] = _public_names(f"{core}.comfy_host.")
     return SimpleNamespace(module=module, extension=extension, nodes=nodes, **inner)
