@@ -146,7 +146,3 @@ def _missing_weights() -> Iterator[list[str]]:
         yield missing
     finally:
         root.removeHandler(listener)
-
-
-def _leaf(name: str) -> str:
-    return name.removesuffix(".weight").rpartition(".")[2]
