@@ -19,7 +19,7 @@ from .stop import Stop, say
 TOGETHER = ("unit", "property", "golden", "guard", "demo_world", "setup")
 """Tiers without a ComfyUI in the process share one pytest; the others need a process each."""
 TIERS = ("lint", *TOGETHER, "host", "distributed", "server", "browser")
-EXTENDED = ("host", "server", "browser")
+EXTENDED = ("unit", "host", "server", "browser")
 """Tiers that run again in the extended tests, with the tests marked so, on the ComfyUI that COMFYUI_PATH names."""
 LINT = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
 

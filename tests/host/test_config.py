@@ -196,6 +196,19 @@ class TestWhatIsWired:
         first, second = (self.of(pack, distil, guider=cfg(model)) for model in (slg, other))
         assert before != first != second and first == self.of(pack, distil, guider=cfg(slg.clone()))
 
+    def test_every_input_of_the_node_counts_or_has_no_effect(self, pack, distil):
+        counts = {field.name for kind in (DistillSettings, TrainSettings) for field in fields(kind)}
+        counts |= {"prompts", "negative_prompts"} & self.of(pack, distil).keys()
+        shown_in = {  # input -> part of the identity that it shapes
+            "model": "model_patches", "guider": "guider", "sampler": "sampler", "positive": "prompts",
+            "null": "negative_prompts", "latents": "images", "width": "latent_shape", "height": "latent_shape",
+            "clip": "prompts",
+        }  # fmt: skip
+        assert set(shown_in.values()) <= self.of(pack, distil).keys()
+        without_effect = {"name", "accept_changes", "preview_every", "vae", "whole_model"}
+        inputs = {item.id for item in pack.nodes["DistillTrainer"].GET_SCHEMA().inputs}
+        assert inputs <= counts | shown_in.keys() | without_effect
+
     def test_a_prompt_counts_whole(self, pack, distil, encoded):
         [[tokens, extras]] = next(iter(encoded.values()))
 
