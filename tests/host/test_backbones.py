@@ -207,7 +207,8 @@ def test_prompts_that_differ_in_more_than_words_are_trained_as_if_alone(host, pa
         first = prompts[1][0][0], prompts[0][0][1] | {"pooled_output": prompts[1][0][1]["pooled_output"]}
         distil.positives.entries[1] = first
         wrong = distil.velocity([1], [0], w_B[own])(x[own], sigma_B[own])
-        assert relative(wrong, together[own]) > OTHER, "the values are heard"
+        heard = relative(wrong, together[own]) > OTHER
+        assert heard or make is _masked, "newer hosts leave the mask of Lumina out"
 
 
 @pytest.mark.parametrize("backbone", WITHOUT, ids=lambda backbone: backbone.name)

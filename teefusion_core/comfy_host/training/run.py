@@ -135,14 +135,15 @@ class Training:
             examples=(len(distil.grid_S) - 1) * settings.images_per_trajectory, cache_size=settings.cache_size,
             reuse=settings.reuse, seed=settings.run_seed, processes=self.processes, on_trajectory=on_trajectory,
         )  # fmt: skip
-        with self._alone(), distil.in_training():
+        with distil.in_training():
             need = check_memory(distil, self.settings)
             if on_forecast is not None:
                 on_forecast(need)
-            trained = train(
-                student.update, trajectories, distil.loss, self.settings, folder=self.folder, on_step=on_step,
-                should_stop=should_stop, processes=self.processes, seed=settings.run_seed,
-            )  # fmt: skip
+            with self._alone():
+                trained = train(
+                    student.update, trajectories, distil.loss, self.settings, folder=self.folder, on_step=on_step,
+                    should_stop=should_stop, processes=self.processes, seed=settings.run_seed,
+                )  # fmt: skip
         with exchanged(student.update, trained.average):
             return Result(self.file(trained.step), trained.losses, trained.finished)
 
