@@ -30,5 +30,5 @@ def _grouped(cells: list[list[str]]) -> str:
         tried.setdefault((node, text), []).append(column.partition(",")[0])
     nodes: dict[str, list[str]] = {}
     for (node, text), columns in tried.items():
-        nodes.setdefault(", ".join(columns) + (f" ({text})" if text else ""), []).append(node)
+        nodes.setdefault(", ".join(dict.fromkeys(columns)) + (f" ({text})" if text else ""), []).append(node)
     return "<br>".join(f"{where}: {'; '.join(found)}" for where, found in nodes.items())

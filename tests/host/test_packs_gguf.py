@@ -85,7 +85,7 @@ def pair(request, gguf, top, pack, tmp_path_factory):
 def tell(pair, record_property):
     def tell(node, column, outcome, difference=0.0):
         version = packs_parts.version(PACK)
-        cell = (PACK, version, f"{node}, {pair.kind}", column, outcome, f"{difference:.1e}")
+        cell = (PACK, version, f"{pair.kind} {node}".strip(), column, outcome, f"{difference:.1e}")
         record_property("cell", "|".join(cell))
 
     return tell
@@ -113,7 +113,7 @@ def test_student_and_conditioning(top, pair, pack, tell, layers):
 
     difference = relative(picture(pair.model), picture(pair.twins[0]))
     assert difference < EQUAL
-    tell("Unet Loader (GGUF)" + (" with a LoRA" if layers else ""), "student", "works", difference)
+    tell("with a LoRA" if layers else "", "student", "works", difference)
 
 
 @pytest.mark.parametrize("role", ["Z-Sampling", "strong network", "weak network"])
@@ -127,7 +127,7 @@ def test_reflection(top, pair, tell, role):
     difference = relative(picture(pair.model), picture(pair.twins[0]))
     assert difference < EQUAL
     column = "Z-Sampling" if role == "Z-Sampling" else "W2SD"
-    tell("Unet Loader (GGUF)" + ("" if column == role else f" as {role}"), column, "works", difference)
+    tell("" if column == role else f"as {role}", column, "works", difference)
 
 
 @pytest.mark.parametrize("sides", [(1.0, None), (None, -1.5), (1.0, -1.5)], ids=["strong", "weak", "both"])
@@ -146,7 +146,7 @@ def test_lora_gap(top, pair, tell, sides, small, monkeypatch):
     got, same = picture(pair.model, pair.model), top.reflect(top.world(), model=pair.twins[0]).samples
     difference = relative(got, picture(*pair.twins))
     assert difference < EQUAL and relative(got, same) > OTHER
-    tell("Unet Loader (GGUF) with a LoRA gap", "W2SD", "works", difference)
+    tell("with a LoRA gap", "W2SD", "works", difference)
 
 
 def test_a_gap_that_is_no_lora_is_refused(top, pair, pack, tell):
@@ -155,7 +155,7 @@ def test_a_gap_that_is_no_lora_is_refused(top, pair, pack, tell):
     weak.add_patches({"diffusion_model.joint_blocks.1.x_block.mlp.fc1.weight": patch}, 0.7)
     with pytest.raises(pack.errors.InvalidConfig, match="fc1"):
         top.reflect(top.world(), model=pair.model, weak=weak)
-    tell("a gap that is no LoRA", "W2SD", "refused: coded weights")
+    tell("with a gap that is no LoRA", "W2SD", "refused: coded weights")
 
 
 def test_trainer(pair, pack, distil, tmp_path, tell):
@@ -168,10 +168,10 @@ def test_trainer(pair, pack, distil, tmp_path, tell):
     mine, theirs = (torch.tensor(losses(model, name)) for model, name in ((pair.model, "a"), (pair.twins[0], "b")))
     difference = relative(mine, theirs)
     assert difference < EQUAL
-    tell("Unet Loader (GGUF), losses", "trainer", "works", difference)
+    tell("losses", "trainer", "works", difference)
 
 
 def test_a_trainer_that_needs_plain_weights_says_so(pair, pack, distil, tell):
     with pytest.raises(pack.errors.TeEFusionError, match="quantised"), torch.inference_mode(False):
         distil(model=pair.model, trainable="everything")
-    tell("everything trained", "trainer", "refused: coded weights")
+    tell("with everything trained", "trainer", "refused: coded weights")
