@@ -18,6 +18,8 @@ from ..errors import UnsupportedArchitecture
 from .fusion import sinusoid
 
 PUBLISHED_GAIN = 1 / 256  # AIDC-AI/TeEFusion, pipelines/sd3_model.py; not in the paper
+PUBLISHED_GUIDANCE = (2.0, 14.0)
+"""Range of w that the published student was trained for, as the paper gives it."""
 PUBLISHED_TIMESTEP_SCALE = 1000.0  # AIDC-AI/TeEFusion, pipelines/sd3_teefusion_pipeline.py; not in the paper
 
 INSTEAD = "use DICE Sharpen with a sharpener that was trained for this model"

@@ -143,6 +143,17 @@ def test_a_dropped_model_goes_with_its_last_user(pack, host, runner, prompts):
         gc.enable()
 
 
+@pytest.mark.parametrize(("precision", "w", "told", "warnings"), [
+    ("official bf16", 5.0, "published student: w from 2 to 14", 0), ("official bf16", 20.0, "published student", 1),
+    ("exact", 20.0, "no student", 0), (None, 5.0, "no student", 0),
+])  # fmt: skip
+def test_a_model_without_a_student_file_is_taken_for(golden_model, pack, prompts, caplog, precision, w, told, warnings):
+    with caplog.at_level(logging.INFO):
+        pack.comfy_host.apply_fusion(golden_model(CASE), prompts[0], prompts[1], w, guidance_precision=precision)
+    assert told in caplog.text
+    assert sum(record.levelno == logging.WARNING for record in caplog.records) == warnings
+
+
 def test_zeros_or_the_prompt_itself_as_null_are_reported(golden_model, pack, prompts, caplog):
     (context, extras), *_ = prompts[0]
     zeros, double = torch.zeros_like(extras["pooled_output"]), extras["pooled_output"].double()

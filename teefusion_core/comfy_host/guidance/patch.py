@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch, reported_by
 from ...guidance.add_to_output import add_to_output
-from ...guidance.architectures import Architecture, architecture_of, family_of
+from ...guidance.architectures import PUBLISHED_GUIDANCE, Architecture, architecture_of, family_of
 from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep, shown
 from ...guidance.methods import METHODS, TEEFUSION, Ingredients
 from ..notes import tell, warn
@@ -72,10 +72,11 @@ def apply_fusion(
     check_finite(positive, "positive")
     check_finite(null, "null")
     null_BP = _pooled_of(null[0], "null", pooled_width)
+    used_gain = float(student.get("gain", architecture.gain) if gain is None else gain)
     values = {
         NULL_KEY: null_BP,
         TIMESTEP_KEY: guidance_timestep(w_B, precision=precision, scale=scale),
-        GAIN_KEY: float(student.get("gain", architecture.gain) if gain is None else gain),
+        GAIN_KEY: used_gain,
     }
     fused = []
     for context, extras in positive:
@@ -85,7 +86,9 @@ def apply_fusion(
     if not fused:
         raise InvalidConfig("positive holds no prompt; connect an encoded prompt")
     note_student_as_lora(model_patcher)
-    _note_wiring(student, null_BP, [extras["pooled_output"] for _, extras in positive])
+    if not student:
+        _note_origin(w_B, used_gain, published=guidance_precision == OFFICIAL_BF16)
+    _note_wiring(null_BP, [extras["pooled_output"] for _, extras in positive])
     return _patched(model_patcher, architecture), fused
 
 
@@ -114,10 +117,19 @@ def note_student_as_lora(model_patcher) -> None:
         )
 
 
-def _note_wiring(student: dict, null_BP: Tensor, positives: list[Tensor]) -> None:
-    """Report wiring mistakes that the image would not show."""
-    if not student:
+def _note_origin(w_B: Tensor, gain: float, *, published: bool) -> None:
+    """Say what a model without a student file is taken for; the rounding of w names the published student."""
+    if not published:
         tell("this model was not loaded from a student file; guidance has no meaning on a model that is no student.")
+        return
+    low, high = PUBLISHED_GUIDANCE
+    tell(f"read as the published student: w from {low:g} to {high:g}, rounded as in the official code, gain {gain:g}")
+    if bool((w_B < low).any() or (w_B > high).any()):
+        warn(f"guidance is {shown(w_B)}, but the published student was trained for w from {low:g} to {high:g}.")
+
+
+def _note_wiring(null_BP: Tensor, positives: list[Tensor]) -> None:
+    """Report wiring mistakes that the image would not show."""
     if not null_BP.any():
         warn("null is all zeros; connect an encoded empty prompt instead.")
     if any(torch.equal(pooled_BP.to(null_BP), null_BP) for pooled_BP in positives):
