@@ -2,6 +2,8 @@
 
 from comfy_api.latest import ComfyExtension
 
+from ..teefusion_core.comfy_host.guidance.wiring import unused_models
+from ..teefusion_core.comfy_host.notes import watch_graphs
 from .conditioning import TeEFusionConditioning
 from .evaluation import CompareGrid, GuidanceReport, ScoreImages
 from .loaders import TeEFusionStudentLoader, TinySD3Loader
@@ -20,5 +22,6 @@ class TeEFusionExtension(ComfyExtension):
     """The pack as ComfyUI sees it."""
 
     async def get_node_list(self):
-        """Return every node class, in menu order."""
+        """Return every node class, in menu order; called once, when the host starts."""
+        watch_graphs(unused_models)
         return list(NODES)

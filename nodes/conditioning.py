@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..teefusion_core.comfy_host.guidance.patch import apply_fusion
-from ..teefusion_core.comfy_host.guidance.wiring import warn_if_model_is_unused
+from ..teefusion_core.comfy_host.notes import begin
 from ..teefusion_core.errors import reported_by
 from ..teefusion_core.guidance.fusion import EXACT, OFFICIAL_BF16
 from ._schema import CATEGORY, inp, schema
@@ -70,15 +70,13 @@ class TeEFusionConditioning(io.ComfyNode):
                     tooltip="The prompt with guidance. Use it as the positive prompt, together with MODEL.",
                 ),
             ],
-            hidden=[io.Hidden.prompt],
         )  # fmt: skip
 
     @classmethod
     def execute(cls, model, positive, null, guidance, guidance_precision=AUTO) -> io.NodeOutput:
         """Fuse, with errors that carry the node's name."""
         with reported_by(DISPLAY_NAME):
+            begin()
             precision = None if guidance_precision == AUTO else guidance_precision
             fused = apply_fusion(model, positive, null, guidance, guidance_precision=precision)
-            # without a run of the host, as in a script, there is no graph
-            warn_if_model_is_unused(getattr(cls.hidden, "prompt", None) or {}, "TeEFusionConditioning")
             return io.NodeOutput(*fused)

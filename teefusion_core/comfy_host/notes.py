@@ -1,7 +1,7 @@
-"""Notes on the node that is running: what its run cost, where a file is, what is probably a mistake.
+"""Notes on nodes: what a run cost, where a file is, what is probably a mistake.
 
 A note is progress text, the only text that every frontend draws on any node, in both renderers. Newer frontends remove
-it when the run ends, so it is sent once more then.
+it when the run ends, so it is sent once more then. A node that runs again without a mistake loses its old warning.
 """
 
 from __future__ import annotations
@@ -10,26 +10,34 @@ import asyncio
 import inspect
 import logging
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 """Seconds between two looks at the queue, and from the end of a run to its notes."""
+MOST_NODES = 1000
+"""Number of nodes whose notes are kept; browsers that are gone are never reported."""
 
 
 @dataclass
 class _Notes:
-    """What one node shows in one run."""
+    """What one node shows in one browser."""
 
+    run: str = ""
+    of_graph: str = ""
     warnings: list[str] = field(default_factory=list)
     line: str = ""
+    sent: str = ""
 
     def text(self) -> str:
-        return "\n\n".join([*self.warnings, self.line] if self.line else self.warnings)
+        return "\n\n".join(part for part in (self.of_graph, *self.warnings, self.line) if part)
 
 
-_shown: dict[tuple[str, str], _Notes] = {}
-"""Notes by run and node, kept until the run has ended."""
+_shown: dict[tuple[str | None, str], _Notes] = {}
+"""Notes by browser and node."""
+_followed: set[str] = set()
+"""Runs whose notes are sent again at their end."""
 
 
 def tell(text: str) -> None:
@@ -41,34 +49,108 @@ def tell(text: str) -> None:
 def warn(text: str) -> None:
     """Log a warning and show it in the running node, above its line, once per run."""
     log.warning("TeEFusion: %s", text)
-    _show(warning=f"TeEFusion warning: {text}")
+    _show(warning=_marked(text))
+
+
+def begin() -> None:
+    """Remove what the running node said in an earlier run."""
+    _show()
+
+
+def watch_graphs(find: Callable[[Mapping], Mapping[str, str]]) -> None:
+    """Warn in nodes of a graph as soon as it is queued, also in nodes that will not run because nothing changed.
+
+    Args:
+        find: graph, node id -> {"class_type", "inputs"} -> warnings by node id.
+    """
+    server = _server()
+    if server is None:
+        return
+
+    def on_prompt(data: dict) -> dict:
+        client, found = data.get("client_id"), find(data.get("prompt") or {})
+        for text in found.values():
+            log.warning("TeEFusion: %s", text)
+        if client is not None:
+            before = {node for browser, node in _shown if browser == client and _shown[browser, node].of_graph}
+            for node in before | found.keys():
+                notes = _of(client, node)
+                notes.of_graph = _marked(found[node]) if node in found else ""
+                _update(server, notes.run, node, client)
+            if found:
+                asyncio.ensure_future(_show_after_queue(server, client, list(found)))
+        return data
+
+    server.add_on_prompt_handler(on_prompt)
+
+
+def _marked(warning: str) -> str:
+    return f"TeEFusion warning: {warning}"
+
+
+def _server():
+    """Return the host's server; None if ComfyUI is used as a library."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def _of(client: str | None, node: str) -> _Notes:
+    if len(_shown) > MOST_NODES:
+        _shown.clear()
+    return _shown.setdefault((client, node), _Notes())
 
 
 def _show(*, line: str = "", warning: str = "") -> None:
-    # there is no server if ComfyUI is used as a library, and no node outside of a run or without a browser
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    server = _server()
     node = getattr(server, "last_node_id", None)
-    if server is None or node is None:
+    if server is None or node is None:  # there is no node outside of a run
         return
-    run = getattr(server, "last_prompt_id", "")
-    known = (run, node) in _shown
-    notes = _shown.setdefault((run, node), _Notes())
+    run, client = getattr(server, "last_prompt_id", ""), server.client_id
+    notes = _of(client, node)
+    if notes.run != run:
+        notes.run, notes.warnings, notes.line = run, [], ""
     notes.line = line or notes.line
     if warning and warning not in notes.warnings:
         notes.warnings.append(warning)
-    _send(server, run, node, notes.text(), server.client_id)
-    if not known:
-        asyncio.run_coroutine_threadsafe(_show_after_run(server, run, node, server.client_id), server.loop)
+    _update(server, run, node, client)
+    if notes.text() and run not in _followed:
+        _followed.add(run)
+        asyncio.run_coroutine_threadsafe(_show_after_run(server, run, client), server.loop)
 
 
-async def _show_after_run(server, run: str, node: str, client: str | None) -> None:
-    try:
-        while any(item[1] == run for item in server.prompt_queue.get_current_queue_volatile()[0]):
-            await asyncio.sleep(POLL_SECONDS)
+def _update(server, run: str, node: str, client: str | None) -> None:
+    """Send what a node shows, if it is something new."""
+    notes = _of(client, node)
+    if notes.sent != notes.text():
+        notes.sent = notes.text()
+        _send(server, run, node, notes.sent, client)
+
+
+async def _show_after_run(server, run: str, client: str | None) -> None:
+    while any(item[1] == run for item in server.prompt_queue.get_current_queue_volatile()[0]):
         await asyncio.sleep(POLL_SECONDS)
-    finally:
-        notes = _shown.pop((run, node))
-    _send(server, run, node, notes.text(), client)
+    await asyncio.sleep(POLL_SECONDS)
+    _followed.discard(run)
+    for (browser, node), notes in list(_shown.items()):
+        if browser == client and notes.run == run and notes.text():
+            _send(server, run, node, notes.text(), client)
+
+
+def _items(server) -> list:
+    """Return what runs and what waits."""
+    running, waiting = server.prompt_queue.get_current_queue_volatile()
+    return [*running, *waiting]
+
+
+async def _show_after_queue(server, client: str, nodes: list[str]) -> None:
+    """Send the notes of a graph again when nothing of its browser runs or waits."""
+    await asyncio.sleep(POLL_SECONDS)  # the prompt is put into the queue after its handlers
+    while any(item[3].get("client_id") == client for item in _items(server)):
+        await asyncio.sleep(POLL_SECONDS)
+    await asyncio.sleep(POLL_SECONDS)
+    for node in nodes:
+        notes = _of(client, node)
+        if notes.text():
+            _send(server, notes.run, node, notes.text(), client)
 
 
 def _send(server, run: str, node: str, text: str, client: str | None) -> None:

@@ -1,6 +1,7 @@
 """Notes reach the browser once more after the run, for frontends that clear them when it ends."""
 
 import asyncio
+import contextlib
 import json
 import uuid
 
@@ -88,3 +89,40 @@ def test_costs_and_mistakes_come_again_after_the_run(server, wrong):
     # on the node and on the subgraph nodes around it, of which the canvas shows one
     assert set(texts) == {":".join(parts[: depth + 1]) for depth in range(len(parts))}
     assert all(text.startswith("TeEFusion warning: ") and expected in text for text in texts.values())
+
+
+async def shown_after_each(server, prompts):
+    """Run prompts in one browser; return what every node shows after each."""
+    client, texts, shown = uuid.uuid4().hex, {}, []
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{server.url}/ws?clientId={client}", max_msg_size=0) as events,
+    ):
+        for prompt in prompts:
+            async with session.post(f"{server.url}/prompt", json={"prompt": prompt, "client_id": client}) as answer:
+                assert answer.ok, await answer.text()
+            ended = False
+            with contextlib.suppress(asyncio.TimeoutError):
+                while True:
+                    message = await events.receive(timeout=QUIET_SECONDS if ended else RUN_SECONDS)
+                    if message.type is aiohttp.WSMsgType.TEXT:
+                        ended = ended or json.loads(message.data)["type"] == "execution_success"
+                    elif int.from_bytes(message.data[:4], "big") == PROGRESS_TEXT:
+                        size = int.from_bytes(message.data[4:8], "big")
+                        texts[message.data[8 : 8 + size].decode()] = message.data[8 + size :].decode()
+            shown.append(dict(texts))
+    return shown
+
+
+@pytest.mark.parametrize(("node", "slot", "value", "warned", "warning"), [
+    ("box:sampler", "model", ["student", 0], "fusion", "MODEL is not connected"),
+    ("fusion", "null", ["prompt", 0], "fusion", "null is the prompt itself"),
+    ("box:sampler", "cfg", 4.0, "box:sampler", "cfg is 4"),
+])  # fmt: skip
+def test_a_warning_comes_with_the_mistake_and_goes_with_it(server, node, slot, value, warned, warning):
+    """Also where its node does not run again: a model that is connected elsewhere changes only the sampler."""
+    right = graph()
+    wrong = json.loads(json.dumps(right))
+    wrong[node]["inputs"][slot] = value
+    before, mistaken, corrected = asyncio.run(shown_after_each(server, [right, wrong, right]))
+    assert warned not in before and warning in mistaken[warned] and corrected[warned] == ""

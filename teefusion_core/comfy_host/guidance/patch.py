@@ -27,7 +27,7 @@ from ...guidance.add_to_output import add_to_output
 from ...guidance.architectures import PUBLISHED_GUIDANCE, Architecture, architecture_of, family_of
 from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep, shown
 from ...guidance.methods import METHODS, TEEFUSION, Ingredients
-from ..notes import tell, warn
+from ..notes import begin, tell, warn
 from ..prompts.prompt_check import check_finite
 
 STUDENT_KEY = "teefusion_student"  # attachment of a student: the metadata of its file, a dict
@@ -277,6 +277,7 @@ def _check_hooks(base, architecture: Architecture) -> None:
 
 def _note_run(executor, *args, **kwargs):
     """Warn once per run if the sampler's cfg is not 1 or if no prompt carries guidance."""
+    begin()
     guider = executor.class_obj
     cfg = getattr(guider, "cfg", 1.0)
     if isinstance(cfg, (int, float)) and not math.isclose(cfg, 1.0):

@@ -1,22 +1,26 @@
-"""Wiring mistakes that only the graph of a run shows."""
+"""Wiring mistakes that only the whole graph shows."""
 
 from collections.abc import Mapping
 
-from ..notes import warn
+FUSION = "TeEFusionConditioning"
+MODEL, CONDITIONING = 0, 1
+"""Outputs of the node."""
 
-MODEL, CONDITIONING = 0, 1  # outputs of TeEFusion Conditioning
 
-
-def warn_if_model_is_unused(prompt: Mapping, kind: str) -> None:
-    """Warn when the CONDITIONING of TeEFusion Conditioning is connected and no MODEL of such a node is.
+def unused_models(prompt: Mapping) -> dict[str, str]:
+    """Return a warning for each TeEFusion Conditioning whose CONDITIONING is used while no MODEL of such a node is.
 
     Args:
-        prompt: graph of the run, node id -> {"class_type", "inputs"}, as the host gives it.
-        kind: node id of the class.
+        prompt: graph of a run, node id -> {"class_type", "inputs"}, as a browser sends it.
+    Returns:
+        Warnings by node id.
     """
-    fusing = {number for number, node in prompt.items() if node["class_type"] == kind}
-    values = [value for node in prompt.values() for value in node["inputs"].values()]
-    links = [value for value in values if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)]
-    used = {output for node, output in links if node in fusing}
-    if CONDITIONING in used and MODEL not in used:
-        warn("MODEL is not connected, so the sampler ignores guidance; connect MODEL to the sampler too.")
+    nodes = {str(number): node for number, node in prompt.items() if isinstance(node, Mapping)}
+    fusing = {number for number, node in nodes.items() if node.get("class_type") == FUSION}
+    values = [value for node in nodes.values() for value in dict(node.get("inputs") or {}).values()]
+    pairs = [value for value in values if isinstance(value, list) and len(value) == 2]
+    links = {(str(node), output) for node, output in pairs if isinstance(output, int)}
+    if any((number, MODEL) in links for number in fusing):
+        return {}
+    text = "MODEL is not connected, so the sampler ignores guidance; connect MODEL to the sampler too."
+    return {number: text for number in fusing if (number, CONDITIONING) in links}
