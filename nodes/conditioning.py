@@ -46,10 +46,9 @@ class TeEFusionConditioning(io.ComfyNode):
                 inp(
                     io.Float.Input, "guidance", default=5.0, min=0.0, max=100.0, step=0.01,
                     tooltip="How strongly the image follows the prompt: guidance w of the paper. For students of CFG "
-                    "the equivalent CFG scale is 1 + w, so 5 is like cfg 6; with another teacher, measure it. 0 means "
-                    "no guidance. Values outside the range that the "
-                    "student was trained for (demo: 0.5 to 5) are refused. Every value costs 1 pass per step; keep "
-                    "the sampler's cfg at 1.",
+                    "the equivalent CFG scale is 1 + w, so 5 is like cfg 6; with another teacher, measure it. "
+                    "Values outside the range that the student was trained for (demo: 0.5 to 5) are refused. Every "
+                    "value costs 1 pass per step; keep the sampler's cfg at 1.",
                 ),
                 inp(
                     io.Combo.Input, "guidance_precision", options=[AUTO, OFFICIAL_BF16, EXACT], default=AUTO,

@@ -241,7 +241,8 @@ def _keep(server: Server) -> None:
     say(
         f"\nComfyUI runs at {server.url}; Ctrl-C stops it.\n"
         "Workflow 01 is in Templates, at the end of the list on the left: Extensions, ComfyUI-TeEFusion.\n"
-        f"Its models, input, output are folders of {BASE}; a student of yours goes into models/loras there."
+        f"Its models, input and output are folders of {BASE}. "
+        "A student that you train is written to output/loras there."
     )
     try:
         while True:

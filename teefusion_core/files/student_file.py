@@ -152,6 +152,6 @@ def check_base(trained_from: str, base: str, path: Path) -> None:
     """
     if trained_from != base:
         raise CheckpointMismatch(
-            f"{path.name} was trained from the base {trained_from}, but this model is {base}; "
+            f"{path.name} was trained from another base model than this one (fingerprints {trained_from} and {base}); "
             "connect the original base model, without merges"
         )

@@ -129,8 +129,10 @@ def graph_data(
     """
     with torch.inference_mode(False), torch.no_grad():
         lines, others = lines_of(prompts), lines_of(negatives)
-        if bool(lines) == bool(positive):
-            raise InvalidConfig(f"prompts and positive are both {'given' if lines else 'empty'}; use one of the two")
+        if lines and positive:
+            raise InvalidConfig("prompts has text and positive is connected; remove one of the two")
+        if not lines and not positive:
+            raise InvalidConfig("prompts is empty; write one prompt per line, or connect encoded prompts to positive")
         if (lines or others or not null) and clip is None:
             raise InvalidConfig("the prompts cannot be encoded without clip; connect clip, or positive and null")
         positives = encoded(clip, lines) if lines else positive

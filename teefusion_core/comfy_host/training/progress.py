@@ -56,7 +56,7 @@ class TrainingProgress:
             left = (report.steps - report.step) * self.seconds
             pace = report.rows / max(self.seconds, 1e-9)
             done = f"step {report.step}/{report.steps}, loss {report.loss:.4f}"
-            tell(f"{done}, {pace:.1f} rows/s, {_minutes(left)} left")
+            tell(f"{done}, {pace:.1f} examples/s, {_minutes(left)} left")
         self.bar.update_absolute(report.step, report.steps, image)
 
     def on_trajectory(self, number: int) -> None:
