@@ -212,14 +212,14 @@ def table(columns: tuple[Method, ...]) -> str:
     head = ("method", "guidance", "passes/step", "seconds", "alignment")
     lines = [head]
     for column in columns:
-        alignment = f"{float(np.mean(column.right)):.2f} of {len(column.right)} pictures"
+        alignment = f"{float(np.mean(column.right)):.2f} of {len(column.right)} images"
         costs = _plain(statistics.mean(column.passes)), f"{statistics.median(column.seconds):.2f}"
         lines.append((column.name, column.guidance, *costs, alignment))
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     text.insert(1, "  ".join("-" * width for width in widths))
     note = (
-        "seconds: median over prompts, sampling only; alignment: share of all pictures that show all of their prompt, "
+        "seconds: median over prompts, sampling only; alignment: share of all images that show all of their prompt, "
         f"the first {SHOWN} of each prompt are in the picture below"
     )
     return "\n".join([*text, note])

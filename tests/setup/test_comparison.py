@@ -41,7 +41,7 @@ def test_the_table_tells_what_was_measured():
     text = comparison.table((student,))
     line = text.splitlines()[2]
     assert [cell.strip() for cell in line.split("  ") if cell.strip()] == [
-        "Student", "w 3 (as cfg 4)", "1", "1.50", "0.75 of 4 pictures",
+        "Student", "w 3 (as cfg 4)", "1", "1.50", "0.75 of 4 images",
     ]  # fmt: skip
     assert student.label() == "Student: 1 pass, 1.5 s"
 
