@@ -7,6 +7,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,14 +37,15 @@ class Count:
 def run_tiers(comfyui: Path, chosen: Sequence[str]) -> int:
     """Run the chosen tiers in their order, print the sum as the last line."""
     env = clean_env() | {"COMFYUI_PATH": str(comfyui)}
-    counts = []
-    if "lint" in chosen:
-        counts.append(_lint(env))
-    shared = [tier for tier in TOGETHER if tier in chosen]
     if "browser" in chosen:
         _browser()
+    shared = [tier for tier in TOGETHER if tier in chosen]
     alone = [[tier] for tier in TIERS if tier in chosen and tier not in (*TOGETHER, "lint")]
-    counts += [_pytest(group, env) for group in [shared, *alone] if group]
+    with ThreadPoolExecutor() as beside:  # lint and the fast tests keep one core each
+        lint = beside.submit(_lint, env) if "lint" in chosen else None
+        counts = [_pytest(shared, env)] if shared else []
+        counts = [lint.result(), *counts] if lint else counts
+    counts += [_pytest(group, env) for group in alone]
     return report(counts)
 
 
@@ -79,8 +81,9 @@ def _browser() -> None:
 def _lint(env: dict[str, str]) -> Count:
     count, started = Count("lint"), time.monotonic()
     for tool, *arguments in LINT:
-        say(f"$ {' '.join((tool, *arguments))}")
-        done = subprocess.run([sys.executable, "-m", tool, *arguments], cwd=ROOT, env=env, check=False)
+        command = [sys.executable, "-m", tool, *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=env, check=False, capture_output=True, text=True)
+        say(f"$ {' '.join((tool, *arguments))}\n{done.stdout}{done.stderr}".rstrip())
         count.passed += done.returncode == 0
         count.failed += done.returncode != 0
     count.seconds = time.monotonic() - started

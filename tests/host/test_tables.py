@@ -1,4 +1,4 @@
-"""Every kind of method that the tables compare, sampled by the host."""
+"""Every kind of method that the tables of docs/evidence.md compare, sampled by the host."""
 
 import sys
 from pathlib import Path
@@ -10,6 +10,7 @@ import torch
 from teefusion_core.files.sharpener_file import SharpenerInfo, write_sharpener
 from teefusion_core.prompts.sharpener import Sharpener
 
+pytestmark = pytest.mark.extended
 REPO = Path(__file__).resolve().parent.parent.parent
 STUDENT = REPO / "models" / "demo_sd3_student.safetensors"
 PROMPTS, FEW = 4, 2
@@ -102,7 +103,6 @@ def test_a_sharpener_is_sampled_at_its_alpha(bench, study, sampled, plain, tmp_p
     assert not np.array_equal(sampled(arm, 2.0).images_BHW3, plain.images_BHW3)
 
 
-@pytest.mark.extended
 def test_the_whole_measurement_on_two_prompts(bench, host, monkeypatch):
     monkeypatch.syspath_prepend(str(REPO / "scripts"))
     from lab.benches import _claims, _methods, _paper_tables, _training_curves, tables
