@@ -21,7 +21,7 @@ def folder_of_packs() -> Path:
     parser.add_argument("folder", type=Path, help="clones of the packs")
     folder: Path = parser.parse_args().folder.resolve()
     if not any((path / "__init__.py").is_file() for path in folder.glob("*")):
-        raise Stop(f"{folder} holds no node pack; clone each pack into a folder of its own there, then run again.")
+        raise Stop(f"{folder} contains no node pack; clone each pack into its own folder there, then run again.")
     return folder
 
 

@@ -80,7 +80,7 @@ def run_pip(what: str, *arguments: object) -> None:
 
 
 def uv_program() -> Path:
-    """Return uv of the pinned version, installed with pip into a folder of its own when missing."""
+    """Return uv of the pinned version, installed with pip into its own folder when it is missing."""
     folder = CACHE / "uv"
     if not stamped(folder, UV_VERSION):
         with fresh(folder, UV_VERSION) as partial:

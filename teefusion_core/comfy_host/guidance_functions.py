@@ -45,9 +45,9 @@ def with_memory(network, options: dict, x: Tensor, sigmas: Tensor, scale: float)
     with made predictions of two neighbouring steps in the middle of the schedule: the later step alone, then the
     earlier and the later step, each time from the state that the function has now. That makes three calls without a
     pass of the network: functions that predict by themselves are given no prompt, and the host answers zero for that.
-    The random numbers are the same each time. A function with a generator of its own is tried once more: only if the
-    memory outweighs its randomness, it counts. What the calls change in model options, in closures and in the objects
-    there is put back; a tensor that is changed in place is not.
+    The random numbers are the same each time. A function that brings its own random generator is tried once more, and
+    is reported only if the effect of the memory is larger than its randomness. What the calls change in model options,
+    in closures and in the objects there is put back; a tensor that is changed in place is not.
 
     Not found: a memory that is idle in the middle of the schedule, and functions that fail without a prompt.
 

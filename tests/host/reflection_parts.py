@@ -44,6 +44,17 @@ def randomise(network, seed, gain=1.0):
             parameter.data += 1
 
 
+def difference(key, *shape):
+    """Return a function that adds a difference to a weight of a MODEL, a patch that is no LoRA."""
+
+    def patched(model):
+        model = model.clone()
+        assert model.add_patches({key: ("diff", (0.1 * randn(9, *shape),))}, 0.7)
+        return model
+
+    return patched
+
+
 def unet(host, kind, seed, latent_format="SD15", dtype=torch.float32):
     """The host's UNet as a MODEL; kind is a name of the host's ModelType."""
     base = host.comfy.model_base

@@ -11,7 +11,7 @@ from teefusion_core.training.loop_settings import TrainSettings
 from .composition_columns import STUDENT_FILE
 from .distillation_parts import example_of, shaken
 from .dynamic_patcher import dynamic_vram
-from .reflection_parts import SD3_LORA, Bench, randn, relative
+from .reflection_parts import SD3_LORA, Bench, difference, randn, relative
 
 pytestmark = [pytest.mark.usefixtures("as_the_host_runs_nodes"), pytest.mark.extended]
 EXACT, MATTERS = 1e-4, 1e-2
@@ -67,18 +67,10 @@ class TestLoraGap:
         def lora(strength=1.0):
             return lambda model: top.lora(model, SD3_LORA, strength)
 
-        def diff(key, *shape):
-            def patched(model):
-                model = model.clone()
-                assert model.add_patches({key: ("diff", (0.1 * randn(9, *shape),))}, 0.7)
-                return model
-
-            return patched
-
         return {
             "nothing": lambda model: model.clone(), "lora": lora(), "lora -1.5": lora(-1.5),
-            "bias": diff(f"{FC1}.bias", 1024), "difference": diff(f"{QKV}.weight", 768, 256),
-            "small": diff("diffusion_model.x_embedder.proj.bias", 256),
+            "bias": difference(f"{FC1}.bias", 1024), "difference": difference(f"{QKV}.weight", 768, 256),
+            "small": difference("diffusion_model.x_embedder.proj.bias", 256),
         }  # fmt: skip
 
     @pytest.mark.parametrize("small", [True, False], ids=["small", "large"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .reflection_parts import UNET_LORA, counted, randn, relative, unet, weights_of
+from .reflection_parts import UNET_LORA, counted, difference, randn, relative, unet, weights_of
 
 pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 LIMIT = 1e-5
@@ -25,14 +25,6 @@ def patches(top):
     def file(state, strength=1.0):
         return lambda model: top.comfy.sd.load_lora_for_models(model, None, state, strength, 0)[0]
 
-    def diff(key, *shape):
-        def patched(model):
-            model = model.clone()
-            assert model.add_patches({key: ("diff", (0.1 * randn(9, *shape),))}, 0.7)
-            return model
-
-        return patched
-
     factors = {"lora_A.weight": randn(1, 2, 256) * 0.3, "lora_B.weight": randn(2, 256, 2) * 0.3}
     attention = [f"transformer.transformer_blocks.0.attn.{part}" for part in ("to_q", "to_v", "to_out.0")]
     swapped = {"lora_A.weight": randn(3, 2, 256) * 0.3, "lora_B.weight": randn(4, 512, 2) * 0.3}
@@ -42,8 +34,9 @@ def patches(top):
         "another lora": lora(1.2, seed=7, layers=["joint_blocks.1.x_block.attn.qkv", "joint_blocks.0.x_block.mlp.fc2"]),
         "both": lambda model: lora(1.2, seed=7, layers=["joint_blocks.2.x_block.mlp.fc1"])(lora()(model)),
         "diffusers lora": file({f"{part}.{name}": value for part in attention for name, value in factors.items()}),
-        "swapped rows": file(final), "difference": diff(f"{QKV}.weight", 768, 256), "bias": diff(f"{FC1}.bias", 1024),
-        "lora with bias": lambda model: diff(f"{FC1}.bias", 1024)(lora()(model)),
+        "swapped rows": file(final), "difference": difference(f"{QKV}.weight", 768, 256),
+        "bias": difference(f"{FC1}.bias", 1024),
+        "lora with bias": lambda model: difference(f"{FC1}.bias", 1024)(lora()(model)),
     }  # fmt: skip
 
 

@@ -124,7 +124,7 @@ def _note_origin(w_B: Tensor, gain: float, *, published: bool) -> None:
         return
     low, high = PUBLISHED_GUIDANCE
     tell(f"read as the published student: w from {low:g} to {high:g}, rounded as in the official code, gain {gain:g}")
-    if bool((w_B < low).any() or (w_B > high).any()):
+    if _outside(w_B, low, high):
         warn(f"guidance is {shown(w_B)}, but the published student was trained for w from {low:g} to {high:g}.")
 
 
@@ -136,10 +136,14 @@ def _note_wiring(null_BP: Tensor, positives: list[Tensor]) -> None:
         warn("null is the prompt itself, so guidance is zero; connect an encoded empty prompt.")
 
 
+def _outside(w_B: Tensor, low: float, high: float) -> bool:
+    return bool(((w_B < low) | (w_B > high)).any())
+
+
 def _check_trained_range(w_B: Tensor, student: dict) -> None:
     """Refuse a w outside the trained range; a student without a range accepts any."""
     low, high = float(student.get("guidance_min", 0.0)), float(student.get("guidance_max", math.inf))
-    if bool((w_B < low).any() or (w_B > high).any()):
+    if _outside(w_B, low, high):
         raise InvalidConfig(
             f"guidance is {shown(w_B)}, this student was trained for w from {low:g} to {high:g} "
             f"(CFG scale {1 + low:g} to {1 + high:g}); choose a value in this range"
@@ -213,7 +217,7 @@ class ExtraConds:
 
 
 def _follow_model(patcher, clone) -> None:
-    """Go over to the copy of the model that the host loads anew for torch.compile and LoRA hooks (dynamic VRAM)."""
+    """Switch to the new copy of the model that the host loads for torch.compile and LoRA hooks (dynamic VRAM)."""
     if clone.model is patcher.model:
         return
     extra_conds = clone.object_patches[PATCHED]

@@ -66,7 +66,7 @@ class Teacher:
         return self.guider.model_patcher
 
     def follow(self, model, merged) -> None:
-        """Go over from one copy of the weights to another, if the guider samples that one.
+        """Switch from one copy of the weights to another, if the guider samples with the first.
 
         Args:
             model: MODEL with the copy to leave.
