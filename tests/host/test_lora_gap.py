@@ -94,6 +94,21 @@ def test_one_copy_predicts_as_two(form, compared, world, strong, weak):
     assert relative(out, alike) > 100 * LIMIT, "the gap has to matter"
 
 
+def ranks(top, strong, weak):
+    """Return the rank of the change of each layer; the strong model is loaded first."""
+    top.comfy.model_management.load_models_gpu([strong])
+    gap = top.module("comfy_host.reflection.lora_gap").LoraGap.between(strong, weak)
+    return {len(change.down_RI) for change in gap.changes}
+
+
+def test_one_file_on_both_sides_keeps_its_rank(top, world, patches, monkeypatch):
+    """Two LoRA loaders read one file twice, so the factors are equal but not the same tensors."""
+    monkeypatch.setattr(top.module("comfy_host.reflection.lora_gap"), "SMALL", 0)
+    base, lora = world.model, patches["lora"]
+    assert ranks(top, patches["lora 0.8"](base), patches["lora -1.5"](base)) == ranks(top, base, lora(base))
+    assert ranks(top, lora(base), lora(base)) == set(), "equal LoRAs are no difference"
+
+
 @pytest.mark.parametrize("kind", ["eps", "v"])
 def test_convolutions(form, compared, top, kind):
     compared(top.world(kind), "lora 0.8", "lora -1.5")

@@ -111,7 +111,8 @@ class LoraGap:
             InvalidConfig: a change is not a LoRA, and the layer computes with weights of another loader.
         """
         keys = sorted({*strong.patches, *weak.patches})
-        return cls([_change(strong, weak, k) for k in keys if _differ(strong, weak, k) and is_patched(strong, k)])
+        changes = (_change(strong, weak, k) for k in keys if _differ(strong, weak, k) and is_patched(strong, k))
+        return cls([change for change in changes if change is not None])
 
     def __bool__(self) -> bool:
         return bool(self.changes)
@@ -158,8 +159,8 @@ def _differ(strong, weak, key: str) -> bool:
     return [id(patch) for patch in strong.patches.get(key, [])] != [id(patch) for patch in weak.patches.get(key, [])]
 
 
-def _change(strong, weak, key: str) -> LowRank | Exchange:
-    """Return the change of one parameter, as a low-rank update if that is exact."""
+def _change(strong, weak, key: str) -> LowRank | Exchange | None:
+    """Return the change of one parameter, as a low-rank update if that is exact; None if LoRAs cancel out."""
     path, _, name = key.rpartition(".")
     layer = comfy.utils.get_attr(strong.model, path)
     weight, merged = unpatched(strong, key), is_merged(strong, key)
@@ -170,8 +171,7 @@ def _change(strong, weak, key: str) -> LowRank | Exchange:
         linear = _is_linear(layer, name, weight)
         factors = [_factors(patch, weight, sign) if linear else None for sign, patch in lists]
         if None not in factors:
-            ups, downs = zip(*factors, strict=True)
-            return LowRank(layer, torch.cat(ups, dim=1), torch.cat(downs))
+            return _low_rank(layer, factors)
     if not coded and not merged:  # the host casts what it reads from the file first
         weight = weight.to(getattr(layer, f"{name}_comfy_model_dtype", None) or weight.dtype)
     if is_plain(weight) and not patches:
@@ -198,8 +198,27 @@ def _is_linear(layer: nn.Module, name: str, weight: Tensor) -> bool:
     )
 
 
-def _factors(patch: tuple, weight: Tensor, sign: int) -> tuple[Tensor, Tensor] | None:
-    """Return the factors (up, down) of a plain LoRA scaled by its strength, or None for any other patch."""
+def _low_rank(layer: nn.Module, factors: list[tuple[float, Tensor, Tensor]]) -> LowRank | None:
+    """Return the sum of LoRAs as one update, or None if it is zero.
+
+    Equal LoRAs are added up first: one file on both sides at two strengths needs only one of them.
+    """
+    different: list[tuple[float, Tensor, Tensor]] = []
+    for scale, up_OR, down_RI in factors:
+        same = (n for n, (_, *other) in enumerate(different) if all(map(torch.equal, other, (up_OR, down_RI))))
+        if (found := next(same, None)) is None:
+            different.append((scale, up_OR, down_RI))
+        else:
+            different[found] = (different[found][0] + scale, up_OR, down_RI)
+    left = [(scale * up_OR, down_RI) for scale, up_OR, down_RI in different if scale]
+    if not left:
+        return None
+    ups, downs = zip(*left, strict=True)
+    return LowRank(layer, torch.cat(ups, dim=1), torch.cat(downs))
+
+
+def _factors(patch: tuple, weight: Tensor, sign: int) -> tuple[float, Tensor, Tensor] | None:
+    """Return the scale and the factors (scale, up, down) of a plain LoRA, or None for any other patch."""
     strength, adapter, strength_model, offset, function = patch
     if not isinstance(adapter, LoRAAdapter) or strength_model != 1.0 or function is not None:
         return None
@@ -207,7 +226,7 @@ def _factors(patch: tuple, weight: Tensor, sign: int) -> tuple[Tensor, Tensor] |
     if mid is not None or dora_scale is not None or reshape is not None:
         return None
     scale = sign * strength * (1.0 if alpha is None else float(alpha) / len(down))
-    up_OR, down_RI = scale * up.float().flatten(1), down.float()
+    up_OR, down_RI = up.float().flatten(1), down.float()
     if offset is not None:
         axis, start, length = offset
         if axis != 0:
@@ -215,4 +234,4 @@ def _factors(patch: tuple, weight: Tensor, sign: int) -> tuple[Tensor, Tensor] |
         whole = up_OR.new_zeros(len(weight), up_OR.shape[1])
         whole[start : start + length] = up_OR
         up_OR = whole
-    return up_OR, down_RI.reshape(len(down_RI), *weight.shape[1:])
+    return scale, up_OR, down_RI.reshape(len(down_RI), *weight.shape[1:])
