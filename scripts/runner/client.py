@@ -21,8 +21,8 @@ Progress = Callable[[str, int, int], None]
 """Called with the title of the node at work, its step, its number of steps."""
 LOOK_SECONDS = 1.0
 SOON_SECONDS = 0.02
-PREVIEW_IMAGE = 1
-"""How the server marks a preview among its binary messages."""
+PREVIEW_IMAGE, NODE_TEXT = 1, 3
+"""How the server marks a preview and the text of a node among its binary messages."""
 
 
 @dataclass
@@ -35,6 +35,8 @@ class Run:
     """Node id -> seconds between its start and the next node's."""
     preview: bytes | None = None
     """The last picture that a node showed while it worked, as a file."""
+    texts: list[tuple[float, str, str]] = field(default_factory=list)
+    """(seconds since its node started, node id, text) of each line that a node showed."""
 
 
 def run_prompt(server: Server, prompt: Json, on_progress: Progress | None = None) -> Run:
@@ -84,8 +86,12 @@ async def _follow(server: Server, events, prompt: Json, run: Run, on_progress: P
         if message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.ERROR):
             raise aiohttp.ClientConnectionError("it was closed")
         # a binary message is its kind, the picture's format, four bytes each, then a file
-        if message.type is aiohttp.WSMsgType.BINARY and int.from_bytes(message.data[:4], "big") == PREVIEW_IMAGE:
-            run.preview = message.data[8:]
+        if message.type is aiohttp.WSMsgType.BINARY:
+            mark = int.from_bytes(message.data[:4], "big")
+            if mark == PREVIEW_IMAGE:
+                run.preview = message.data[8:]
+            elif mark == NODE_TEXT:
+                run.texts.append((time.monotonic() - since, *_node_text(message.data[4:])))
         if message.type is not aiohttp.WSMsgType.TEXT:
             continue
         event = json.loads(message.data)
@@ -104,6 +110,12 @@ async def _follow(server: Server, events, prompt: Json, run: Run, on_progress: P
         if kind == "progress" and on_progress is not None:
             shown = prompt.get(data.get("node"), {}).get("_meta", {}).get("title", "")
             on_progress(shown, data["value"], data["max"])
+
+
+def _node_text(data: bytes) -> tuple[str, str]:
+    """Return the node id, which comes after its length, and the text."""
+    end = 4 + int.from_bytes(data[:4], "big")
+    return data[4:end].decode(), data[end:].decode()
 
 
 def _complaints(reply: Json, prompt: Json) -> str:

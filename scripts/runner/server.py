@@ -130,17 +130,18 @@ def running(
     packs: Sequence[str] = (PACK, PROBE_NAME),
     frontend: str | None = None,
     packages: Path | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Server]:
     """Start ComfyUI on the CPU with only the named packs, wait until it answers, stop it at the end.
 
-    `packages` is a folder of Python packages that other packs need.
+    `packages` is a folder of Python packages that other packs need; `options` are more options of ComfyUI.
     """
     port = choose_port(port)
     command = [
         python_of(VENV), comfyui / "main.py", "--cpu", "--listen", ADDRESS, "--port", port, "--disable-auto-launch",
         "--disable-api-nodes", "--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs,
         "--base-directory", base, "--preview-method", "latent2rgb",
-        *(("--front-end-root", frontend) if frontend else ()),
+        *(("--front-end-root", frontend) if frontend else ()), *options,
     ]  # fmt: skip
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as out:

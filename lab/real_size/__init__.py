@@ -1,0 +1,1 @@
+"""Models of the published sizes, with random weights."""
