@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,6 +49,30 @@ def resident_bytes(name: str = "VmRSS", pid: int | str = "self") -> int:
     """Return the resident memory of a process, or with VmHWM its peak, as the kernel counts it."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+class AnonymousPeak(threading.Thread):
+    """The peak of a process's own memory inside the block; pages of files that the kernel can drop do not count."""
+
+    SECONDS = 0.05
+
+    def __init__(self, pid: int | str = "self"):
+        super().__init__(daemon=True)
+        self.pid, self.bytes, self._done = pid, 0, threading.Event()
+
+    def run(self) -> None:
+        """Look again and again; a process that has ended stays at its peak."""
+        with contextlib.suppress(OSError):
+            while not self._done.wait(self.SECONDS):
+                self.bytes = max(self.bytes, resident_bytes("RssAnon", self.pid))
+
+    def __enter__(self) -> "AnonymousPeak":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self.join()
 
 
 def peak_memory(work: Callable[[], object]) -> int:

@@ -22,6 +22,8 @@ SCALE, MARK = ".scale_weight", "scaled_fp8"
 """How the host's scaled 8-bit files name the scale of a weight, and that they have scales."""
 
 CLIPS, T5 = ("clip_l", "clip_g"), "t5xxl"
+OUTPUT, OUTPUT_SCALE = ("final_layer.linear.weight", "proj_out.weight"), 0.3
+"""Names of the last layer of a network; this factor gives its velocities the size of those of a trained one."""
 POOL = 2**24
 """Number of different random values, more than most matrices have."""
 
@@ -38,17 +40,22 @@ def write_random(path: Path, layout: Layout, dtype_of: Dtypes, *, seed: int = 0)
         at = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    pool = torch.randn(POOL, generator=torch.Generator().manual_seed(seed))
+    pool = random_pool(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, shape in layout.items():
-            weight = _random(name, shape, pool).to(dtype_of(name)).contiguous()
+            weight = random_weight(name, shape, pool).to(dtype_of(name)).contiguous()
             file.write(weight.view(torch.uint8).numpy().data if weight.ndim else weight[None].view(torch.uint8).numpy())
     return path
 
 
-def _random(name: str, shape: Size, pool: Tensor) -> Tensor:
+def random_pool(seed: int = 0) -> Tensor:
+    """Return the random numbers that `random_weight` draws from."""
+    return torch.randn(POOL, generator=torch.Generator().manual_seed(seed))
+
+
+def random_weight(name: str, shape: Size, pool: Tensor) -> Tensor:
     """Return a weight; its random numbers are those of a pool from a place that the name chooses, which is fast."""
     if name.endswith(SCALE):
         return torch.full(shape, 1 / 64)
@@ -56,9 +63,10 @@ def _random(name: str, shape: Size, pool: Tensor) -> Tensor:
         return torch.zeros(shape)
     if "norm" in name or ".ln_" in name or "layer_norm" in name:
         return torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
-    if len(shape) < 2:
-        return torch.zeros(shape)
-    scale = 0.02 if "embedding" in name or "pos_embed" in name else 0.7 * math.prod(shape[1:]) ** -0.5
+    small = len(shape) < 2 or "embedding" in name or "pos_embed" in name
+    scale = 0.02 if small else 0.7 * math.prod(shape[1:]) ** -0.5
+    if name.removeprefix(NETWORK) in OUTPUT:
+        scale *= OUTPUT_SCALE
     count = math.prod(shape)
     start = zlib.crc32(name.encode()) % max(POOL - count, 1)
     numbers = pool.repeat(count // POOL + 1) if count > POOL else pool

@@ -1,0 +1,131 @@
+"""SD3-medium and SD3.5-medium as people run them: published layouts and sizes, random weights.
+
+It writes 21 GiB of files to .cache/real_size, or to the folder that TEEFUSION_REAL_SIZE names, and keeps them there.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from runner.places import ROOT
+from runner.stop import say
+from safetensors.torch import load_file
+
+from lab.real_size import training, workflows
+from lab.real_size.files import Files
+from lab.real_size.runs import PASSES, STOCK, Runs, load, relative, rounds
+
+from ._cost import AnonymousPeak, quartiles, ratio_text
+
+PIXELS, ROUNDS = 512, 5
+GAP_SCALES, STRONG, WEAK = (1.0, 1.0, 5.5), 0.8, -1.5
+"""CFG scales and LoRA strengths of workflow 05."""
+LIMITS = {
+    "student / stock": 1.02,
+    "time / passes": 1.03,
+    "gap in float32": 1e-5,
+    "gap in bfloat16": 1.1,
+    "forecast": 0.15,
+}
+GIB = 2**30
+KINDS = ("stock with the LoRA", "gap", "two loaded models")
+WORK = ("KSampler", "W2SDTeacherSampler", "DistillTrainer")
+
+
+def files() -> Files:
+    """Return the files, which are made if they are not there."""
+    folder = Path(os.environ.get("TEEFUSION_REAL_SIZE") or ROOT / ".cache" / "real_size")
+    made = Files(folder / "models")
+    made.all()
+    return made
+
+
+def measure() -> dict[str, Any]:
+    start = time.monotonic()
+    made = files()
+    say(f"files after {time.monotonic() - start:.0f} s")
+    with tempfile.TemporaryDirectory() as folder:
+        result = workflows.measured(Path(os.environ["COMFYUI_PATH"]), made.models, Path(folder))
+    result["training"] = [training.measured(case) for case in training.CASES]
+    lora = load_file(made.lora())
+    with torch.inference_mode():
+        single, exact = _float32(made.sd3_medium(), lora)
+        half = _bfloat16(made.sd3_medium(), lora, exact)
+    result |= {"steps": single["steps"], "gap": single["gap"] | half["gap"]}
+    result["memory"] = {"float32": single["memory"], "bfloat16": half["memory"]}
+    return result | {"limits": LIMITS, "minutes": round((time.monotonic() - start) / 60, 1)}
+
+
+def _float32(path: Path, lora: dict[str, torch.Tensor]) -> tuple[dict[str, Any], torch.Tensor]:
+    """Return step times, gap and memory in float32, and the state after a reflected step by merged models."""
+    runs = Runs(load(path, torch.float32), lora, pixels=PIXELS)
+    say(f"{ROUNDS} rounds at {PIXELS}x{PIXELS} in float32")
+    seconds = rounds({name: lambda name=name: runs.step_seconds(name) for name in PASSES}, ROUNDS)
+    rows = [_step_row(name, seconds) for name in PASSES]
+    memory = {"stock with the LoRA": _peak(lambda: runs.stock_step(STRONG))}
+    memory["gap"] = _peak(lambda: runs.gap_step(GAP_SCALES, STRONG, WEAK))
+    one, exact = runs.gap_step(GAP_SCALES, STRONG, WEAK), runs.merged_step(GAP_SCALES, STRONG, WEAK)
+    gap = {"float32": relative(one, exact)}
+    say(str(rows) + str(memory) + str(gap))
+    runs.unload()
+    return {"steps": rows, "memory": memory, "gap": gap}, exact
+
+
+def _bfloat16(path: Path, lora: dict[str, torch.Tensor], exact: torch.Tensor) -> dict[str, Any]:
+    """Return gap and memory in bfloat16."""
+    runs = Runs(load(path, torch.bfloat16), lora, pixels=PIXELS)
+    memory = {"stock with the LoRA": _peak(lambda: runs.stock_step(STRONG))}
+    memory["gap"] = _peak(lambda: runs.gap_step(GAP_SCALES, STRONG, WEAK))
+    one, merged = runs.gap_step(GAP_SCALES, STRONG, WEAK), runs.merged_step(GAP_SCALES, STRONG, WEAK)
+    gap = {"one copy to float32": relative(one, exact), "two models to float32": relative(merged, exact)}
+    other = runs.other(load(path, torch.bfloat16), WEAK)
+    memory["two loaded models"] = _peak(lambda: runs.gap_step(GAP_SCALES, STRONG, other))
+    say(str(memory) + str(gap))
+    runs.unload()
+    return {"memory": memory, "gap": gap}
+
+
+def _step_row(name: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
+    over = quartiles([a / b for a, b in zip(seconds[name], seconds[STOCK], strict=True)])
+    row = {"method": name, "passes": PASSES[name], "seconds": round(statistics.median(seconds[name]), 2)}
+    return row | {"over_stock": over, "over_passes": round(over["median"] / PASSES[name], 4)}
+
+
+def _peak(work: Any) -> float:
+    """Return the peak of the process's own memory in GiB."""
+    with AnonymousPeak() as peak:
+        work()
+    return round(peak.bytes / GIB, 2)
+
+
+def table(result: dict[str, Any]) -> list[list[str]]:
+    lines = [["method", "passes per step", "seconds per step", "time / stock", "time / passes"]]
+    for row in result["steps"]:
+        cells = [row["method"], str(row["passes"]), f"{row['seconds']:.1f}", ratio_text(row["over_stock"])]
+        lines.append([*cells, f"{row['over_passes']:.3f}"])
+    return lines
+
+
+def gap_table(result: dict[str, Any]) -> list[list[str]]:
+    lines = [["weights", "stock run with the LoRA", "LoRA gap on one copy", "two loaded models", "difference"]]
+    found, gap = result["memory"], result["gap"]
+    two = f"{gap['one copy to float32']:.1e} on one copy, {gap['two models to float32']:.1e} with two models"
+    for name, difference in (("float32", f"{gap['float32']:.1e} to two models"), ("bfloat16", f"{two}, to float32")):
+        cells = [f"{found[name][kind]:.2f} GiB" if kind in found[name] else "not loaded" for kind in KINDS]
+        lines.append([name, *cells, difference])
+    return lines
+
+
+def workflow_table(result: dict[str, Any]) -> list[list[str]]:
+    lines = [["workflow", "loading", "text", "sampling or training", "memory"]]
+    for row in result["workflows"]:
+        seconds = row["seconds"]
+        loading = sum(spent for kind, spent in seconds.items() if "Loader" in kind)
+        text = seconds.get("CLIPTextEncode", 0.0)
+        work = sum(seconds.get(kind, 0.0) for kind in WORK)
+        lines.append([row["workflow"], *(f"{spent:.0f} s" for spent in (loading, text, work)), f"{row['gib']:.1f} GiB"])
+    return lines

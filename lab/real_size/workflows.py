@@ -1,0 +1,91 @@
+"""The shipped workflows for real weights on a real server: seconds, memory, and what the trainer says when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from runner.client import Run, pictures, run_prompt
+from runner.graph import Json
+from runner.places import PACK
+from runner.server import Server, make_base, running
+from runner.stop import Stop, say
+
+from lab.benches._cost import AnonymousPeak
+
+from . import graphs
+
+PIXELS, STEPS = 256, 2
+FIRST_TRAJECTORY, FIRST_STEP = "trajectory", "step 1/"
+"""Words in the lines of the trainer by which its phases are found."""
+GIB = 2**30
+
+
+def measured(comfyui: Path, models: Path, folder: Path) -> dict[str, Any]:
+    """Run the workflows 02, 05 and 07, then the student of 07 at two strengths and on another base.
+
+    Args:
+        comfyui: folder of ComfyUI.
+        models: folder of models with the files that the workflows ask for.
+        folder: folder to run the server in.
+    """
+    base = make_base(folder, probe=False)
+    for file in models.rglob("*.safetensors"):
+        link = base / "models" / file.relative_to(models)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(file)
+    rows, log = [], folder / "comfyui.log"
+    with running(comfyui, base, log, packs=(PACK,), options=("--bf16-unet",)) as server:
+        info = server.get("/object_info")
+        for name in (graphs.PUBLISHED, graphs.GAP, graphs.DISTILL):
+            prompt = graphs.quick(name, info, pixels=PIXELS, steps=STEPS)
+            row, run = _timed(server, name, prompt)
+            rows.append(row)
+        trainer = _phases(prompt, run)
+        student = _student(server, prompt, graphs.quick(graphs.PUBLISHED, info, pixels=PIXELS, steps=STEPS))
+        warnings = [line for line in log.read_text(encoding="utf-8").splitlines() if "TeEFusion" in line]
+    return {"workflows": rows, "trainer": trainer, "student": student, "lines": warnings}
+
+
+def _timed(server: Server, name: str, prompt: Json) -> tuple[dict[str, Any], Run]:
+    say(name)
+    with AnonymousPeak(server.process.pid) as peak:
+        run = run_prompt(server, prompt)
+    kinds = {key: node["class_type"] for key, node in prompt.items()}
+    seconds: dict[str, float] = {}
+    for key, spent in run.seconds.items():
+        seconds[kinds[key]] = round(seconds.get(kinds[key], 0.0) + spent, 2)
+    row = {"workflow": name, "seconds": seconds, "gib": round(peak.bytes / GIB, 2)}
+    if "SaveImage" in kinds.values():
+        row["image_spread"] = round(float(pictures(server, run, graphs.node_of(prompt, "SaveImage")).std()), 2)
+    say(str(row))
+    return row, run
+
+
+def _phases(prompt: Json, run: Run) -> dict[str, Any]:
+    """Return when the trainer said what, in seconds since Run."""
+    trainer = graphs.node_of(prompt, "DistillTrainer")
+    lines = [(seconds, text) for seconds, node, text in run.texts if node == trainer]
+    return {"first_sign": round(lines[0][0], 2), "lines": [[round(seconds, 2), text] for seconds, text in lines]}
+
+
+def _student(server: Server, distill: Json, published: Json) -> dict[str, Any]:
+    """Sample the trained student at two strengths, and load it on another base."""
+    file, size = f"{graphs.TRAINED['name']}.safetensors", {"pixels": PIXELS, "steps": STEPS}
+
+    def image(w: float) -> np.ndarray:
+        return pictures(server, run_prompt(server, graphs.trained_student(distill, file, w, **size)), "save")
+
+    weak, strong = (image(w).astype(float) for w in (1.0, 8.0))
+    wrong = graphs.trained_student(distill, file, 2.0, **size)
+    loader = graphs.node_of(published, "UNETLoader")
+    wrong["other base"] = published[loader]
+    wrong["student"]["inputs"]["model"] = ["other base", 0]
+    try:
+        run_prompt(server, wrong)
+        refused = ""
+    except Stop as stop:
+        refused = str(stop)
+    return {"difference_between_w_1_and_8": float(np.abs(weak - strong).max()), "refused_on_another_base": refused}
