@@ -111,9 +111,7 @@ class Files:
         """Make CLIP-L, CLIP-G and T5 in 8 bits, a file each."""
         made = [self._made(f"text_encoders/{name}", layouts.clip_layout(name), _half) for name in self.clips]
         if T5 in self.encoders:
-            layout = layouts.t5_layout()
-            coded = {name for name, shape in layout.items() if len(shape) == 2}
-            made.append(self._made(f"text_encoders/{T5}_fp8_e4m3fn", layout, lambda n: FP8 if n in coded else _half(n)))
+            made.append(self._made(f"text_encoders/{T5}_fp8_e4m3fn", layouts.t5_layout(), lambda name: FP8))
         return made
 
     def vae(self) -> Path:

@@ -36,17 +36,21 @@ def measured(comfyui: Path, models: Path, folder: Path) -> dict[str, Any]:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(file)
-    rows, log = [], folder / "comfyui.log"
-    with running(comfyui, base, log, packs=(PACK,), options=("--bf16-unet",)) as server:
-        info = server.get("/object_info")
-        for name in (graphs.PUBLISHED, graphs.GAP, graphs.DISTILL):
-            prompt = graphs.quick(name, info, pixels=PIXELS, steps=STEPS)
+    rows, lines = [], []
+    for name in (graphs.PUBLISHED, graphs.GAP, graphs.DISTILL):
+        log = folder / f"{name}.log"
+        # one server each, so that the memory of one workflow is not that of the workflow before
+        with running(comfyui, base, log, packs=(PACK,), options=("--bf16-unet",)) as server:
+            info = server.get("/object_info")
+            prompt, published = (
+                graphs.quick(one, info, pixels=PIXELS, steps=STEPS) for one in (name, graphs.PUBLISHED)
+            )
             row, run = _timed(server, name, prompt)
             rows.append(row)
-        trainer = _phases(prompt, run)
-        student = _student(server, prompt, graphs.quick(graphs.PUBLISHED, info, pixels=PIXELS, steps=STEPS))
-        warnings = [line for line in log.read_text(encoding="utf-8").splitlines() if "TeEFusion" in line]
-    return {"workflows": rows, "trainer": trainer, "student": student, "lines": warnings}
+            if name == graphs.DISTILL:
+                trainer, student = _phases(prompt, run), _student(server, prompt, published)
+        lines += [line for line in log.read_text(encoding="utf-8").splitlines() if "TeEFusion" in line]
+    return {"workflows": rows, "trainer": trainer, "student": student, "lines": lines}
 
 
 def _timed(server: Server, name: str, prompt: Json) -> tuple[dict[str, Any], Run]:

@@ -170,8 +170,9 @@ def _change(strong, weak, key: str) -> LowRank | Exchange | None:
         lists = [(1, patch) for patch in patches] + [(-1, patch) for patch in strong.patches.get(key, [])]
         linear = _is_linear(layer, name, weight)
         factors = [_factors(patch, weight, sign) if linear else None for sign, patch in lists]
-        if None not in factors:
-            return _low_rank(layer, factors)
+        plain = [found for found in factors if found is not None]
+        if len(plain) == len(lists):
+            return _low_rank(layer, plain)
     if not coded and not merged:  # the host casts what it reads from the file first
         weight = weight.to(getattr(layer, f"{name}_comfy_model_dtype", None) or weight.dtype)
     if is_plain(weight) and not patches:
