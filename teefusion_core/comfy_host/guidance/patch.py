@@ -29,6 +29,7 @@ from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidan
 from ...guidance.methods import METHODS, TEEFUSION, Ingredients
 from ..notes import begin, tell, warn
 from ..prompts.prompt_check import check_finite
+from ..weights import compute_dtype
 
 STUDENT_KEY = "teefusion_student"  # attachment of a student: the metadata of its file, a dict
 EMBEDDER_KEY = "teefusion_embedder"  # attachment of a student: its GuidanceEmbedder, or None
@@ -245,7 +246,7 @@ def _weakly_bound(function: Callable, base) -> Callable:
 
 def _term_of_prompt(architecture: Architecture, method: str, embedder, base, *, device, noise, **prompt) -> Tensor:
     """Return the term of one prompt of a run, [1,D] or [B,D]; zeros [1,D] for a prompt without guidance."""
-    dtype = base.manual_cast_dtype or base.get_dtype()
+    dtype = compute_dtype(base)
     _, model_width = architecture.widths(base.diffusion_model)
     if prompt.get(TIMESTEP_KEY) is None:
         return torch.zeros(1, model_width, device=device, dtype=dtype)
