@@ -139,7 +139,7 @@ class ParameterCopies(Update):
             yield
 
     def _swap_in(self, name: str, leaf: str, own: list[nn.Parameter], module: nn.Module, inputs: tuple) -> None:
-        own.append(module.get_parameter(leaf))
+        own.append(module._parameters[leaf])
         module._parameters[leaf] = self.copies[_key(name)].to(own[0].dtype)
 
     def state(self) -> dict[str, Tensor]:

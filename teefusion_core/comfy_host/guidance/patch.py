@@ -23,6 +23,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch, reported_by
+from ...files.tensor_file import not_finite
 from ...guidance.add_to_output import add_to_output
 from ...guidance.architectures import PUBLISHED_GUIDANCE, Architecture, architecture_of, family_of
 from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep, shown
@@ -261,6 +262,11 @@ def _term_of_prompt(architecture: Architecture, method: str, embedder, base, *, 
         .term(Ingredients(pooled_BP, null_BP, timestep_B, time_embed, pooled_embed, prompt[GAIN_KEY], embedder))
         .to(dtype)
     )
+    if not_finite(term_BD):
+        raise InvalidConfig(
+            f"the guidance term is beyond the range of {str(dtype).removeprefix('torch.')}; lower guidance, or run the "
+            "model in bfloat16"
+        )
     if len(noise) % len(term_BD):
         raise ShapeMismatch(
             f"the prompt with its guidance has {len(term_BD)} rows, the latent batch {len(noise)}; "
