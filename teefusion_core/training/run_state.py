@@ -134,7 +134,7 @@ class RunState(Generic[E]):
         """Take one optimizer step."""
         start, settings = time.perf_counter(), self.settings
         examples, data_seconds = self._draw()
-        drawn = random_state(self.device) if self.scaled else None
+        drawn = random_state(self.device) if self.scaled else {}
         mean_loss, gradient_norm = self._differentiate(examples)
         while self.loss_scale > 1 and math.isfinite(mean_loss) and not math.isfinite(gradient_norm):
             self.loss_scale /= 2
