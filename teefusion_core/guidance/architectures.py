@@ -70,17 +70,16 @@ class Architecture:
 
         Args:
             model: diffusion model of this family, weights in any dtype.
-            dtype: dtype to compute in, but float32 instead of float16, whose range F(c - null) can leave: it is up to
-                a hundred times as large as F(c). The sinusoid itself is computed in float32.
+            dtype: dtype to compute in. Plain weights compute in float32 instead of float16, whose range F(c - null) can
+                leave: it is up to a hundred times as large as F(c). The sinusoid itself is computed in float32.
         """
         time_mlp, pooled_module = _module_at(model, self.time_mlp), self.pooled_module(model)
         width, beside = self.sinusoid_width(model), self.beside_text
-        wide = torch.float32 if dtype == torch.float16 else dtype
 
         def pooled_embed(p_BP: Tensor) -> Tensor:
-            return _computed(pooled_module, nn.functional.pad(p_BP.to(wide), (0, beside)))
+            return _computed(pooled_module, nn.functional.pad(p_BP, (0, beside)), dtype)
 
-        return lambda t_B: _computed(time_mlp, sinusoid(t_B, width).to(wide)), pooled_embed
+        return lambda t_B: _computed(time_mlp, sinusoid(t_B, width), dtype), pooled_embed
 
     def widths(self, model: nn.Module) -> tuple[int, int]:
         """Return (P, D): the widths of the pooled text and of the output of F."""
@@ -109,8 +108,11 @@ def _matrices(module: nn.Module) -> list[Any]:
     return [layer for layer in module.modules() if hasattr(layer, "in_features")]
 
 
-def _computed(module: nn.Module, x: Tensor) -> Tensor:
-    """Return the output of a module, computed in the dtype of x, differentiable in its parameters."""
+def _computed(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the output of G or F, see `Architecture.embedders`; differentiable in the parameters."""
+    if any(type(weight) is not nn.Parameter for weight in module.parameters()):
+        return module(x.to(dtype))  # a class of another loader, which knows what to do with its input
+    x = x.to(torch.float32 if dtype == torch.float16 else dtype)
     cast = {
         f"{path}.{name}".lstrip("."): weight.to(x.dtype)
         for path, layer in module.named_modules()
