@@ -110,7 +110,7 @@ def half(top):
 
 
 ROUNDED = [("bf16", 8, 0), ("bf16", 32, 29), ("bf16", 32, 52), ("fp16", 8, 0), ("fp16", 32, 8), ("fp16", 32, 9)]
-"""The noises of 32 cells are those where dividing the state by its noise level rounds an element the other way."""
+"""A restart from the state divided by its noise level fails with seeds 29 in bfloat16, 0 and 9 in float16."""
 
 
 @pytest.mark.parametrize(("dtype", "cells", "seed"), ROUNDED)
