@@ -88,14 +88,14 @@ def _gap_row(case: Case, batch: int) -> dict[str, Any]:
     from teefusion_core.comfy_host.demo_model import load_demo
 
     other, scales = load_demo("base")[0], SETTINGS["W2SD 5.5 / 1 / 5.5"][0]
-    strong = _with_lora(case.base)
+    strong = with_lora(case.base)
     ratio = _paired(lambda: case.reflect(scales, strong, case.base)[0], lambda: case.reflect(scales, strong, other)[0])
     name, passes = f"LoRA of rank {RANK} on every layer against none", case.reflect(scales, strong, case.base)[1]
     return {"case": name, "batch": batch, "passes": passes, "against": "two loaded models", "limit": LIMIT_GAP,
             **ratio}  # fmt: skip
 
 
-def _with_lora(model: Any) -> Any:
+def with_lora(model: Any) -> Any:
     import comfy.lora
 
     from teefusion_core.training.adapters import Lora

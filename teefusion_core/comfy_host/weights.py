@@ -7,9 +7,15 @@ these functions ask for one parameter at a time.
 from __future__ import annotations
 
 import comfy.utils
+import torch
 from torch import Tensor
 
 from ..errors import InvalidConfig
+
+
+def compute_dtype(base) -> torch.dtype:
+    """Return the dtype that a host's model computes in, which may differ from that of its weights."""
+    return base.manual_cast_dtype or base.get_dtype()
 
 
 def is_dynamic(patcher) -> bool:

@@ -22,6 +22,9 @@ PUBLISHED_GUIDANCE = (2.0, 14.0)
 """Range of w that the published student was trained for, as the paper gives it."""
 PUBLISHED_TIMESTEP_SCALE = 1000.0  # AIDC-AI/TeEFusion, pipelines/sd3_teefusion_pipeline.py; not in the paper
 
+CASTING = ("comfy_cast_weights", "weight_function", "bias_function")
+"""Attributes of the host's layers; one that is set makes a layer cast its weights to the dtype of its input."""
+
 INSTEAD = "use DICE Sharpen with a sharpener that was trained for this model"
 
 
@@ -66,16 +69,17 @@ class Architecture:
         """Return (time_embed, pooled_embed): G(psi(.)), [B] -> [B,D], and F, [B,P] -> [B,D].
 
         Args:
-            model: diffusion model of this family.
-            dtype: compute dtype of the model; the sinusoid itself is computed in float32.
+            model: diffusion model of this family, weights in any dtype.
+            dtype: dtype to compute in. Plain weights compute in float32 instead of float16, whose range F(c - null) can
+                leave: it is up to a hundred times as large as F(c). The sinusoid itself is computed in float32.
         """
         time_mlp, pooled_module = _module_at(model, self.time_mlp), self.pooled_module(model)
         width, beside = self.sinusoid_width(model), self.beside_text
 
         def pooled_embed(p_BP: Tensor) -> Tensor:
-            return pooled_module(nn.functional.pad(p_BP.to(dtype), (0, beside)))
+            return _computed(pooled_module, nn.functional.pad(p_BP, (0, beside)), dtype)
 
-        return lambda t_B: time_mlp(sinusoid(t_B, width).to(dtype)), pooled_embed
+        return lambda t_B: _computed(time_mlp, sinusoid(t_B, width), dtype), pooled_embed
 
     def widths(self, model: nn.Module) -> tuple[int, int]:
         """Return (P, D): the widths of the pooled text and of the output of F."""
@@ -102,6 +106,21 @@ class Architecture:
 def _matrices(module: nn.Module) -> list[Any]:
     """Return the linear layers; found by attribute, because the host's quantised layers are not torch.nn.Linear."""
     return [layer for layer in module.modules() if hasattr(layer, "in_features")]
+
+
+def _computed(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the output of G or F, see `Architecture.embedders`; differentiable in the parameters."""
+    if any(type(weight) is not nn.Parameter for weight in module.parameters()):
+        return module(x.to(dtype))  # a class of another loader, which knows what to do with its input
+    x = x.to(torch.float32 if dtype == torch.float16 else dtype)
+    cast = {
+        f"{path}.{name}".lstrip("."): weight.to(x.dtype)
+        for path, layer in module.named_modules()
+        if not any(getattr(layer, mark, None) for mark in CASTING)
+        for name, weight in layer.named_parameters(recurse=False)
+        if weight.is_floating_point() and weight.dtype != x.dtype
+    }
+    return torch.func.functional_call(module, cast, (x,)) if cast else module(x)
 
 
 def _row(

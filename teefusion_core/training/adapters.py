@@ -139,8 +139,10 @@ class ParameterCopies(Update):
             yield
 
     def _swap_in(self, name: str, leaf: str, own: list[nn.Parameter], module: nn.Module, inputs: tuple) -> None:
-        own.append(module.get_parameter(leaf))
-        module._parameters[leaf] = self.copies[_key(name)].to(own[0].dtype)
+        parameter = module._parameters[leaf]  # get_parameter refuses what torch.func has put there
+        assert parameter is not None
+        own.append(parameter)
+        module._parameters[leaf] = self.copies[_key(name)].to(parameter.dtype)
 
     def state(self) -> dict[str, Tensor]:
         """Return the differences from the base under the names that ComfyUI's LoRA loaders read."""

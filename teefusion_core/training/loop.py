@@ -50,6 +50,7 @@ def train(
     should_stop: Callable[[], bool] | None = None,
     processes: Processes | None = None,
     seed: int = 0,
+    loss_scale: float = 1.0,
 ) -> Trained:
     """Train the parameters of a module that require gradients, in place.
 
@@ -67,6 +68,8 @@ def train(
             on_step also stops the run, and is raised again after the checkpoint is written.
         processes: the training processes; by default those of torch.distributed.
         seed: seed of the global random generators; the rank is added.
+        loss_scale: what the loss is multiplied with before the backward pass, and gradients are divided by after it. A
+            scale above 1, for a loss in float16, is halved until the gradient is finite.
     Returns:
         The result. The module has the full weights in every process; after an exception it may have shards.
     Raises:
@@ -75,7 +78,7 @@ def train(
         CheckpointNotSaved: a checkpoint cannot be written.
         TrainingDiverged: loss or gradient is not finite; the step is not applied, and the last checkpoint stays.
     """
-    run = RunState(module, data, loss, settings, folder, processes or Processes())
+    run = RunState(module, data, loss, settings, folder, processes or Processes(), loss_scale)
     callbacks = _Callbacks(on_step, should_stop)
     with kept_random_state(run.device):
         seed_random(run.device, (seed + run.processes.rank) % 2**64)

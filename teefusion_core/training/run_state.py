@@ -22,6 +22,9 @@ from .parallel import Objective, gathered, shard_like, unsharded
 from .processes import Processes
 from .random_state import random_state, set_random_state
 
+FIRST_LOSS_SCALE, DOUBLED_EVERY = 2.0**16, 2000
+"""Loss scale of a run in float16 at its start, and after how many steps it is tried at twice the scale again."""
+
 E = TypeVar("E")
 E_co = TypeVar("E_co", covariant=True)
 
@@ -81,6 +84,7 @@ class RunState(Generic[E]):
         settings: TrainSettings,
         folder: CheckpointFolder | None,
         processes: Processes,
+        loss_scale: float = 1.0,
     ):
         weights = list(_trained(module).values())
         if not weights:
@@ -99,6 +103,7 @@ class RunState(Generic[E]):
             fused=self.device.type in ("cpu", "cuda"),
         )
         self.optimizer.zero_grad()  # drops gradients that the caller left
+        self.loss_scale, self.scaled = loss_scale, loss_scale != 1
         self.step = 0
         self.saved: int | None = None
         self.before: dict[str, Tree] | None = None
@@ -128,10 +133,14 @@ class RunState(Generic[E]):
     def _step(self) -> StepReport:
         """Take one optimizer step."""
         start, settings = time.perf_counter(), self.settings
-        loss, data_seconds = self._accumulate()
-        self.processes.average_([loss])
-        norm = unsharded(nn.utils.clip_grad_norm_(self.weights.values(), settings.max_grad_norm or math.inf))
-        mean_loss, gradient_norm = torch.stack((loss, norm.to(loss))).tolist()
+        examples, data_seconds = self._draw()
+        drawn = random_state(self.device) if self.scaled else {}
+        mean_loss, gradient_norm = self._differentiate(examples)
+        while self.loss_scale > 1 and math.isfinite(mean_loss) and not math.isfinite(gradient_norm):
+            self.loss_scale /= 2
+            self.optimizer.zero_grad()
+            set_random_state(self.device, drawn)
+            mean_loss, gradient_norm = self._differentiate(examples)
         if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
             raise self._diverged(mean_loss, gradient_norm)
         lr = settings.learning_rate_at(self.step)
@@ -142,6 +151,8 @@ class RunState(Generic[E]):
         self.optimizer.zero_grad()  # frees memory for checkpoints and previews
         self._update_average()
         self.step += 1
+        if self.scaled and self.step % DOUBLED_EVERY == 0:
+            self.loss_scale *= 2
         self.losses.append(mean_loss)
         rows = settings.batch_size * settings.gradient_accumulation * self.processes.size
         seconds = time.perf_counter() - start
@@ -150,13 +161,28 @@ class RunState(Generic[E]):
             self.losses,
         )  # fmt: skip
 
-    def _accumulate(self) -> tuple[Tensor, float]:
-        """Accumulate the gradient of the mean loss; return that loss and the seconds spent on data."""
-        total, data_seconds = torch.zeros((), device=self.device), 0.0
-        for left in reversed(range(self.settings.gradient_accumulation)):
-            asked = time.perf_counter()
-            example = self.data.next(self.settings.batch_size)
-            data_seconds += time.perf_counter() - asked
+    def _draw(self) -> tuple[list[E], float]:
+        """Return the examples of a step, and the seconds spent on them."""
+        asked = time.perf_counter()
+        examples = [self.data.next(self.settings.batch_size) for _ in range(self.settings.gradient_accumulation)]
+        return examples, time.perf_counter() - asked
+
+    def _differentiate(self, examples: list[E]) -> tuple[float, float]:
+        """Accumulate the clipped gradient of the mean loss; return that loss and the norm before clipping."""
+        loss, weights = self._accumulate(examples), self.weights.values()
+        self.processes.average_([loss])
+        if self.loss_scale != 1:
+            for weight in weights:
+                if weight.grad is not None:
+                    weight.grad.div_(self.loss_scale)
+        norm = unsharded(nn.utils.clip_grad_norm_(weights, self.settings.max_grad_norm or math.inf))
+        mean_loss, gradient_norm = torch.stack((loss, norm.to(loss))).tolist()
+        return mean_loss, gradient_norm
+
+    def _accumulate(self, examples: list[E]) -> Tensor:
+        """Accumulate the gradient of the mean loss, times the loss scale; return that loss."""
+        total = torch.zeros((), device=self.device)
+        for left, example in zip(reversed(range(len(examples))), examples, strict=True):
             with self.processes.strategy.passes(self.objective, left == 0):
                 loss = self.objective(example)
                 if loss.ndim or not loss.requires_grad:
@@ -164,10 +190,10 @@ class RunState(Generic[E]):
                         f"the loss has shape {list(loss.shape)} and {'a' if loss.requires_grad else 'no'} gradient; "
                         "return a scalar that depends on the trainable weights"
                     )
-                share = loss / self.settings.gradient_accumulation
-                share.backward()
+                share = loss / len(examples)
+                (share * self.loss_scale if self.scaled else share).backward()
             total += share.detach().to(total)
-        return total, data_seconds
+        return total
 
     def _diverged(self, loss: float, gradient_norm: float) -> TrainingDiverged:
         kept = "" if self.saved is None else f"; the checkpoint of step {self.saved} is intact"
@@ -196,6 +222,8 @@ class RunState(Generic[E]):
         }
         if self.settings.ema_decay:
             shared["average"] = self.average
+        if self.scaled:
+            shared["progress"] |= {"loss_scale": torch.tensor(self.loss_scale)}
         shared = gathered(shared, self.processes.first)
         self.folder.save(self.step, asdict(self.settings), shared, self.before or self._own())
         self.saved = self.step
@@ -229,7 +257,10 @@ class RunState(Generic[E]):
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.data.load_state(stored.own["data"])
         set_random_state(self.device, stored.own["random"])
-        self.losses = stored.shared["progress"]["losses"].tolist()
+        progress = stored.shared["progress"]
+        self.losses = progress["losses"].tolist()
+        if self.scaled and "loss_scale" in progress:
+            self.loss_scale = float(progress["loss_scale"])
         self.step = self.saved = stored.step
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from .reflection_parts import STEPS, counted, relative
+from .reflection_parts import STEPS, counted, randn, relative
 
 pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 PRE, POST = "set_model_sampler_pre_cfg_function", "set_model_sampler_post_cfg_function"
@@ -150,6 +150,42 @@ def test_other_functions_are_not(top, world, make):
     model = with_function(world.model, function)
     plain = top.reflect(world).samples
     assert relative(top.reflect(world, model=model).samples, plain) > 1e-3
+
+
+def in_half(args):
+    return args["denoised"].to(torch.bfloat16).mul(1.1).float()
+
+
+def in_half_in_any_order():
+    calls = iter(range(100))
+
+    def post(args):
+        rounded = args["denoised"].to(torch.bfloat16).float()
+        rounded.flatten()[next(calls) :: 97] *= 1 + torch.finfo(torch.bfloat16).eps
+        return rounded
+
+    return post
+
+
+def momentum_in_half():
+    mean = []
+
+    def post(args):
+        mean.append(args["denoised"].to(torch.bfloat16))
+        return (args["denoised"] + 0.05 * sum(mean[:-1], torch.zeros(()))).float()
+
+    return post
+
+
+@pytest.mark.parametrize("cells", [8, 128])
+@pytest.mark.parametrize(
+    ("make", "found"), [(lambda: in_half, 0), (in_half_in_any_order, 0), (momentum_in_half, 1)],
+    ids=["half", "half, any order", "momentum"],
+)  # fmt: skip
+def test_rounding_is_no_memory_at_any_size(top, world, make, found, cells):
+    x, model = randn(1, 1, 16, cells, cells), with_function(world.model, make())
+    with_memory = top.pack.comfy_host.with_memory
+    assert len(with_memory(model.model, model.model_options, x, top.sigmas(world, 4), 5.0)) == found
 
 
 def test_the_trial_costs_no_pass_and_leaves_no_trace(top, world):

@@ -1,7 +1,12 @@
 """A wired guider with its sampler as a teacher, inside the real host."""
 
+from contextlib import nullcontext
+from functools import cache
+
 import pytest
 import torch
+
+from lab.demo_world.host import computing_in
 
 from .reflection_parts import randn, relative, weights_of
 
@@ -95,29 +100,46 @@ def test_it_starts_from_a_state_bit_by_bit(host, pack, top, world, noise):
     assert "noise_scaling" not in vars(world.model.get_model_object("model_sampling"))
 
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 @pytest.fixture(scope="module")
-def half(host, top):
-    """Return the demo base in half precision, in which it computes as well; loaded once per type."""
-    loaded = {}
-
-    def load(dtype):
-        if dtype not in loaded:
-            path = str(top.pack.comfy_host.load_demo.__globals__["MODELS"] / "demo_sd3_base.safetensors")
-            loaded[dtype] = host.comfy.sd.load_diffusion_model(path, model_options={"dtype": dtype})
-        return loaded[dtype]
-
-    return load
+def half(top):
+    """Return the demo base computing in half precision, as on a GPU; made once per type."""
+    return cache(lambda name: computing_in(top.world().model, HALF[name]))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-@pytest.mark.parametrize(("cells", "seed"), [(8, 0), (32, 1), (32, 2)])
+ROUNDED = [("bf16", 8, 0), ("bf16", 32, 29), ("bf16", 32, 52), ("fp16", 8, 0), ("fp16", 32, 8), ("fp16", 32, 9)]
+"""A restart from the state divided by its noise level fails with seeds 29 in bfloat16, 0 and 9 in float16."""
+
+
+@pytest.mark.parametrize(("dtype", "cells", "seed"), ROUNDED)
 def test_half_precision_is_no_memory_of_earlier_steps(host, pack, top, half, dtype, cells, seed):
-    """One element that is rounded the other way moves a step by several percent there: in fp16 with seeds 1 and 2."""
+    """One element that is rounded the other way moves a step by several percent there."""
     world, guider = top.world(), host.comfy.samplers.CFGGuider(half(dtype))
+    assert guider.model_patcher.model.manual_cast_dtype is None
     noise, prompts = randn(seed, 1, 16, cells, cells), (world.positive, world.negative)
     pack.comfy_host.Teacher(guider, sampler(host, "euler")).check(*prompts, noise, 9.0)
     with pytest.raises(pack.errors.InvalidConfig, match="earlier"):
         pack.comfy_host.Teacher(guider, sampler(host, "dpmpp_2m")).check(*prompts, noise, 9.0)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(("name", "refused"), [("euler", None), ("dpmpp_2m", "earlier"), ("euler_ancestral", "noise")])
+def test_kernels_that_add_in_any_order_are_no_memory_either(host, pack, top, half, dtype, name, refused):
+    """As kernels with atomic additions do, every pass here rounds some other elements of its input the other way."""
+    model, passes = half(dtype).clone(), iter(range(1000))
+
+    def in_any_order(apply_model, given):
+        x = given["input"].clone()
+        x.flatten()[next(passes) :: 97] *= 1 + torch.finfo(HALF[dtype]).eps
+        return apply_model(x, given["timestep"], **given["c"])
+
+    model.set_model_unet_function_wrapper(in_any_order)
+    world, noise = top.world(), randn(0, 1, 16, 16, 16)
+    teacher = pack.comfy_host.Teacher(host.comfy.samplers.CFGGuider(model), sampler(host, name))
+    with pytest.raises(pack.errors.InvalidConfig, match=refused) if refused else nullcontext():
+        teacher.check(world.positive, world.negative, noise, 9.0)
 
 
 def test_reflection_teaches(pack, top, world, noise):

@@ -23,12 +23,14 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch, reported_by
+from ...files.tensor_file import not_finite
 from ...guidance.add_to_output import add_to_output
 from ...guidance.architectures import PUBLISHED_GUIDANCE, Architecture, architecture_of, family_of
 from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep, shown
 from ...guidance.methods import METHODS, TEEFUSION, Ingredients
 from ..notes import begin, tell, warn
 from ..prompts.prompt_check import check_finite
+from ..weights import compute_dtype
 
 STUDENT_KEY = "teefusion_student"  # attachment of a student: the metadata of its file, a dict
 EMBEDDER_KEY = "teefusion_embedder"  # attachment of a student: its GuidanceEmbedder, or None
@@ -245,7 +247,7 @@ def _weakly_bound(function: Callable, base) -> Callable:
 
 def _term_of_prompt(architecture: Architecture, method: str, embedder, base, *, device, noise, **prompt) -> Tensor:
     """Return the term of one prompt of a run, [1,D] or [B,D]; zeros [1,D] for a prompt without guidance."""
-    dtype = base.manual_cast_dtype or base.get_dtype()
+    dtype = compute_dtype(base)
     _, model_width = architecture.widths(base.diffusion_model)
     if prompt.get(TIMESTEP_KEY) is None:
         return torch.zeros(1, model_width, device=device, dtype=dtype)
@@ -260,6 +262,11 @@ def _term_of_prompt(architecture: Architecture, method: str, embedder, base, *, 
         .term(Ingredients(pooled_BP, null_BP, timestep_B, time_embed, pooled_embed, prompt[GAIN_KEY], embedder))
         .to(dtype)
     )
+    if not_finite(term_BD):
+        raise InvalidConfig(
+            f"the guidance term is beyond the range of {str(dtype).removeprefix('torch.')}; lower guidance, or run the "
+            "model in bfloat16"
+        )
     if len(noise) % len(term_BD):
         raise ShapeMismatch(
             f"the prompt with its guidance has {len(term_BD)} rows, the latent batch {len(noise)}; "

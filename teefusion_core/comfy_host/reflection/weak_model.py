@@ -19,7 +19,7 @@ from comfy.model_sampling import CONST
 from torch import Tensor
 
 from ...errors import CheckpointMismatch, InvalidConfig
-from ..weights import beside, is_dynamic, stored_weights
+from ..weights import beside, compute_dtype, is_dynamic, stored_weights
 from .lora_gap import LoraGap
 
 WEAK_KEY = "teefusion_weak"  # additional model of the strong patcher
@@ -119,7 +119,7 @@ class WeakModel:
                     "strong and weak model share their weights but differ in LoRAs, while a prompt has LoRA hooks; "
                     "remove one of the two, or load the weak model from its own file"
                 )
-            self.gap.to(device, self.network.manual_cast_dtype or dtype)
+            self.gap.to(device, compute_dtype(self.network))
         else:
             self.patcher.pre_run()
         with self.active():

@@ -18,6 +18,7 @@ from ...guidance.architectures import family_of
 from ...guidance.flow import velocity_of
 from ...training.gradient_checkpointing import checkpointed
 from ...training.out_of_place import out_of_place
+from ..weights import compute_dtype
 
 PIXELS = 8
 """Pixels per latent cell along an axis, if the host does not define it."""
@@ -44,7 +45,7 @@ class Network:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype that the network computes in."""
-        return self.base.manual_cast_dtype or self.base.get_dtype()
+        return compute_dtype(self.base)
 
     def load(self) -> None:
         """Load the model again, after the host may have moved it."""

@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from ...errors import CheckpointMismatch, InvalidConfig, NotWritten
 from ...files.lock_file import locked
 from ...files.output_file import check_target
@@ -15,6 +17,7 @@ from ...training.checkpoint import CheckpointFolder
 from ...training.loop import StepReport, train
 from ...training.loop_settings import TrainSettings
 from ...training.processes import Processes
+from ...training.run_state import FIRST_LOSS_SCALE
 from ...training.students.student import RUN_KEY, StudentFile
 from ...training.trajectory_cache import TrajectoryCache
 from ...training.update import check_plain, exchanged
@@ -143,6 +146,7 @@ class Training:
                 trained = train(
                     student.update, trajectories, distil.loss, self.settings, folder=self.folder, on_step=on_step,
                     should_stop=should_stop, processes=self.processes, seed=settings.run_seed,
+                    loss_scale=FIRST_LOSS_SCALE if distil.network.dtype == torch.float16 else 1.0,
                 )  # fmt: skip
         with exchanged(student.update, trained.average):
             return Result(self.file(trained.step), trained.losses, trained.finished)
