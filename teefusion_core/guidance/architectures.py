@@ -22,7 +22,7 @@ PUBLISHED_GUIDANCE = (2.0, 14.0)
 """Range of w that the published student was trained for, as the paper gives it."""
 PUBLISHED_TIMESTEP_SCALE = 1000.0  # AIDC-AI/TeEFusion, pipelines/sd3_teefusion_pipeline.py; not in the paper
 
-INSTEAD = "use DICE Sharpen with a sharpener that was trained for this model"
+INSTEAD = "train with method guidance lora, which works without it, or use DICE Sharpen with a sharpener for this model"
 
 
 @dataclass(frozen=True)
