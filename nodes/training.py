@@ -183,9 +183,11 @@ def _optional() -> list:
         ),
         _combo(
             "method", TAUGHT, TEEFUSION,
-            "How guidance enters the student. Leave it at teefusion. teefusion: as published. teefusion split: ours, "
-            "for students that learn negative prompts. guidance only, distillcfg: for comparison. dice: trains a "
-            "prompt sharpener for DICE Sharpen; set guidance_min and guidance_max to the same value.", optional=True,
+            "How guidance enters the student. teefusion: as published; needs pooled text. guidance lora: guidance is "
+            "the strength of a LoRA; for every model, also without pooled text, but not for negative prompts. "
+            "teefusion split: for students that learn negative prompts. guidance only, distillcfg: for comparison. "
+            "dice: trains a prompt sharpener for DICE Sharpen; set guidance_min and guidance_max to the same value.",
+            optional=True,
         ),
         inp(
             io.Boolean.Input, "whole_model", default=False, optional=True,

@@ -35,8 +35,8 @@ class DistillSettings:
             is not trained, and `guidance_min` must equal `guidance_max`.
         gradient_checkpointing: uses less memory and takes a third more time.
         run_seed: seed of the trajectories, of the examples drawn from them and of the initial LoRA.
-        guidance_margin: how far beyond guidance_min and guidance_max w is drawn, as a share of the range. Without it
-            a student that guides too weakly cannot be calibrated at the ends of the range.
+        guidance_margin: how far beyond its range w is drawn: above guidance_max a share of the range, below
+            guidance_min a share of it. Without it a student that guides too weakly cannot be calibrated at the ends.
     """
 
     guidance_min: float = 1.0
@@ -69,8 +69,8 @@ class DistillSettings:
             )
         if self.method == GUIDANCE_LORA and self.negative_share:
             raise InvalidConfig(
-                f"negative_share is {self.negative_share:g}, but a guidance lora learns no negative prompts, because its "
-                "network never sees them; set it to 0, or train with method teefusion split"
+                f"negative_share is {self.negative_share:g}, but a guidance lora learns no negative prompts, because "
+                "its network never sees them; set it to 0, or train with method teefusion split"
             )
         if self.method == GUIDANCE_LORA and self.trainable not in LORA_LAYERS:
             raise InvalidConfig(
@@ -91,7 +91,8 @@ class DistillSettings:
     def drawn_guidance(self) -> tuple[float, float]:
         """The smallest and the largest w that is drawn in training, with the margin."""
         beyond = self.guidance_margin * (self.guidance_max - self.guidance_min)
-        return max(0.0, self.guidance_min - beyond), self.guidance_max + beyond
+        # below, a share of w itself: near 0 the loss, which is relative to the guidance, would be all noise
+        return self.guidance_min * (1 - self.guidance_margin), self.guidance_max + beyond
 
 
 _LEGAL: dict[str, Rule] = {
@@ -114,5 +115,5 @@ _LEGAL: dict[str, Rule] = {
     "method": choice(TAUGHT),
     "gradient_checkpointing": flag(),
     "run_seed": whole(0, 2**64 - 1),
-    "guidance_margin": number(lambda share: 0 <= share <= 1, "a share of the range from 0 to 1"),
+    "guidance_margin": number(lambda share: 0 <= share <= 1, "a share from 0 to 1"),
 }

@@ -64,9 +64,9 @@ def strength_told(caplog):
 def test_the_stock_loader_at_the_strength_that_the_node_tells(
     pack, top, world, path, tmp_path, add_folder, caplog, w, calibration
 ):
-    import nodes
     from safetensors.torch import load_file
 
+    import nodes
     from teefusion_core.files.student_file import read_student
 
     folder = add_folder("loras", tmp_path / "other")

@@ -28,7 +28,9 @@ def test_two_steps_of_training_make_a_lora_that_loads(backbone, host, pack, tell
     with torch.inference_mode(False), torch.enable_grad():
         distil = distillation(host, pack, backbone, model, **METHOD)
         loop = TrainSettings(steps=2, batch_size=2, learning_rate=0.02, warmup_steps=0, ema_decay=0.0)
-        student = parts.Training(distil, loop, root=tmp_path, name="run", teacher="CFG").run()
+        training = parts.Training(distil, loop, root=tmp_path, name="run", teacher="CFG", calibration=1)
+        progress = parts.TrainingProgress(training, every=2 * (len(backbone.latent) == 4))  # of videos their preview
+        student = training.run(progress.on_step)
         assert student.finished and all(0 < loss < 1e6 for loss in student.losses)
         assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
         write_student(path, student.file.tensors, student.file.info)
@@ -37,11 +39,13 @@ def test_two_steps_of_training_make_a_lora_that_loads(backbone, host, pack, tell
     with torch.inference_mode():
         plain = sampled(host, backbone, model, positive, null)
         loaded = parts.load_student(model, path)
-        guided = sampled(host, backbone, *parts.apply_fusion(loaded, positive, null, W), null)
+        w = student.calibration.wanted[-1] if student.calibration else W
+        guided = sampled(host, backbone, *parts.apply_fusion(loaded, positive, null, w), null)
         assert relative(guided, plain) > OTHER, "the update is heard"
         assert torch.equal(sampled(host, backbone, model, positive, null), plain), "and leaves nothing behind"
     with pytest.raises(pack.errors.CheckpointMismatch):
         parts.load_student(built(host, backbone, seed=9), path)
+    assert len(parts.latent_shape(model, 64, 64)) == len(backbone.latent)
     tell("guidance lora", f"2 steps, {len(student.file.tensors)} tensors, its file on its base")
 
 

@@ -17,8 +17,9 @@ from ...guidance.cfg import effective_guidance
 from ...training.targets import Trajectory
 from .distillation import Distillation
 
-POINTS, STATES = 5, 4
-"""Number of w at which teacher and student are compared, and of states of each trajectory at which they are."""
+POINTS, FEWEST, STATES = 5, 2, 4
+"""Number of w at which teacher and student are compared, number of them that the student must reach, and number of
+states of each trajectory at which they are compared."""
 
 
 @torch.no_grad()
@@ -30,7 +31,8 @@ def calibrate(distil: Distillation, images: int, on_point: Callable[[int, int], 
         images: number of images per w, 1 or more.
         on_point: called before each w with its number and the number of all.
     Returns:
-        The calibration, or None if the student does not reach its teacher at two w.
+        The calibration, or None if the student does not reach its teacher at two of the w: a student that allows
+        hardly any w would be of less use than one that guides too weakly.
     """
     settings = distil.settings
     low, high = settings.drawn_guidance
@@ -48,6 +50,8 @@ def calibrate(distil: Distillation, images: int, on_point: Callable[[int, int], 
         return _mean(_student(distil, state, at) for state in states[w])
 
     points = [point(w) for w in wanted]
+    if sum(one.spare >= 0 for one in points) < FEWEST:
+        return None
     points += [point(w) for w in ends_between(points)]
     return calibrated(sorted(points, key=lambda one: one.w), lambda one, w: student(one.w, w))
 
