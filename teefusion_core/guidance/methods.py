@@ -117,8 +117,8 @@ F(null)), in which F sees only texts, as in its training, and no differences of 
 """
 LOADABLE = (*METHODS, GUIDANCE_LORA)
 """Methods of student files: those with a term, and the LoRA whose strength is the guidance."""
-TAUGHT = (*LOADABLE, DICE)
-"""Methods that can be trained: those of student files, and the DICE sharpener of prompts."""
+TAUGHT = (*METHODS, DICE, GUIDANCE_LORA)
+"""Methods that can be trained, in the frozen order of the node: those of student files, and the DICE sharpener."""
 ALPHA_PER_RANK = 2.0
 """Alpha over rank in the file of a guidance LoRA. Other students have 1, so that a LoRA loader's patches tell which of
 them may be there: a guidance LoRA works in a LoRA loader, other students do not.
