@@ -36,19 +36,21 @@ class TeEFusionConditioning(io.ComfyNode):
                 inp(
                     io.Conditioning.Input, "positive",
                     tooltip="The encoded prompt, for example from CLIP Text Encode. It must contain the pooled "
-                    "vector of the model's CLIP encoders.",
+                    "vector of the model's CLIP encoders, except for a guidance lora.",
                 ),
                 inp(
                     io.Conditioning.Input, "null",
                     tooltip="The encoded empty prompt: connect an empty CLIP Text Encode and do not zero it out. A "
-                    "negative prompt also works here if the student was trained with negative prompts.",
+                    "negative prompt also works here if the student was trained with negative prompts. A guidance "
+                    "lora does not use this input.",
                 ),
                 inp(
                     io.Float.Input, "guidance", default=5.0, min=0.0, max=100.0, step=0.01,
                     tooltip="How strongly the image follows the prompt: guidance w of the paper. For students of CFG "
                     "the equivalent CFG scale is 1 + w, so 5 is like cfg 6; with another teacher, measure it. "
-                    "Values outside the range that the student was trained for (demo: 0.5 to 5) are refused. Every "
-                    "value costs 1 pass per step; keep the sampler's cfg at 1.",
+                    "Values outside the range that the student was trained for (demo: 0.5 to 5) are refused. A "
+                    "calibrated student gives what its teacher gives at this value. Every value costs 1 pass per step; "
+                    "keep the sampler's cfg at 1.",
                 ),
                 inp(
                     io.Combo.Input, "guidance_precision", options=[AUTO, OFFICIAL_BF16, EXACT], default=AUTO,

@@ -36,7 +36,8 @@ class TeEFusionStudentLoader(io.ComfyNode):
                 inp(
                     io.Combo.Input, "student", options=student_files(),
                     tooltip="A student file made by Distill Trainer. Files in output are listed without copying; press "
-                    "R to refresh the list. Ordinary LoRA files, also those of Save LoRA Weights, are refused.",
+                    "R to refresh the list. Ordinary LoRA files, also those of Save LoRA Weights, are refused. A "
+                    "guidance lora of ours also works in a LoRA loader, where you set its strength yourself.",
                 ),
             ],
             outputs=[

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..teefusion_core.comfy_host.sampling import schedulers
 from ..teefusion_core.errors import reported_by
+from ..teefusion_core.guidance.calibration import IMAGES_PER_W
 from ..teefusion_core.guidance.methods import TAUGHT, TEEFUSION
 from ..teefusion_core.training.adapters import TRAINABLE
 from ..teefusion_core.training.loop_settings import TrainSettings
@@ -182,13 +183,21 @@ def _optional() -> list:
         ),
         _combo(
             "method", TAUGHT, TEEFUSION,
-            "How guidance enters the student. Leave it at teefusion. teefusion: as published. teefusion split: ours, "
-            "for students that learn negative prompts. guidance only, distillcfg: for comparison. dice: trains a "
-            "prompt sharpener for DICE Sharpen; set guidance_min and guidance_max to the same value.", optional=True,
+            "How guidance enters the student. teefusion: as published; needs pooled text. guidance lora: guidance is "
+            "the strength of a LoRA; for every model, also without pooled text, but not for negative prompts. "
+            "teefusion split: for students that learn negative prompts. guidance only, distillcfg: for comparison. "
+            "dice: trains a prompt sharpener for DICE Sharpen; set guidance_min and guidance_max to the same value.",
+            optional=True,
         ),
         inp(
             io.Boolean.Input, "whole_model", default=False, optional=True,
             tooltip="Writes all weights to output/diffusion_models, instead of a small file to output/loras.",
+        ),
+        inp(
+            io.Int.Input, "calibration", default=IMAGES_PER_W, min=0, max=1024, optional=True,
+            tooltip="After training, compares student and teacher on new images, so that a guidance of 3 gives what "
+            "the teacher gives at 3. Number of images for each of five values of w; more are more exact and take more "
+            "time. 0: no calibration.",
         ),
     ]  # fmt: skip
 
@@ -239,7 +248,7 @@ class DistillTrainer(io.ComfyNode):
         height, trainable, rank, batch_size, learning_rate, preview_every, run_seed, accept_changes, target,
         timestep_sampling, images_per_trajectory, cache_size, reuse, negative_share, initial_gain_ratio,
         gradient_checkpointing, save_every, clip=(None,), vae=(None,), negative_prompts=("",), positive=(), null=(),
-        latents=(), method=(TEEFUSION,), whole_model=(False,),
+        latents=(), method=(TEEFUSION,), whole_model=(False,), calibration=(IMAGES_PER_W,),
     ) -> io.NodeOutput:  # fmt: skip
         """Train the student; every input arrives as a list."""
         with reported_by(DISPLAY_NAME):
@@ -261,7 +270,7 @@ class DistillTrainer(io.ComfyNode):
                 model[0], guider[0], sampler[0], data, settings, loop, name=name[0], pixels=(width[0], height[0]),
                 accept_changes=f"{accept_changes[0]}, warmup_steps",  # which follows steps
                 whole_model=whole_model[0], preview_every=preview_every[0],
-                vae=vae[0],
+                vae=vae[0], calibration=calibration[0],
             )  # fmt: skip
         return io.NodeOutput(trained.file.lora, {"loss": trained.losses}, trained.file.info.step, str(path))
 

@@ -92,6 +92,7 @@ def _train(path: Path) -> None:
     config = _read(path)
     import_from_comfyui()
     from .comfy_host.training.from_file import training_of
+    from .comfy_host.training.run import described_calibration
 
     training, target = training_of(config, path.resolve().parent)
     progress, first = ProgressLines(), training.processes.first
@@ -99,10 +100,12 @@ def _train(path: Path) -> None:
         on_step=progress,
         on_trajectory=progress.on_trajectory if first else None,
         on_forecast=progress.on_forecast if first else None,
+        on_calibration=progress.on_calibration,
     )
     if first:
         training.write(trained, target)
-        print(f"student of {trained.file.info.step} steps written to {target}", flush=True)
+        done = f"student of {trained.file.info.step} steps written to {target}"
+        print(done + described_calibration(training, trained), flush=True)
     if together():
         dist.barrier()  # a process that leaves early breaks the connection of one that still writes
         dist.destroy_process_group()
@@ -160,6 +163,10 @@ class ProgressLines:
         """Print the teacher's progress until the first training step."""
         if not self.started:
             print(f"the teacher samples trajectory {number + 1}", flush=True)
+
+    def on_calibration(self, number: int, count: int) -> None:
+        """Print the progress of the calibration."""
+        print(f"calibration: comparing student and teacher at w {number + 1} of about {count}", flush=True)
 
     def __call__(self, report: StepReport) -> None:
         self.started = True

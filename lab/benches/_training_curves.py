@@ -71,7 +71,7 @@ def checkpoints(base: Any, arm: Arm) -> Iterator[tuple[int, Arm]]:
     recipe = wanted.recipe(arm.seed or 0)
     recipe = replace(recipe, rank=training_record(recipe.student).get("rank", recipe.rank))
     info = read_student(recipe.student)[1]
-    if METHODS[info.method].embeds or arm.trainable != "lora":
+    if info.method not in METHODS or METHODS[info.method].embeds or arm.trainable != "lora":
         return
     for folder in sorted((STUDENTS / "runs" / recipe.name).glob("step-*")):
         step = int(folder.name.removeprefix("step-"))

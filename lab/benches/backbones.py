@@ -1,12 +1,12 @@
-"""Which model families are supported: the cells of tests/host/test_backbones.py."""
+"""Which model families are supported: the cells of tests/host/test_backbones.py and test_guidance_lora_families.py."""
 
 from functools import partial
 from typing import Any
 
 from ._host_tests import cells_of_this_host, outcomes
 
-COLUMNS = ("family", "conditioning", "trainer", "loader")
-measure = partial(cells_of_this_host, "backbones")
+COLUMNS = ("family", "conditioning", "trainer", "loader", "guidance lora")
+measure = partial(cells_of_this_host, "backbones", "guidance_lora_families")
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:

@@ -16,7 +16,7 @@ from teefusion_core.guidance.methods import METHODS
 
 from . import _methods, _training_curves
 from ._embedding import embeddings
-from ._methods import BASE, DICE, GRID, HEADLINE, TEACHER, UNTRAINED, Arm, student_path, training_record
+from ._methods import BASE, GRID, HEADLINE, TEACHER, UNTRAINED, Arm, student_path, training_record
 from ._paper_tables import table
 from ._report import packed
 from ._sampling import Sampled, likeness, sampled
@@ -118,7 +118,7 @@ class Evidence(Study):
         fit = {}
         for wanted in _methods.WANTED:
             path = student_path(wanted, _methods.SEEDS[0])
-            if path.is_file() and wanted.method != DICE and not METHODS[wanted.method].embeds:
+            if path.is_file() and wanted.method in METHODS and not METHODS[wanted.method].embeds:
                 fit[named([{**vars(wanted), "budget": training_record(path).get("steps")}])] = path
         return embeddings(self, fit) if fit else []
 

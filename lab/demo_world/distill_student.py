@@ -111,6 +111,7 @@ def described(recipe: Recipe) -> dict[str, dict]:
     low, high = recipe.guidance
     distil = {"guidance_min": low, "guidance_max": high, "images_per_trajectory": 16, "reuse": 0}
     distil |= {"cache_size": recipe.trajectories, "run_seed": recipe.seed}
+    distil["guidance_margin"] = 0.0  # as the students of the stored results were trained
     same = ("rank", "initial_gain_ratio", "trainable", "method", "negative_share")
     distil |= {name: getattr(recipe, name) for name in same}
     distil = {name: value for name, value in distil.items() if name not in unread(distil)}
@@ -120,7 +121,7 @@ def described(recipe: Recipe) -> dict[str, dict]:
     return {
         "model": {"demo_model": "base"}, "teacher": TEACHERS[recipe.teacher],
         "data": data | ({"negative_prompts": negatives} if recipe.negative_share else {}), "distillation": distil,
-        "training": train, "output": {"name": recipe.name},
+        "training": train, "output": {"name": recipe.name, "calibration": 0},
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class StudentInfo:
     """The metadata of a student file.
 
     Attributes:
-        method: how guidance enters, a name in METHODS.
+        method: how guidance enters, a name in LOADABLE.
         mode: what the tensors are ("lora": low-rank updates of the base, "diff": differences from it, "full": all
             weights of the student).
         guidance_min, guidance_max: trained range of guidance.
@@ -37,6 +37,8 @@ class StudentInfo:
         base: fingerprint of the base model.
         step: number of optimizer steps trained.
         pack_version: version of this pack that wrote the file.
+        calibration: `Calibration.json`; empty without one, as in older files.
+        reference_guidance: of a guidance LoRA, the w at which the LoRA strength is 1; 0 for other students.
     """
 
     method: str
@@ -50,6 +52,8 @@ class StudentInfo:
     base: str
     step: int
     pack_version: str
+    calibration: str = ""
+    reference_guidance: float = 0.0
 
     def metadata(self) -> dict[str, str]:
         """Return safetensors metadata, all strings, with a hash of the teacher."""
@@ -85,6 +89,8 @@ def parsed(cls: Any, metadata: Mapping[str, str], path: Path) -> Any:
     """
     values = {}
     for field in fields(cls):
+        if field.default is not MISSING and field.name not in metadata:
+            continue  # a file of an earlier version
         read = _READERS[field.type if isinstance(field.type, str) else field.type.__name__]
         try:
             values[field.name] = read(metadata[field.name])

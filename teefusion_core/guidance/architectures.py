@@ -25,7 +25,7 @@ PUBLISHED_TIMESTEP_SCALE = 1000.0  # AIDC-AI/TeEFusion, pipelines/sd3_teefusion_
 CASTING = ("comfy_cast_weights", "weight_function", "bias_function")
 """Attributes of the host's layers; one that is set makes a layer cast its weights to the dtype of its input."""
 
-INSTEAD = "use DICE Sharpen with a sharpener that was trained for this model"
+INSTEAD = "train with method guidance lora, which works without it, or use DICE Sharpen with a sharpener for this model"
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from .fusion import guidance_term, sinusoid
 
-TEEFUSION, GUIDANCE_ONLY, DISTILL_CFG, SPLIT, DICE = (
+TEEFUSION, GUIDANCE_ONLY, DISTILL_CFG, SPLIT, GUIDANCE_LORA, DICE = (
     "teefusion",
     "guidance only",
     "distillcfg",
     "teefusion split",
+    "guidance lora",
     "dice",
 )
 
@@ -114,7 +115,13 @@ teefusion: gain * G(psi(w)) * F(c - null). guidance only: gain * G(psi(w)), the 
 MLP(psi(w)) with new layers. The last two ignore the negative prompt. teefusion split (ours): gain * G(psi(w)) * (F(c) -
 F(null)), in which F sees only texts, as in its training, and no differences of texts.
 """
-TAUGHT = (*METHODS, DICE)
-"""Methods that can be trained: those with a term, and the DICE sharpener, which needs none."""
+LOADABLE = (*METHODS, GUIDANCE_LORA)
+"""Methods of student files: those with a term, and the LoRA whose strength is the guidance."""
+TAUGHT = (*METHODS, DICE, GUIDANCE_LORA)
+"""Methods that can be trained, in the frozen order of the node: those of student files, and the DICE sharpener."""
+ALPHA_PER_RANK = 2.0
+"""Alpha over rank in the file of a guidance LoRA. Other students have 1, so that a LoRA loader's patches tell which of
+them may be there: a guidance LoRA works in a LoRA loader, other students do not.
+"""
 EMBEDDER = "guidance_embedder."
 """Prefix of the weights of a GuidanceEmbedder in a student file."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..guidance.flow import per_row
+
 
 @dataclass
 class LowRank:
@@ -34,14 +36,21 @@ class LowRank:
         finally:
             handle.remove()
 
-    def added(self, out: Tensor, x: Tensor) -> Tensor:
-        """Return the output of the updated layer for x, given the output `out` of the layer without the update."""
-        return out + self._of(x).to(out.dtype)
+    def added(self, out: Tensor, x: Tensor, strength_B: Tensor | None = None) -> Tensor:
+        """Return the output of the updated layer for x, given the output `out` of the layer without the update.
 
-    def _of(self, x: Tensor) -> Tensor:
+        Args:
+            strength_B: factor on the update for each row of x; for linear layers only.
+        """
+        return out + self._of(x, strength_B).to(out.dtype)
+
+    def _of(self, x: Tensor, strength_B: Tensor | None) -> Tensor:
         up_OR, down_RI = (t.to(x) for t in (self.up_OR, self.down_RI))
         if down_RI.ndim == 2:
-            return nn.functional.linear(nn.functional.linear(x, down_RI), up_OR)
+            low = nn.functional.linear(x, down_RI)
+            if strength_B is not None:  # in float32, because half precision would round the strength
+                low = (low * per_row(strength_B.to(low.device), low)).to(low.dtype)
+            return nn.functional.linear(low, up_OR)
         conv, layer = getattr(nn.functional, f"conv{down_RI.ndim - 2}d"), self.layer
         low = conv(x, down_RI, stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
         return conv(low, up_OR.reshape(*up_OR.shape, *([1] * (down_RI.ndim - 2))))

@@ -178,9 +178,21 @@ def linear_layers(network: nn.Module) -> list[str]:
     return [path for path, layer in network.named_modules() if path and isinstance(layer, nn.Linear)]
 
 
-def _of_modulation(network: nn.Module, architecture: Architecture) -> list[str]:
+def _of_modulation(network: nn.Module, architecture: Architecture | None) -> list[str]:
+    if architecture is None:
+        raise InvalidConfig(
+            f"trainable is lora on modulation, but which layers of a {type(network).__name__} model these are is "
+            "unknown; choose lora"
+        )
     mark = architecture.modulation
     return [path for path in linear_layers(network) if architecture.embeds(path) or mark in path]
+
+
+LORA_LAYERS: dict[str, Callable[[nn.Module, Architecture | None], list[str]]] = {
+    "lora": lambda network, _: linear_layers(network),
+    "lora on modulation": _of_modulation,
+}
+"""Value of `trainable` -> paths of the layers that get a LoRA, from the network and its family."""
 
 
 def _of_embedders(network: nn.Module, architecture: Architecture) -> list[str]:
@@ -188,11 +200,14 @@ def _of_embedders(network: nn.Module, architecture: Architecture) -> list[str]:
 
 
 Maker = Callable[[nn.Module, Architecture, int, int], Update]
+
+
+def _lora_maker(layers: Callable[[nn.Module, Architecture | None], list[str]]) -> Maker:
+    return lambda network, row, rank, seed: Lora(network, rank, layers=layers(network, row), seed=seed)
+
+
 TRAINABLE: dict[str, Maker] = {
-    "lora": lambda network, _, rank, seed: Lora(network, rank, seed=seed),
-    "lora on modulation": lambda network, row, rank, seed: Lora(
-        network, rank, layers=_of_modulation(network, row), seed=seed
-    ),
+    **{name: _lora_maker(layers) for name, layers in LORA_LAYERS.items()},
     "embedders": lambda network, row, rank, seed: ParameterCopies(network, _of_embedders(network, row)),
     "everything": lambda network, row, rank, seed: ParameterCopies(network, [n for n, _ in network.named_parameters()]),
 }
@@ -206,7 +221,7 @@ layers. embedders: the parameters of these two embedders. everything: all parame
 def file_names(network: nn.Module, architecture: Architecture) -> dict[str, set[str]]:
     """Return the names of the tensors in a student file for each value of `trainable`."""
     parameters = [name for name, _ in network.named_parameters()]
-    layers = {"lora": linear_layers(network), "lora on modulation": _of_modulation(network, architecture)}
+    layers = {way: paths(network, architecture) for way, paths in LORA_LAYERS.items()}
     names = {"embedders": _of_embedders(network, architecture), "everything": parameters}
     return {
         **{way: {f"{PREFIX}{path}{end}" for path in paths for end in LORA_ENDS} for way, paths in layers.items()},

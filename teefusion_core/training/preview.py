@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from ..evaluation.labels import Labels
-from ..evaluation.plot import INK, PALE, STRONG, Frame
+from ..evaluation.plot import FAINT, INK, OTHER, PALE, STRONG, Frame
+from ..guidance.calibration import Calibration
 
 SIZE, MARGIN, LINE, TEXT = 256, 28, 16, 12
 CURVE, SMOOTH = PALE, STRONG
@@ -38,27 +39,54 @@ def loss_curve(losses: Sequence[float], steps: int) -> Image.Image:
     return image
 
 
+def calibration_plot(curve: Calibration) -> Image.Image:
+    """Plot the effective guidance of the student against its teacher's, before and after calibration."""
+    image = Image.new("RGB", (SIZE, SIZE), "white")
+    labels, far, both = Labels(image), SIZE - MARGIN, [*curve.teacher, *curve.before, *curve.after]
+    span, around = (min(both), max(both)), (curve.teacher[0], curve.teacher[-1])
+    frame = Frame(labels, (MARGIN, MARGIN, far, far), around, span)
+    frame.line([(value, value) for value in curve.teacher], FAINT)
+    frame.line(list(zip(curve.teacher, curve.before, strict=True)), OTHER, dots=True)
+    frame.line(list(zip(curve.teacher, curve.after, strict=True)), STRONG, width=2, dots=True)
+    labels.text((MARGIN, 6), "effective guidance, before", OTHER, TEXT)
+    labels.text((MARGIN + 168, 6), "and after", STRONG, TEXT)
+    labels.text((MARGIN, SIZE - 20), f"teacher {around[0]:.3g} to {around[1]:.3g}, w {curve.wanted[0]:.3g} to "
+                f"{curve.wanted[-1]:.3g}", INK, TEXT)  # fmt: skip
+    return image
+
+
 def preview_image(
-    losses: Sequence[float], steps: int, pictures: np.ndarray | None, labels: Sequence[str], rows: int
+    losses: Sequence[float],
+    steps: int,
+    pictures: np.ndarray | None,
+    labels: Sequence[str],
+    rows: int,
+    calibration: Calibration | None = None,
 ) -> Image.Image:
-    """Put the loss curve beside the images of the student.
+    """Put the loss curve beside the images of the student and the plot of its calibration.
 
     Args:
         losses, steps: losses of the run so far, and number of steps of the whole run.
         pictures: uint8 [rows * columns, H, W, 3], row by row; None before the first preview.
         labels: one per column.
         rows: number of prompts.
+        calibration: of the finished student.
     """
     curve = loss_curve(losses, steps)
+    if calibration is not None:
+        plotted = Image.new("RGB", (2 * SIZE, SIZE), "white")
+        plotted.paste(curve, (0, 0))
+        plotted.paste(calibration_plot(calibration), (SIZE, 0))
+        curve = plotted
     if pictures is None:
         return curve
     columns, cell = len(labels), (SIZE - LINE) // rows
-    image = Image.new("RGB", (SIZE + 4 + columns * (cell + 2), SIZE), "white")
+    image = Image.new("RGB", (curve.width + 4 + columns * (cell + 2), SIZE), "white")
     image.paste(curve, (0, 0))
     shown = Labels(image)
     for index, picture in enumerate(pictures):
         row, column = divmod(index, columns)
-        left = SIZE + 4 + column * (cell + 2)
+        left = curve.width + 4 + column * (cell + 2)
         image.paste(Image.fromarray(picture).resize((cell - 2, cell - 2)), (left, LINE + row * cell))
         if row == 0:
             shown.text((left, 1), labels[column], INK, TEXT)

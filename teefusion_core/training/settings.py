@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from ..errors import InvalidConfig
 from ..guidance.architectures import PUBLISHED_TIMESTEP_SCALE
 from ..guidance.fusion import EXACT, GUIDANCE_PRECISIONS
-from ..guidance.methods import DICE, TAUGHT, TEEFUSION
-from .adapters import TRAINABLE
+from ..guidance.methods import DICE, GUIDANCE_LORA, TAUGHT, TEEFUSION
+from .adapters import LORA_LAYERS, TRAINABLE
 from .setting_rules import Rule, check, choice, flag, number, text, whole
 from .targets import JITTERED, SECANT, TARGETS, TIMES
 
@@ -16,7 +16,8 @@ class DistillSettings:
     """What a student learns, under the names that config files and nodes use.
 
     Attributes:
-        guidance_min, guidance_max: range of w, the guidance of the paper, drawn uniformly (paper: 2 to 14).
+        guidance_min, guidance_max: range of w, the guidance of the paper, drawn uniformly (paper: 2 to 14), together
+            with the margin.
         teacher_steps, scheduler: the teacher's schedule.
         timestep_sampling: noise levels on this schedule, a name in TIMES.
         target: velocity to learn, a name in TARGETS.
@@ -34,6 +35,8 @@ class DistillSettings:
             is not trained, and `guidance_min` must equal `guidance_max`.
         gradient_checkpointing: uses less memory and takes a third more time.
         run_seed: seed of the trajectories, of the examples drawn from them and of the initial LoRA.
+        guidance_margin: how far beyond its range w is drawn: above guidance_max a share of the range, below
+            guidance_min a share of it. Without it a student that guides too weakly cannot be calibrated at the ends.
     """
 
     guidance_min: float = 1.0
@@ -55,6 +58,7 @@ class DistillSettings:
     method: str = TEEFUSION
     gradient_checkpointing: bool = False
     run_seed: int = 0
+    guidance_margin: float = 0.25
 
     def __post_init__(self):
         check(asdict(self), _LEGAL)
@@ -63,10 +67,32 @@ class DistillSettings:
                 f"guidance_min is {self.guidance_min} and guidance_max is {self.guidance_max}; a sharpener "
                 "learns a single guidance, so set both to the same number"
             )
+        if self.method == GUIDANCE_LORA and self.negative_share:
+            raise InvalidConfig(
+                f"negative_share is {self.negative_share:g}, but a guidance lora learns no negative prompts, because "
+                "its network never sees them; set it to 0, or train with method teefusion split"
+            )
+        if self.method == GUIDANCE_LORA and self.trainable not in LORA_LAYERS:
+            raise InvalidConfig(
+                f"trainable is {self.trainable}, but the guidance of a guidance lora is the strength of a LoRA; choose "
+                f"{' or '.join(LORA_LAYERS)}"
+            )
         if self.method != DICE and not self.guidance_min < self.guidance_max:
             raise InvalidConfig(
                 f"guidance_min is {self.guidance_min}, guidance_max is {self.guidance_max}; use a larger guidance_max"
             )
+
+    @property
+    def guidance_shown(self) -> tuple[float, float, float]:
+        """The smallest, the middle and the largest guidance."""
+        return self.guidance_min, (self.guidance_min + self.guidance_max) / 2, self.guidance_max
+
+    @property
+    def drawn_guidance(self) -> tuple[float, float]:
+        """The smallest and the largest w that is drawn in training, with the margin."""
+        beyond = self.guidance_margin * (self.guidance_max - self.guidance_min)
+        # below, a share of w itself: near 0 the loss, which is relative to the guidance, would be all noise
+        return self.guidance_min * (1 - self.guidance_margin), self.guidance_max + beyond
 
 
 _LEGAL: dict[str, Rule] = {
@@ -89,4 +115,5 @@ _LEGAL: dict[str, Rule] = {
     "method": choice(TAUGHT),
     "gradient_checkpointing": flag(),
     "run_seed": whole(0, 2**64 - 1),
+    "guidance_margin": number(lambda share: 0 <= share <= 1, "a share from 0 to 1"),
 }

@@ -15,7 +15,7 @@ FILES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sor
 SHORT = {  # widget -> value that makes a run a matter of seconds
     "DistillTrainer": dict(
         steps=3, cache_size=1, images_per_trajectory=2, batch_size=2, teacher_steps=3, preview_every=1,
-        name="browser_student",
+        name="browser_student", calibration=1,
     ),
     **dict.fromkeys(("KSampler", "W2SDTeacherSampler", "ZSampling", "BasicScheduler"), {"steps": 3}),
 }  # fmt: skip

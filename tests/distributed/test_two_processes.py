@@ -20,7 +20,10 @@ PROMPTS = "a red circle on white\na blue square left of a green ring\ntwo tiny c
 STEPS, LATE = 20, 15
 
 
-def config(name, *, batch_size=1, parallel=None, **train):
+LORA = {"method": "guidance lora", "initial_gain_ratio": None}
+
+
+def config(name, *, batch_size=1, parallel=None, distillation=None, **train):
     sharing = {"parallel": parallel} if parallel else {}
     train = {
         "steps": STEPS, "batch_size": batch_size, "gradient_accumulation": 2, "learning_rate": 1e-3, "save_every": 5,
@@ -28,13 +31,16 @@ def config(name, *, batch_size=1, parallel=None, **train):
     }  # fmt: skip
     distil = {
         "teacher_steps": 4, "images_per_trajectory": 2, "cache_size": 2, "initial_gain_ratio": 0.25,
-        "guidance_max": 6.0, "guidance_error_weight": 1.0,
+        "guidance_max": 6.0, "guidance_margin": 0.0, "guidance_error_weight": 1.0,
     }  # fmt: skip
-    distil |= {"trainable": "lora on modulation", "rank": 3}
+    distil |= {"trainable": "lora on modulation", "rank": 3} | (distillation or {})
+    distil, compared = {key: value for key, value in distil.items() if value is not None}, int(bool(distillation))
     return {
         "model": {"demo_model": "base"}, "data": {"prompts": "prompts.txt", "width": 64, "height": 64},
         "distillation": distil, "training": train,
-        "output": {"name": name, "accept_changes": ["parallel"] if parallel else []},
+        "output": {
+            "name": name, "accept_changes": ["parallel"] if parallel else [], "calibration": compared,
+        },
     }  # fmt: skip
 
 
@@ -59,12 +65,16 @@ def comfyui():
 
 
 JOBS = {
-    1: [{"name": "plain", "config": config("one", batch_size=2)}],
+    1: [
+        {"name": "plain", "config": config("one", batch_size=2)},
+        {"name": "lora", "config": config("lora", batch_size=2, distillation=LORA)},
+    ],
     2: [
         {"name": "ddp", "config": config("ddp", parallel="ddp")},
         {"name": "fsdp", "config": config("fsdp", parallel="fsdp")},
         {"name": "ddp-then-fsdp", "branch": ["ddp", "a", LATE], "config": config("a", parallel="fsdp")},
         {"name": "fsdp-then-ddp", "branch": ["fsdp", "b", LATE], "config": config("b", parallel="ddp")},
+        {"name": "lora-fsdp", "config": config("lora-fsdp", parallel="fsdp", distillation=LORA)},
         {"name": "ill", "config": config("ill"), "broken": 1},
     ],
 }
@@ -87,9 +97,9 @@ def found(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_processes_learn_what_one_does(found, parallel, record_property):
-    [one], two = found["plain"], found[parallel]
+@pytest.mark.parametrize(("alone", "together"), [("plain", "ddp"), ("plain", "fsdp"), ("lora", "lora-fsdp")])
+def test_two_processes_learn_what_one_does(found, alone, together, record_property):
+    [one], two = found[alone], found[together]
     worst = max(abs(a - b) for a, b in zip(one["losses"], two[0]["losses"], strict=True))
     record_property("largest difference of a loss", worst)
     assert len(one["losses"]) == STEPS and worst < 1e-6

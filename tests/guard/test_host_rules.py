@@ -34,7 +34,7 @@ FROZEN = {
     "DistillTrainer": "model guider sampler prompts name guidance_min guidance_max steps teacher_steps scheduler width"
     " height trainable rank batch_size learning_rate preview_every run_seed accept_changes target timestep_sampling"
     " images_per_trajectory cache_size reuse negative_share initial_gain_ratio gradient_checkpointing save_every clip"
-    " vae negative_prompts positive null latents method whole_model | LORA_MODEL LOSS_MAP steps file",
+    " vae negative_prompts positive null latents method whole_model calibration | LORA_MODEL LOSS_MAP steps file",
     "GuidanceReport": "model guider sampler sigmas latent_image positive negative noise_seed vae"
     " | LATENT plot report cost",
     "CompareGrid": "images_a prompts methods costs image_size images_b images_c images_d images_e images_f | grid",

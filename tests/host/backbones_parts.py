@@ -22,6 +22,7 @@ SD3 = {
     "pos_embed_max_size": 16, "num_patches": 256, "adm_in_channels": POOLED,
 }  # fmt: skip
 SDXL = UNET | {"model_channels": 64, "num_classes": "sequential", "adm_in_channels": 2816, "context_dim": WIDTH}
+FLUX2 = FLUX | {"vec_in_dim": None, "in_channels": 128, "out_channels": 128, "patch_size": 1}
 LUMINA = {
     "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 96, "cap_feat_dim": WIDTH, "n_layers": 1,
     "n_refiner_layers": 1, "qk_norm": True, "n_heads": 2, "n_kv_heads": 2, "axes_dims": [16, 16, 16],
@@ -49,7 +50,7 @@ class Backbone:
         family: name of the row of ARCHITECTURES; empty for a model that takes no pooled text.
         literal: (network, sinusoid [B,K]) -> G of it; network -> F; by hand, not through our table.
         latent: shape of a latent [C,...].
-        pooled: width of a pooled text.
+        pooled: width of a pooled text; None for none.
         extras: what else is in its prompts.
         missing: in a model without pooled text, the part that is not there.
     """
@@ -63,7 +64,7 @@ class Backbone:
     waves: int = 256
     path: str = "vector_in"
     latent: tuple[int, ...] = (16, 8, 8)
-    pooled: int = POOLED
+    pooled: int | None = POOLED
     extras: dict[str, Any] = field(default_factory=dict)
     missing: str = ""
 
@@ -90,12 +91,13 @@ BACKBONES = [
     ),
     Backbone("HunyuanVideo", "HunyuanVideo", VIDEO, "HunyuanVideo", latent=(16, 2, 8, 8)),
 ]  # fmt: skip
+NONE = {"pooled": None, "missing": "no embedder of pooled text"}
 WITHOUT = [
-    Backbone("Wan 2.1", "WAN21_T2V", WAN, missing="no embedder of pooled text"),
-    Backbone("Qwen-Image", "QwenImage", QWEN, missing="no embedder of pooled text"),
-    Backbone("Lumina 2, Z-Image", "Lumina2", LUMINA, missing="no embedder of pooled text"),
-    Backbone("Flux.2", "Flux2", FLUX | {"vec_in_dim": None}, missing="no pooled text at vector_in"),
-    Backbone("SD1.5", "SD15", UNET, missing="no embedder of pooled text"),
+    Backbone("Wan 2.1", "WAN21_T2V", WAN, latent=(16, 2, 8, 8), **NONE),
+    Backbone("Qwen-Image", "QwenImage", QWEN, latent=(16, 1, 8, 8), **NONE),
+    Backbone("Lumina 2, Z-Image", "Lumina2", LUMINA, **NONE),
+    Backbone("Flux.2", "Flux2", FLUX2, latent=(128, 4, 4), **NONE | {"missing": "no pooled text at vector_in"}),
+    Backbone("SD1.5", "SD15", UNET, latent=(4, 8, 8), **NONE),
 ]
 
 
@@ -122,4 +124,5 @@ def built(host, backbone, seed=1):
 
 
 def prompt(backbone, seed):
-    return [[randn(seed, 1, TOKENS, WIDTH), {"pooled_output": randn(seed + 90, 1, backbone.pooled), **backbone.extras}]]
+    pooled = None if backbone.pooled is None else randn(seed + 90, 1, backbone.pooled)  # as CLIPTextEncode has it
+    return [[randn(seed, 1, TOKENS, WIDTH), {"pooled_output": pooled, **backbone.extras}]]

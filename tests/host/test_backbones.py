@@ -214,7 +214,8 @@ def test_prompts_that_differ_in_more_than_words_are_trained_as_if_alone(host, pa
 @pytest.mark.parametrize("backbone", WITHOUT, ids=lambda backbone: backbone.name)
 def test_without_pooled_text_it_says_what_is_missing(backbone, host, pack, tell):
     model = built(host, backbone)
-    with pytest.raises(pack.errors.UnsupportedArchitecture, match="^TeEFusion Conditioning: .*DICE Sharpen"):
+    said = "^TeEFusion Conditioning: .*guidance lora.*DICE Sharpen"
+    with pytest.raises(pack.errors.UnsupportedArchitecture, match=said):
         pack.nodes["TeEFusionConditioning"].execute(model, prompt(backbone, 1), prompt(backbone, 2), W)
     tell("family", "refused")
-    tell("conditioning", backbone.missing + "; DICE Sharpen is offered")
+    tell("conditioning", backbone.missing + "; guidance lora and DICE Sharpen are offered")

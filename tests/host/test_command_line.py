@@ -25,7 +25,7 @@ CONFIG = {
     "distillation": {"teacher_steps": 4, "images_per_trajectory": 2, "cache_size": 2, "rank": 2}
     | {"initial_gain_ratio": 0.25, "guidance_max": 6.0},
     "training": {"steps": 12, "batch_size": 2, "learning_rate": 1e-3, "save_every": 2},
-    "output": {"name": "mine"},
+    "output": {"name": "mine", "calibration": 1},
 }
 PROMPTS = "a red circle on white\n\n a blue square left of a green ring \n"
 
@@ -38,6 +38,7 @@ def folder(tmp_path):
 
 def written(folder, name="run.json", **sections):
     config = {section: CONFIG.get(section, {}) | values for section, values in ({**CONFIG} | sections).items()}
+    config = {section: {k: v for k, v in values.items() if v is not None} for section, values in config.items()}
     (folder / name).write_text(json.dumps(config))
     return folder / name
 
@@ -64,14 +65,20 @@ def same(a, b):
     return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
 
 
-def test_killed_it_resumes_to_the_same_student(folder):
-    code, out, err = ended(start(written(folder)))
+@pytest.mark.parametrize(
+    "distillation",
+    [{}, pytest.param({"method": "guidance lora", "initial_gain_ratio": None}, marks=pytest.mark.extended)],
+    ids=["teefusion", "guidance lora"],
+)
+def test_killed_it_resumes_to_the_same_student(folder, distillation):
+    code, out, err = ended(start(written(folder, distillation=distillation)))
     assert code == 0, err
     assert "step 12/12" in out and str(folder / "mine.safetensors") in out
+    assert "comparing student and teacher at w 1 of about 5" in out
     whole, metadata = tensors_of(folder / "mine.safetensors")
     assert metadata["teacher"] == "CFG at scale 1 + w, euler" and metadata["step"] == "12"
 
-    other = written(folder, "other.json", output={"name": "other"})
+    other = written(folder, "other.json", distillation=distillation, output={"name": "other"})
     victim = start(other)
     deadline = time.monotonic() + 120
     while not list((folder / "runs" / "other").glob("step-0000000[4-9]")):

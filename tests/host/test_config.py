@@ -64,6 +64,8 @@ def test_types_are_strict(pack, tmp_path, section, name, value):
         ("model", "vae", "v.safetensors", []), ("data", "subfolders", True, []), ("data", "images", "folder", []),
         ("distillation", "rank", 4, [("distillation", "trainable", "embedders")]),
         ("distillation", "initial_gain_ratio", 0.2, [("distillation", "method", "distillcfg")]),
+        ("distillation", "initial_gain_ratio", 0.2, [("distillation", "method", "guidance lora")]),
+        ("distillation", "guidance_precision", "exact", [("distillation", "method", "guidance lora")]),
         ("distillation", "negative_share", 0.5, []), ("data", "negative_prompts", "prompts.txt", []),
     ],
 )  # fmt: skip
@@ -154,7 +156,7 @@ CHANGED = [
     (REFLECTED, [("teacher", "reflect_steps", 2)], {"reflect_steps"}),
     (REFLECTED, [("teacher", "inversion", "upper")], {"inversion"}),
     (PLAIN, [("output", "student", "other.safetensors")], set()),
-    (PLAIN, [("output", "whole_model", True)], set()),
+    (PLAIN, [("output", "whole_model", True)], set()), (PLAIN, [("output", "calibration", 3)], set()),
 ]  # fmt: skip
 
 
@@ -205,7 +207,7 @@ class TestWhatIsWired:
             "clip": "prompts",
         }  # fmt: skip
         assert set(shown_in.values()) <= self.of(pack, distil).keys()
-        without_effect = {"name", "accept_changes", "preview_every", "vae", "whole_model"}
+        without_effect = {"name", "accept_changes", "preview_every", "vae", "whole_model", "calibration"}
         inputs = {item.id for item in pack.nodes["DistillTrainer"].GET_SCHEMA().inputs}
         assert inputs <= counts | shown_in.keys() | without_effect
 

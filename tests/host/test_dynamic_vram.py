@@ -4,8 +4,9 @@ import gc
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from teefusion_core.files.student_file import write_student
+from teefusion_core.files.student_file import StudentInfo, write_student
 from teefusion_core.training.loop_settings import TrainSettings
 
 from .composition_columns import STUDENT_FILE
@@ -202,6 +203,34 @@ class TestTraining:
         network = distil().network
         monkeypatch.setattr(network.model, "get_free_memory", lambda device: 7, raising=False)
         assert pack.comfy_host.memory_check._free(network) == 7
+
+
+def test_a_guidance_lora_is_merged_at_the_strength_of_each_run(pack, top, models, tmp_path, add_folder):
+    """A layer keeps what it cast for the last MODEL: another w must not meet the weights of the one before."""
+    import nodes
+
+    info = {
+        "method": "guidance lora", "mode": "lora", "guidance_min": 1.0, "guidance_max": 6.0, "gain": 0.0,
+        "guidance_embedding_scale": 1000.0, "guidance_precision": "exact", "teacher": "", "step": 1,
+        "base": pack.comfy_host.base_fingerprint(top.world().model), "pack_version": "", "reference_guidance": 4.0,
+    }  # fmt: skip
+    folder = add_folder("loras", tmp_path)
+    write_student(folder / "own.safetensors", load_file(models / STUDENT_FILE), StudentInfo(**info))
+    world, conditioning = top.world(), pack.nodes["TeEFusionConditioning"].execute
+    student = pack.nodes["TeEFusionStudentLoader"].execute("own.safetensors", world.model).args[0]
+    assert student.is_dynamic()
+
+    def picture(w):
+        fused, positive = conditioning(student, world.positive, world.negative, w).args
+        return top.euler(world, model=fused, cfg=1.0, positive=positive)
+
+    def stock(strength):
+        [model] = nodes.LoraLoaderModelOnly().load_lora_model_only(world.model, "own.safetensors", strength)
+        return top.euler(world, model=model, cfg=1.0)
+
+    for w, strength in ((2.0, 0.5), (6.0, 1.5), (2.0, 0.5)):
+        assert relative(picture(w), stock(strength)) < EXACT
+    assert relative(picture(2.0), picture(6.0)) > MATTERS
 
 
 def test_a_gap_that_no_layer_computes_with_is_reported(top, monkeypatch, caplog):

@@ -13,6 +13,7 @@ MIB = 2**20
 CASES = {
     "lora": (dict(), 16), "checkpointing": (dict(gradient_checkpointing=True, rank=32), 32),
     "everything": (dict(trainable="everything"), 4), "teacher": (dict(images_per_trajectory=64), 2),
+    "guidance lora": (dict(method="guidance lora", initial_gain_ratio=0.0, nulls=("",)), 16),
 }  # fmt: skip
 
 

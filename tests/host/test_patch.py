@@ -1,6 +1,7 @@
 """Guidance fusion inside the real host."""
 
 import gc
+import json
 import logging
 import weakref
 
@@ -285,6 +286,26 @@ def test_student_metadata_sets_gain_precision_range(golden_model, pack, runner, 
     assert torch.equal(runner(*by_file, x), runner(*by_hand, x))
     for w in (0.5, 8.01, [5.0, 9.0]):
         with pytest.raises(pack.errors.InvalidConfig, match="1 to 8"):
+            pack.comfy_host.apply_fusion(student, positive, null, w)
+
+
+def test_a_calibrated_student_gets_the_w_that_it_needs(golden_model, pack, runner, prompts):
+    x, (positive, null, _) = inputs(CASE)["x"][:1], prompts
+    columns = {"wanted": [1, 3, 6], "inner": [1.5, 5, 9], "teacher": [2, 4, 7], "before": [1, 2, 3], "after": [2, 4, 7]}
+    metadata = dict(gain=0.25, guidance_min=1.0, guidance_max=8.0, guidance_precision=EXACT)
+    student, plain = golden_model(CASE).clone(), golden_model(CASE).clone()
+    student.set_attachments(pack.comfy_host.STUDENT_KEY, metadata | {"calibration": json.dumps(columns)})
+    plain.set_attachments(pack.comfy_host.STUDENT_KEY, metadata | {"guidance_max": 9.0})
+    for w, inner in ((1.0, 1.5), (2.0, 3.25), (6.0, 9.0), ([1.0, 4.5], [1.5, 7.0])):
+        [(_, wanted)] = pack.comfy_host.apply_fusion(student, positive, null, w)[1]
+        [(_, given)] = pack.comfy_host.apply_fusion(plain, positive, null, inner)[1]
+        assert torch.equal(wanted["teefusion_guidance_timestep"], given["teefusion_guidance_timestep"])
+    assert torch.equal(
+        runner(*pack.comfy_host.apply_fusion(student, positive, null, 3.0), x),
+        runner(*pack.comfy_host.apply_fusion(plain, positive, null, 5.0), x),
+    )
+    for w, said in ((7.0, "from 1 to 6, though it was trained for 1 to 8"), (9.0, "trained for w from 1 to 8")):
+        with pytest.raises(pack.errors.InvalidConfig, match=said):
             pack.comfy_host.apply_fusion(student, positive, null, w)
 
 

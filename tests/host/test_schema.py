@@ -12,7 +12,7 @@ TYPES = {
     "IMAGE": "images images_a images_b images_c images_d images_e images_f",
     "STRING": "prompts name accept_changes negative_prompts methods costs",
     "INT": "seed run_seed noise_seed steps reflect_steps rounds teacher_steps width height rank batch_size"
-    " preview_every images_per_trajectory cache_size save_every image_size",
+    " preview_every images_per_trajectory cache_size save_every image_size calibration",
     "FLOAT": "guidance guidance_min guidance_max alpha beta add_weight subtract_weight strong_cfg weak_cfg final_cfg"
     " cfg inversion_cfg chats_alpha denoise learning_rate reuse negative_share initial_gain_ratio",
     "COMBO": "variant student sharpener scheduler trainable target timestep_sampling method inversion rule"
@@ -31,14 +31,15 @@ OPTIONAL = {
     "DICESharpen": "null negative model", "TextEmbeddingBlend": "add subtract reference",
     "W2SDTeacherSampler": "weak_model weak_positive weak_negative",
     "ReflectionGuider": "weak_model weak_positive weak_negative",
-    "DistillTrainer": "clip vae negative_prompts positive null latents method whole_model", "GuidanceReport": "vae",
+    "DistillTrainer": "clip vae negative_prompts positive null latents method whole_model calibration",
+    "GuidanceReport": "vae",
     "CompareGrid": "images_b images_c images_d images_e images_f",
 }  # fmt: skip
 CHOICES = {
     "variant": "base, weak, student", "guidance_precision": "auto, official bf16, exact", "rule": "CFG, CHATS",
     "inversion": "exact, upper, official", "trainable": "lora, lora on modulation, embedders, everything",
     "target": "secant, re-evaluated, clean", "timestep_sampling": "schedule, jittered, uniform",
-    "method": "teefusion, guidance only, distillcfg, teefusion split, dice",
+    "method": "teefusion, guidance only, distillcfg, teefusion split, dice, guidance lora",
 }  # fmt: skip
 
 

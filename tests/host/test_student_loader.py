@@ -107,6 +107,16 @@ def with_one(value):
     return lambda tensor: tensor.flatten().index_fill(0, torch.tensor([0]), value).reshape(tensor.shape)
 
 
+def test_a_calibration_that_was_edited_is_refused(pack, top, loras):
+    with safe_open(loras / NAME, "pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(loras / NAME), loras / NAME, metadata=metadata | {"calibration": '{"wanted": [1]}'})
+    with pytest.raises(
+        pack.errors.CheckpointMismatch, match="^Load TeEFusion Student: .*mine.safetensors.*calibration"
+    ):
+        load(pack, top.world().model)
+
+
 DAMAGES = {
     "no up": without(".lora_up.weight"),
     "no down": without(".lora_down.weight"),

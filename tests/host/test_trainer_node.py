@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from teefusion_core.guidance.calibration import Calibration
 from teefusion_core.training.adapters import TRAINABLE
 
 from .reflection_parts import OTHER, PROMPT, randn, relative, weights_of
@@ -19,7 +20,7 @@ NODE = "DistillTrainer"
 SMALL = dict(
     prompts=f"{PROMPT}\n\n {OTHER}\n", name="mine", steps=6, batch_size=2, rank=2, guidance_max=6.0, width=64,
     height=64, teacher_steps=3, cache_size=1, images_per_trajectory=2, initial_gain_ratio=0.25, save_every=2,
-    preview_every=3,
+    preview_every=3, calibration=0,
 )  # fmt: skip
 
 
@@ -118,6 +119,47 @@ def test_pictures_in_between_change_nothing(train, trainable):
     alone = train(name="alone", preview_every=0, trainable=trainable)
     assert watched[1] == alone[1]
     assert all(torch.equal(watched[0][name], tensor) for name, tensor in alone[0].items())
+
+
+def test_at_the_end_student_and_teacher_are_compared(
+    pack, host, world, train, output, add_folder, shown, monkeypatch, caplog
+):
+    """Cancelled then, it keeps the training; started again, it compares only."""
+    kind, asked = pack.comfy_host.Distillation, []
+    made, beside = kind.trajectory, kind.trajectory_beside
+    learned = dict(
+        method="guidance lora", calibration=2, guidance_min=0.2, guidance_max=1.0, steps=40, learning_rate=1e-2,
+        batch_size=8, cache_size=4, reuse=0, teacher_steps=4, rank=8, preview_every=0,
+    )  # fmt: skip
+
+    def cancelled(*args):
+        host.comfy.model_management.interrupt_current_processing()
+        return beside(*args)
+
+    monkeypatch.setattr(kind, "trajectory_beside", cancelled)
+    with caplog.at_level(logging.INFO), pytest.raises(host.comfy.model_management.InterruptProcessingException):
+        train(**learned)
+    assert "run again to calibrate" in caplog.text and not (output / "loras" / "mine.safetensors").exists()
+    monkeypatch.setattr(kind, "trajectory_beside", beside)
+    monkeypatch.setattr(kind, "trajectory", lambda *args: asked.append(1) or made(*args))
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        _, losses, steps, _ = train(**learned)
+    assert steps == 40 == len(losses["loss"]) and not asked, "no step and no trajectory of the training again"
+    assert "comparing student and teacher at w 1 of about 5" in caplog.text
+    add_folder("loras", output / "loras")
+    student = pack.nodes["TeEFusionStudentLoader"].execute("mine.safetensors", world.model).args[0]
+    curve = Calibration.of(student.get_attachment(pack.comfy_host.STUDENT_KEY)["calibration"])
+    assert curve.teacher == pytest.approx([1 + w for w in curve.wanted], rel=0.01), "CFG"
+    assert curve.after == pytest.approx(curve.teacher, rel=0.03), "what the teacher gives"
+    assert max(abs(a - b) for a, b in zip(curve.before, curve.teacher, strict=True)) > 0.05, "which it did not"
+    assert f"calibrated for w from {curve.wanted[0]:.4g} to {curve.wanted[-1]:.4g}" in caplog.text
+    assert np.asarray(shown[-1][2][1]).shape == (256, 512, 3), "the curve of the loss beside wanted and got"
+    fuse = pack.nodes["TeEFusionConditioning"].execute
+    fuse(student, world.positive, world.negative, curve.wanted[-1])
+    if curve.wanted[-1] < 1.0:
+        with pytest.raises(pack.errors.InvalidConfig, match="though it was trained for 0.2 to 1"):
+            fuse(student, world.positive, world.negative, 1.0)
 
 
 def test_cancel_keeps_the_work(host, top, world, train, output, shown, monkeypatch, caplog):

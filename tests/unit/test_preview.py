@@ -5,7 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from teefusion_core.training.preview import CURVE, SIZE, SMOOTH, loss_curve, preview_image
+from teefusion_core.evaluation.plot import OTHER, STRONG
+from teefusion_core.guidance.calibration import Calibration
+from teefusion_core.training.preview import (
+    CURVE,
+    MARGIN,
+    SIZE,
+    SMOOTH,
+    calibration_plot,
+    loss_curve,
+    preview_image,
+)
 
 
 def places(image, colour):
@@ -30,6 +40,19 @@ def test_odd_losses_are_drawn_too(losses):
     image = loss_curve(losses, 20)
     assert image.size == (SIZE, SIZE)
     assert bool(len(places(image, SMOOTH)[0]) + len(places(image, CURVE)[0])) == any(map(math.isfinite, losses))
+
+
+def test_the_calibration_is_plotted_beside_the_loss():
+    teacher = [1.5, 3.0, 5.0]
+    curve = Calibration([0.5, 2.0, 4.0], [0.7, 2.9, 5.5], teacher, [1.3, 2.2, 3.0], teacher)
+    image = calibration_plot(curve)
+    for column, colour in ((teacher, STRONG), (curve.before, OTHER)):
+        x, y = places(image, colour)
+        inside = (y > 2 * MARGIN) & (y < SIZE - MARGIN - 2)
+        slope = np.polyfit(x[inside], -y[inside], 1)[0]
+        assert slope == pytest.approx((column[-1] - column[0]) / (5.0 - 1.3), rel=0.2), "steeper after than before"
+    both = preview_image([1.0, 0.5], 2, None, [], rows=1, calibration=curve)
+    assert both.size == (2 * SIZE, SIZE) and np.array_equal(np.asarray(both)[:, SIZE:], np.asarray(image))
 
 
 def test_pictures_stand_in_rows_of_prompts():

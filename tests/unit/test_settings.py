@@ -32,3 +32,17 @@ def test_a_sharpener_learns_one_guidance():
     assert DistillSettings(method="dice", guidance_min=2.0, guidance_max=2.0).guidance_max == 2.0
     with pytest.raises(InvalidConfig, match=r"1\.0"):
         DistillSettings(method="dice")
+
+
+def test_w_is_drawn_a_little_beyond_its_range():
+    low, high = DistillSettings(guidance_min=2.0, guidance_max=6.0, guidance_margin=0.25).drawn_guidance
+    assert (low, high) == (1.5, 7.0)
+    assert DistillSettings(guidance_min=0.0, guidance_max=6.0, guidance_margin=1.0).drawn_guidance == (0.0, 12.0)
+    assert DistillSettings(guidance_min=2.0, guidance_max=6.0, guidance_margin=0.0).drawn_guidance == (2.0, 6.0)
+
+
+@pytest.mark.parametrize("given", [{"negative_share": 0.5}, {"trainable": "everything"}, {"trainable": "embedders"}])
+def test_what_a_guidance_lora_cannot_be_is_named(given):
+    [name] = given
+    with pytest.raises(InvalidConfig, match=f"{name} is .*guidance lora"):
+        DistillSettings(method="guidance lora", **given)

@@ -37,7 +37,14 @@ KINDS = {
         SHARPENER, NETWORK.state_dict(), read_sharpener, lambda path, info: write_sharpener(path, NETWORK, info)
     ),
 }
-FIELDS = [(kind, field) for kind, one in KINDS.items() for field in one.info.__dataclass_fields__ if field != "method"]
+LATER = {"calibration": "", "reference_guidance": 0.0}
+"""Fields that files of earlier versions do not have."""
+FIELDS = [
+    (kind, field)
+    for kind, one in KINDS.items()
+    for field in one.info.__dataclass_fields__
+    if field not in {"method", *LATER}
+]
 
 
 @pytest.fixture
@@ -149,6 +156,11 @@ class TestRefusals:
     def test_a_sharpener_is_no_student(self, path):
         write_sharpener(path, NETWORK, SHARPENER)
         refuse(KINDS["student"], path, "teefusion-sharpener/1")
+
+    def test_a_file_of_an_earlier_version_is_read(self, path):
+        metadata = {name: text for name, text in STUDENT.metadata().items() if name not in LATER}
+        save_file(TENSORS, path, metadata=metadata)
+        assert read_student(path)[1] == STUDENT and vars(STUDENT).items() >= LATER.items()
 
     @pytest.mark.parametrize(("name", "field"), FIELDS)
     def test_a_missing_field(self, path, name, field):

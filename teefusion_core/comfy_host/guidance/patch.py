@@ -11,7 +11,6 @@ Shapes: B batch, P pooled width, D model width.
 from __future__ import annotations
 
 import inspect
-import math
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -27,10 +26,13 @@ from ...files.tensor_file import not_finite
 from ...guidance.add_to_output import add_to_output
 from ...guidance.architectures import PUBLISHED_GUIDANCE, Architecture, architecture_of, family_of
 from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep, shown
-from ...guidance.methods import METHODS, TEEFUSION, Ingredients
+from ...guidance.methods import GUIDANCE_LORA, METHODS, TEEFUSION, Ingredients
 from ..notes import begin, tell, warn
 from ..prompts.prompt_check import check_finite
 from ..weights import compute_dtype
+from .guidance_range import inner_guidance, outside
+from .lora_strength import at_strength, is_guidance_lora
+from .wiring import note_cfg
 
 STUDENT_KEY = "teefusion_student"  # attachment of a student: the metadata of its file, a dict
 EMBEDDER_KEY = "teefusion_embedder"  # attachment of a student: its GuidanceEmbedder, or None
@@ -46,7 +48,7 @@ LABEL = "TeEFusion"  # prefix of messages during a run, when no node of ours is 
 def apply_fusion(
     model_patcher, positive, null, guidance, *, guidance_precision: str | None = None, gain: float | None = None
 ):
-    """Return a model and a conditioning for guidance in one pass.
+    """Return a model and a conditioning for guidance in one pass; a guidance LoRA needs a model only.
 
     Args:
         model_patcher: ComfyUI MODEL; not modified, a clone is returned.
@@ -62,16 +64,17 @@ def apply_fusion(
         InvalidConfig: w is outside the trained range, or a prompt has no pooled vector.
         ShapeMismatch: widths or numbers of rows differ.
     """
+    student = model_patcher.get_attachment(STUDENT_KEY) or {}
+    w_B = inner_guidance(guidance_rows(guidance), student)
+    check_finite(positive, "positive")
+    if student.get("method") == GUIDANCE_LORA:
+        return at_strength(model_patcher, float(student["reference_guidance"]), w_B), list(positive)
     architecture = architecture_of(model_patcher.model.diffusion_model)
     pooled_width, _ = architecture.widths(model_patcher.model.diffusion_model)
-    student = model_patcher.get_attachment(STUDENT_KEY) or {}
-    w_B = guidance_rows(guidance)
-    _check_trained_range(w_B, student)
     precision = guidance_precision or student.get("guidance_precision", OFFICIAL_BF16)
     scale = float(student.get("guidance_embedding_scale", architecture.guidance_embedding_scale))
     if len(null) != 1:
         raise InvalidConfig(f"null holds {len(null)} prompts; connect one encoded empty prompt")
-    check_finite(positive, "positive")
     check_finite(null, "null")
     null_BP = _pooled_of(null[0], "null", pooled_width)
     used_gain = float(student.get("gain", architecture.gain) if gain is None else gain)
@@ -104,14 +107,18 @@ def why_no_base(model_patcher) -> str | None:
 
 
 def note_student_as_lora(model_patcher) -> None:
-    """Warn in the running node if a LoRA loader seems to have loaded a student: it does not read gain and method.
+    """Warn in the running node if a LoRA loader seems to have loaded a student that needs more than its LoRA.
 
     Every student changes the embedders of time and pooled text, which other LoRAs rarely do.
     """
     family = family_of(model_patcher.model.diffusion_model)
     if family is None or model_patcher.get_attachment(STUDENT_KEY) is not None:
         return
-    changed = [str(name).removeprefix("diffusion_model.") for name in model_patcher.patches]
+    changed = [
+        str(name).removeprefix("diffusion_model.")
+        for name, patches in model_patcher.patches.items()
+        if not all(is_guidance_lora(patch[1]) for patch in patches)
+    ]
     if all(any(name.startswith(f"{part}.") for name in changed) for part in (family.time_mlp, family.pooled_embed)):
         warn(
             "a LoRA on this model changes the embedders, as a student does. A student in a LoRA loader has no "
@@ -126,7 +133,7 @@ def _note_origin(w_B: Tensor, gain: float, *, published: bool) -> None:
         return
     low, high = PUBLISHED_GUIDANCE
     tell(f"read as the published student: w from {low:g} to {high:g}, rounded as in the official code, gain {gain:g}")
-    if _outside(w_B, low, high):
+    if outside(w_B, low, high):
         warn(f"guidance is {shown(w_B)}, but the published student was trained for w from {low:g} to {high:g}.")
 
 
@@ -136,20 +143,6 @@ def _note_wiring(null_BP: Tensor, positives: list[Tensor]) -> None:
         warn("null is all zeros; connect an encoded empty prompt instead.")
     if any(torch.equal(pooled_BP.to(null_BP), null_BP) for pooled_BP in positives):
         warn("null is the prompt itself, so guidance is zero; connect an encoded empty prompt.")
-
-
-def _outside(w_B: Tensor, low: float, high: float) -> bool:
-    return bool(((w_B < low) | (w_B > high)).any())
-
-
-def _check_trained_range(w_B: Tensor, student: dict) -> None:
-    """Refuse a w outside the trained range; a student without a range accepts any."""
-    low, high = float(student.get("guidance_min", 0.0)), float(student.get("guidance_max", math.inf))
-    if _outside(w_B, low, high):
-        raise InvalidConfig(
-            f"guidance is {shown(w_B)}, this student was trained for w from {low:g} to {high:g} "
-            f"(CFG scale {1 + low:g} to {1 + high:g}); choose a value in this range"
-        )
 
 
 def _pooled_of(entry, name: str, width: int) -> Tensor:
@@ -290,9 +283,7 @@ def _note_run(executor, *args, **kwargs):
     """Warn once per run if the sampler's cfg is not 1 or if no prompt carries guidance."""
     begin()
     guider = executor.class_obj
-    cfg = getattr(guider, "cfg", 1.0)
-    if isinstance(cfg, (int, float)) and not math.isclose(cfg, 1.0):
-        warn(f"the sampler's cfg is {cfg:g}, so every step costs two passes and is guided twice; set cfg to 1.")
+    note_cfg(guider)
     if not any(TIMESTEP_KEY in cond for conds in getattr(guider, "conds", {}).values() for cond in conds):
         warn("no prompt of this run carries guidance; connect the CONDITIONING of TeEFusion Conditioning too.")
     return executor(*args, **kwargs)

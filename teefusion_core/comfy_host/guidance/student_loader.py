@@ -13,10 +13,12 @@ from ...errors import CheckpointMismatch, InvalidConfig
 from ...files.student_file import StudentInfo, check_base, fingerprint, read_student
 from ...files.tensor_file import LIST, check_shapes, open_tensors
 from ...guidance.architectures import family_of
-from ...guidance.methods import EMBEDDER, METHODS, GuidanceEmbedder
+from ...guidance.methods import EMBEDDER, GUIDANCE_LORA, LOADABLE, METHODS, GuidanceEmbedder
 from ...training.adapters import FULL, LORA_ENDS, PREFIX, file_names, file_shapes
 from ..model_files import network_of
 from ..weights import stored_weights
+from .guidance_range import check_guidance
+from .lora_strength import LORA_KEY
 from .patch import EMBEDDER_KEY, STUDENT_KEY, why_no_base
 
 UPDATES, MODELS = "loras", "diffusion_models"
@@ -78,16 +80,17 @@ def load_student(model_patcher, path: Path):
         InvalidConfig: the file needs a base model, but model is not connected.
     """
     tensors, info = read_student(path)
-    if info.method not in METHODS:
+    if info.method not in LOADABLE:
         raise CheckpointMismatch(
-            f"{path.name} was trained by {info.method!r}, this pack knows {', '.join(METHODS)}; update the pack"
+            f"{path.name} was trained by {info.method!r}, this pack knows {', '.join(LOADABLE)}; update the pack"
         )
+    check_guidance(info, path)
     embedder = _embedder(tensors, info, path)
     if model_patcher is not None:
         check_base(info.base, base_fingerprint(model_patcher), path)
     elif info.mode != FULL:
         raise InvalidConfig(f"{path.name} changes the base {info.base}; connect the model that it was trained from")
-    student = _whole(tensors, path) if info.mode == FULL else _patched(model_patcher, tensors, path)
+    student = _whole(tensors, path) if info.mode == FULL else _patched(model_patcher, tensors, info.method, path)
     _check_embedder(embedder, student.model.diffusion_model, path)
     student.set_attachments(STUDENT_KEY, asdict(info))
     student.set_attachments(EMBEDDER_KEY, embedder)
@@ -106,7 +109,7 @@ def _embedder(tensors: dict[str, Tensor], info: StudentInfo, path: Path) -> Guid
     """Remove the weights of the GuidanceEmbedder from the tensors and return it, or None."""
     names = [name for name in tensors if name.startswith(EMBEDDER)]
     weights = {name.removeprefix(EMBEDDER): tensors.pop(name) for name in names}
-    if not METHODS[info.method].embeds:
+    if info.method not in METHODS or not METHODS[info.method].embeds:
         return None
     try:
         return GuidanceEmbedder.of(weights)
@@ -149,7 +152,8 @@ def _whole_again(path: Path, **options):
     return _whole(tensors, path, **options)
 
 
-def _patched(model_patcher, tensors: Mapping[str, Tensor], path: Path):
+def _patched(model_patcher, tensors: Mapping[str, Tensor], method: str, path: Path):
+    """Return a clone with the update; a guidance LoRA waits on it for its strength."""
     if why := why_no_base(model_patcher):
         raise CheckpointMismatch(
             f"{path.name} changes a base, but this model {why}; connect the base itself (demo model: variant base)"
@@ -159,7 +163,9 @@ def _patched(model_patcher, tensors: Mapping[str, Tensor], path: Path):
     places = comfy.lora.model_lora_keys_unet(student.model, {})
     patches = comfy.lora.load_lora(tensors, places, log_missing=False)
     updates = [name for name in tensors if not name.endswith(LORA_ENDS[:2])]
-    if len(student.add_patches(patches)) != len(updates):
+    if method == GUIDANCE_LORA:
+        student.set_attachments(LORA_KEY, patches)
+    if len((student.clone() if method == GUIDANCE_LORA else student).add_patches(patches)) != len(updates):
         raise CheckpointMismatch(
             f"{path.name} has {len(updates)} updates, only {len(patches)} fit this model; copy the file again or "
             "update this pack"

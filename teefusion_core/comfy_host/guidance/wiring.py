@@ -1,6 +1,9 @@
 """Wiring mistakes that only the whole graph shows."""
 
+import math
 from collections.abc import Mapping
+
+from ..notes import warn
 
 FUSION = "TeEFusionConditioning"
 MODEL, CONDITIONING = 0, 1
@@ -24,3 +27,10 @@ def unused_models(prompt: Mapping) -> dict[str, str]:
         return {}
     text = "MODEL is not connected, so the sampler ignores guidance; connect MODEL to the sampler too."
     return {number: text for number in fusing if (number, CONDITIONING) in links}
+
+
+def note_cfg(guider) -> None:
+    """Warn in the running node if the guider of a run guides a second time."""
+    cfg = getattr(guider, "cfg", 1.0)
+    if isinstance(cfg, (int, float)) and not math.isclose(cfg, 1.0):
+        warn(f"the sampler's cfg is {cfg:g}, so every step costs two passes and is guided twice; set cfg to 1.")

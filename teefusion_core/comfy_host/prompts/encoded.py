@@ -32,15 +32,10 @@ class Prompts:
             conditionings: from CLIPTextEncode.
             what: name of a prompt in messages.
         Raises:
-            InvalidConfig: no prompt, or a prompt without a pooled vector.
+            InvalidConfig: no prompt.
         """
         self.entries: list[tuple[Tensor, dict]] = []
         for context_BLE, extras in (entry for conditioning in conditionings for entry in conditioning):
-            pooled_BP = extras.get(POOLED)
-            if pooled_BP is None:
-                raise InvalidConfig(
-                    f"{what} {len(self.entries) + 1} has no {POOLED}; encode it with the text encoders of the model"
-                )
             for row in range(len(context_BLE)):
                 # cloned, because autograd cannot save inference tensors
                 own = {name: _of_row(value, row, len(context_BLE)) for name, value in extras.items()}
@@ -82,11 +77,12 @@ class Prompts:
             raise ShapeMismatch(
                 f"the prompts {sorted(set(numbers))} differ in more than their words; use one at a time"
             )
-        contexts = torch.cat([self.entries[number][0] for number in numbers])
-        return [[contexts, {**self.entries[numbers[0]][1], POOLED: self.pooled(numbers)}]]
+        contexts, extras = torch.cat([self.entries[number][0] for number in numbers]), self.entries[numbers[0]][1]
+        pooled = {} if extras.get(POOLED) is None else {POOLED: self.pooled(numbers)}
+        return [[contexts, {**extras, **pooled}]]
 
     def pooled(self, numbers: Sequence[int]) -> Tensor:
-        """Return the pooled vectors [B,P] of prompts."""
+        """Return the pooled vectors [B,P] of prompts, which must have some."""
         return torch.cat([self.entries[number][1][POOLED] for number in numbers])
 
 
@@ -104,7 +100,12 @@ def _kind(context_1LE: Tensor, extras: dict) -> Hashable:
     mask, the host takes the first row for all, or the sum over rows.
     """
     others = sorted((str(name), name) for name in extras if name != POOLED)
-    return _shape(context_1LE), _shape(extras[POOLED]), tuple((text, _value(extras[name])) for text, name in others)
+    pooled = extras.get(POOLED)
+    return (
+        _shape(context_1LE),
+        pooled is not None and _shape(pooled),
+        tuple((text, _value(extras[name])) for text, name in others),
+    )
 
 
 def _shape(tensor: Tensor) -> Hashable:

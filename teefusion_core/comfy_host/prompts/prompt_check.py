@@ -35,14 +35,14 @@ def check_finite(conditioning, name: str) -> None:
 
 
 def check_prompts(entries: Sequence[tuple[Tensor, dict]], model, name: str) -> None:
-    """Refuse prompts of other text encoders than the model's, or with NaN.
+    """Refuse prompts of other text encoders than the model's, without the pooled text that it takes, or with NaN.
 
     Args:
         entries: (context [1,L,E], extras) of each prompt.
         model: MODEL that will take them.
         name: of a prompt, for messages.
     Raises:
-        InvalidConfig: a prompt has NaN or infinite values.
+        InvalidConfig: a prompt has NaN or infinite values, or lacks the pooled text.
         ShapeMismatch: the tokens or the pooled text have another width than the model takes.
     """
     check_finite(entries, f"{name} list")
@@ -54,8 +54,11 @@ def check_prompts(entries: Sequence[tuple[Tensor, dict]], model, name: str) -> N
     if family.pooled_module(network) is not None:
         wanted["pooled text"] = family.widths(network)[0]
     for number, (context, extras) in enumerate(entries, 1):
-        for part, tensor in (("tokens", context), ("pooled text", extras[POOLED])):
-            width = wanted.get(part)
+        given: dict[str, Tensor | None] = {"tokens": context, "pooled text": extras.get(POOLED)}
+        for part, width in wanted.items():
+            tensor = given[part]
+            if tensor is None:
+                raise InvalidConfig(f"{name} {number} has no {POOLED}; encode it with the text encoders of the model")
             if width is not None and tensor.shape[-1] != width:
                 raise ShapeMismatch(
                     f"{name} {number} has {part} of width {tensor.shape[-1]}, but this {family.name} model takes "

@@ -13,7 +13,7 @@ import comfy.samplers
 import comfy.sd
 
 from ...errors import InvalidConfig
-from ...guidance.methods import DICE, METHODS, TEEFUSION
+from ...guidance.methods import DICE, GUIDANCE_LORA, METHODS, TEEFUSION
 from ...training.loop_settings import TrainSettings
 from ...training.parallel import PARALLEL
 from ...training.setting_rules import Rule, check, choice, flag, number, text, texts, whole
@@ -33,7 +33,8 @@ SOURCES: dict[str, Collection[str]] = {
     "diffusion_model": ("clip", "clip_type", "vae"),
 }
 """Where the model comes from -> the files beside it that are read."""
-UNREAD_BY_DICE = ("trainable", "rank", "initial_gain_ratio", "guidance_embedding_scale", "guidance_precision")
+OF_THE_TERM = ("initial_gain_ratio", "guidance_embedding_scale", "guidance_precision")
+UNREAD_BY_DICE = ("trainable", "rank", "guidance_margin", *OF_THE_TERM)
 """Settings of the network and of its guidance term, which DICE leaves as they are."""
 
 _SCALE = number(lambda scale: scale >= 0, "a CFG scale, 0 or more")
@@ -55,6 +56,7 @@ _RULES: dict[str, dict[str, Rule]] = {
     "training": {"parallel": choice(PARALLEL)},
     "output": {
         "runs": text(), "name": text(), "student": text(), "whole_model": flag(), "accept_changes": texts(least=0),
+        "calibration": whole(0),
     },
 }  # fmt: skip
 LEGAL: dict[str, set[str]] = {section: set(rules) for section, rules in _RULES.items()}
@@ -102,6 +104,8 @@ def unread(distillation: Mapping[str, Any]) -> set[str]:
     method = str(distillation.get("method", TEEFUSION))
     if method == DICE:
         return set(UNREAD_BY_DICE)
+    if method == GUIDANCE_LORA:
+        return set(OF_THE_TERM)
     names = {"initial_gain_ratio"} if method in METHODS and METHODS[method].embeds else set()
     return names if "lora" in str(distillation.get("trainable", "lora")) else names | {"rank"}
 

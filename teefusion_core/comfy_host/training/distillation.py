@@ -18,6 +18,7 @@ from ...guidance.cfg import cfg_scale_of
 from ...guidance.flow import Velocity, euler_along, sample
 from ...training.settings import DistillSettings
 from ...training.students import STUDENTS
+from ...training.students.student import MixedRows
 from ...training.targets import Example, Trajectory, replay_loss
 from ...training.trajectory_cache import generator_of
 from ..guidance.patch import why_no_base
@@ -69,7 +70,7 @@ class Distillation:
             latent_CHW: shape of the latents if the teacher starts from noise.
             images: LATENT samples [1,C,H,W] of one shape to start from instead.
         Raises:
-            UnsupportedArchitecture: the model has no embedder of pooled text, which all students but a sharpener need.
+            UnsupportedArchitecture: the model has no embedder of pooled text, which students with a guidance term need.
             ShapeMismatch: the prompts are of other text encoders; or the images have several shapes, another latent
                 space, or not one caption each.
             InvalidConfig: the host does not have the scheduler, the model is not a base, or a prompt or an image has
@@ -102,7 +103,7 @@ class Distillation:
         noise_1CHW = torch.randn(1, *self.latent_CHW, generator=generator_of(self.settings.run_seed, "check"))
         with self.student.update.disabled(), torch.no_grad():
             positive, negative = self.positives.batch([0]), self.nulls.batch([0])
-            self.teacher.check(positive, negative, noise_1CHW, cfg_scale_of(self.settings.guidance_max))
+            self.teacher.check(positive, negative, noise_1CHW, cfg_scale_of(self.settings.drawn_guidance[1]))
             self.network.load()
 
     @contextmanager
@@ -117,6 +118,11 @@ class Distillation:
         with self.student.update.disabled(), torch.no_grad():
             return self._maker.make(number)
 
+    def trajectory_beside(self, w: float, rows: int, number: int) -> Trajectory:
+        """Return a trajectory of the teacher with guidance w that training does not use."""
+        with self.student.update.disabled(), torch.no_grad():
+            return self._maker.make_beside(w, rows, number)
+
     def loss(self, example: Example) -> Tensor:
         """Return the loss of the student against the teacher, for rows of the trajectories."""
         example = example.to(self.network.device)
@@ -130,13 +136,24 @@ class Distillation:
             prompts, nulls: numbers of B prompts, and of the prompts that guidance leads away from.
             w_B: guidance.
         """
-        groups: dict[Hashable, list[int]] = defaultdict(list)
-        for row, (prompt, null) in enumerate(zip(prompts, nulls, strict=True)):
-            groups[self.student.kind(prompt, null)].append(row)
+
+        def grouped() -> list[list[int]]:
+            groups: dict[Hashable, list[int]] = defaultdict(list)
+            for row, (prompt, null) in enumerate(zip(prompts, nulls, strict=True)):
+                own_w = float(w_B[row]) if self.student.one_w_per_batch else None
+                groups[self.student.kind(prompt, null), own_w].append(row)
+            return list(groups.values())
 
         def at(x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+            try:
+                return predicted(x_BCHW, sigma_B)
+            except MixedRows:
+                self.student.one_w_per_batch = True
+                return predicted(x_BCHW, sigma_B)
+
+        def predicted(x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
             out_BCHW = torch.empty_like(x_BCHW)
-            for rows in groups.values():
+            for rows in grouped():
                 positive, guided = self.student.conditioned(
                     [prompts[row] for row in rows], [nulls[row] for row in rows], w_B[rows]
                 )

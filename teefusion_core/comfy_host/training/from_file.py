@@ -18,6 +18,7 @@ from ...errors import InvalidConfig
 from ...files.image_folder import captioned
 from ...files.tensor_file import SUFFIX
 from ...files.text_file import read_text
+from ...guidance.calibration import IMAGES_PER_W
 from ...prompts.prompt_list import lines_of
 from ...training.loop_settings import TrainSettings
 from ...training.parallel import DDP
@@ -62,7 +63,7 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     accept_changes, whole_model = output.get("accept_changes", []), output.get("whole_model", False)
     training = Training(
         distillation, loop, root=root, name=name, teacher=description, accept_changes=accept_changes,
-        whole_model=whole_model, processes=processes,
+        whole_model=whole_model, processes=processes, calibration=output.get("calibration", IMAGES_PER_W),
     )  # fmt: skip
     training.check_target(student)
     distillation.check_teacher()

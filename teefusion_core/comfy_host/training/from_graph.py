@@ -22,7 +22,7 @@ from ..prompts.encoded import Prompts, encoded
 from .distillation import Distillation, check_negative_share
 from .network import latent_shape
 from .progress import TrainingProgress
-from .run import Result, Training
+from .run import Result, Training, described_calibration
 from .teacher import Teacher
 
 RUNS = "teefusion_runs"
@@ -47,6 +47,7 @@ def train_in_graph(
     whole_model: bool = False,
     preview_every: int = 0,
     vae=None,
+    calibration: int = 0,
 ) -> tuple[Result, Path]:
     """Train with progress display, cancellation and checkpoints, then write the student file.
 
@@ -61,6 +62,7 @@ def train_in_graph(
         whole_model: write all weights of the student instead of the change to its base.
         preview_every: steps between previews of the student.
         vae: VAE that decodes the previews.
+        calibration: number of images per w that the student is calibrated with at the end; 0 does not calibrate.
     Returns:
         (result of the run, path of the student file).
     Raises:
@@ -77,7 +79,7 @@ def train_in_graph(
         accepted = [part.strip() for part in accept_changes.split(",") if part.strip()]
         training = Training(
             distillation, loop, root=output / RUNS, name=name, teacher=described, accept_changes=accepted,
-            whole_model=whole_model,
+            whole_model=whole_model, calibration=calibration,
         )  # fmt: skip
         path = student_path(name, whole_model)
         training.check_target(path)
@@ -85,18 +87,22 @@ def train_in_graph(
         trained = _run(training, TrainingProgress(training, every=preview_every, vae=vae))
     training.write(trained, path)
     _written.add(path)
-    tell(f"{trained.file.info.step} steps, loss {trained.losses[-1]:.4f}, saved as {path.relative_to(output.parent)}")
+    done = f"{trained.file.info.step} steps, loss {trained.losses[-1]:.4f}, saved as {path.relative_to(output.parent)}"
+    tell(done + described_calibration(training, trained))
     return trained, path
 
 
 def _run(training: Training, progress: TrainingProgress) -> Result:
     try:
-        return training.run(
-            progress.on_step, progress.should_stop, progress.on_trajectory, lambda need: tell(str(need))
-        )
+        trained = training.run(
+            progress.on_step, progress.should_stop, progress.on_trajectory, lambda need: tell(str(need)),
+            progress.on_calibration,
+        )  # fmt: skip
     except comfy.model_management.InterruptProcessingException:
         progress.stopped()
         raise
+    progress.show_calibration(trained)
+    return trained
 
 
 def student_path(name: str, whole_model: bool) -> Path:

@@ -114,8 +114,9 @@ def make_differentiable(network: nn.Module) -> None:
                 module.register_buffer(name, buffer.clone(), persistent=name not in module._non_persistent_buffers_set)
 
 
-def latent_shape(model, width: int, height: int) -> tuple[int, int, int]:
-    """Return [C,H,W] of the latent of an image, given its size in pixels."""
+def latent_shape(model, width: int, height: int) -> tuple[int, ...]:
+    """Return [C,H,W] of the latent of an image, given its size in pixels; [C,1,H,W] for models of videos."""
     latent_format = model.model.latent_format
     ratio = getattr(latent_format, "spacial_downscale_ratio", PIXELS)
-    return latent_format.latent_channels, height // ratio, width // ratio
+    frames = (1,) if latent_format.latent_dimensions == 3 else ()
+    return latent_format.latent_channels, *frames, height // ratio, width // ratio

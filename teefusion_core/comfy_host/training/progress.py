@@ -17,7 +17,7 @@ from ...training.preview import preview_image
 from ...training.update import exchanged
 from ..model_files import check_vae
 from ..notes import tell
-from .run import Training
+from .run import Result, Training
 
 PROMPTS_SHOWN, PREVIEW_SIZE, SECONDS_BETWEEN_LINES = 3, 768, 1.0
 
@@ -40,7 +40,7 @@ class TrainingProgress:
         self.images: np.ndarray | None = None
         self.strengths = training.distillation.student.strengths_to_preview()
         self.rows = min(PROMPTS_SHOWN, len(training.distillation.positives))
-        self.last_line, self.seconds, self.step = 0.0, 0.0, 0
+        self.last_line, self.seconds, self.step, self.calibrating = 0.0, 0.0, 0, False
 
     def on_step(self, report: StepReport) -> None:
         """Show the progress."""
@@ -63,6 +63,19 @@ class TrainingProgress:
         """Show that the teacher is making a trajectory."""
         tell(f"the teacher makes trajectory {number + 1}")
 
+    def on_calibration(self, number: int, count: int) -> None:
+        """Show that the trained student is compared with its teacher."""
+        self.calibrating = True
+        tell(f"calibration: comparing student and teacher at w {number + 1} of about {count}")
+
+    def show_calibration(self, trained: Result) -> None:
+        """Show the guidance of the student before and after calibration beside the other previews."""
+        if trained.calibration is None:
+            return
+        steps, labels = self.training.settings.steps, [label for label, _ in self.strengths]
+        picture = preview_image(trained.losses, steps, self.images, labels, self.rows, trained.calibration)
+        self.bar.update_absolute(steps, steps, ("JPEG", picture, PREVIEW_SIZE))
+
     def should_stop(self) -> bool:
         """Raise the host's exception if the user has cancelled."""
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -70,6 +83,9 @@ class TrainingProgress:
 
     def stopped(self) -> None:
         """Show what was saved on cancel."""
+        if self.calibrating:
+            tell("stopped before the end of the calibration; the training is saved, so run again to calibrate")
+            return
         saved = f"at step {self.step}, which is saved" if self.step else "before the first step of this run"
         tell(f"stopped {saved}; run again to resume")
 
@@ -86,7 +102,8 @@ class TrainingProgress:
 
     def _decoded(self, latent_1CHW: Tensor) -> np.ndarray:
         if self.vae is not None:
-            image_HW3 = self.vae.decode(latent_1CHW)[0].float().cpu().clamp(0, 1)
+            pixels = self.vae.decode(latent_1CHW)
+            image_HW3 = pixels.reshape(-1, *pixels.shape[-3:])[0].float().cpu().clamp(0, 1)  # of a video its start
             return (image_HW3.numpy() * 255).round().astype(np.uint8)
         base = self.training.distillation.network.base
         rough = latent_preview.Latent2RGBPreviewer(

@@ -13,6 +13,7 @@ from ...errors import CheckpointMismatch, InvalidConfig, NotWritten
 from ...files.lock_file import locked
 from ...files.output_file import check_target
 from ...files.tensor_file import SUFFIX, open_tensors
+from ...guidance.calibration import Calibration
 from ...training.checkpoint import CheckpointFolder
 from ...training.loop import StepReport, train
 from ...training.loop_settings import TrainSettings
@@ -22,6 +23,7 @@ from ...training.students.student import RUN_KEY, StudentFile
 from ...training.trajectory_cache import TrajectoryCache
 from ...training.update import check_plain, exchanged
 from ..guidance.student_loader import base_fingerprint
+from .calibrate import calibrate
 from .distillation import Distillation
 from .identity import identity_of
 from .memory_check import Need, check_memory
@@ -35,11 +37,13 @@ class Result:
         file: the student file, not yet written.
         losses: loss of every step since the start.
         finished: whether all steps are done.
+        calibration: of the finished student; None if it was not calibrated or does not reach its teacher.
     """
 
     file: StudentFile
     losses: list[float]
     finished: bool
+    calibration: Calibration | None = None
 
 
 class Training:
@@ -56,6 +60,7 @@ class Training:
         accept_changes: Collection[str] = (),
         whole_model: bool = False,
         processes: Processes | None = None,
+        calibration: int = 0,
     ):
         """Set up a run; nothing is written yet.
 
@@ -67,20 +72,18 @@ class Training:
             accept_changes: names of settings that may differ from those of the stored run.
             whole_model: store all weights of the student instead of the change to its base.
             processes: the training processes.
+            calibration: number of images per w that the finished student is calibrated with; 0 does not calibrate.
         Raises:
-            InvalidConfig: the name is not a plain folder name, or `whole_model` is set for a student that leaves the
-                model unchanged or for quantised weights.
+            InvalidConfig: the name is not a plain folder name, or `whole_model` is set for a student that cannot be one
+                or for quantised weights.
         """
-        if whole_model and not distillation.student.changes_model:
-            raise InvalidConfig(
-                f"whole_model is on, but a sharpener (method {distillation.settings.method}) does not change the "
-                "model; turn whole_model off"
-            )
         if whole_model:
+            if why := distillation.student.no_whole_model:
+                raise InvalidConfig(f"whole_model is on, but {why}; turn whole_model off")
             network = distillation.network.module
             check_plain(network, [name for name, _ in network.named_parameters()], "whole_model")
         self.distillation, self.settings, self.teacher, self.whole_model = distillation, settings, teacher, whole_model
-        self.processes = processes or Processes()
+        self.processes, self.calibration = processes or Processes(), calibration
         self.base = base_fingerprint(distillation.model)
         described = asdict(distillation.settings) | {"teacher": teacher} | identity_of(distillation)
         if self.processes.size > 1:
@@ -121,6 +124,7 @@ class Training:
         should_stop: Callable[[], bool] | None = None,
         on_trajectory: Callable[[int], None] | None = None,
         on_forecast: Callable[[Need], None] | None = None,
+        on_calibration: Callable[[int, int], None] | None = None,
     ) -> Result:
         """Train to the end or until stopped; the student is the moving average of its weights.
 
@@ -128,6 +132,7 @@ class Training:
             on_step, should_stop: as in `train`.
             on_trajectory: called before the teacher makes a trajectory, with its number.
             on_forecast: called before the first step, with the memory that training needs.
+            on_calibration: called after the last step, before each w of the calibration: its number and that of all.
         Raises:
             InvalidConfig: another process trains this run, or it does not fit into the memory of the device.
             TeEFusionError: as in `train`; the last checkpoint stays.
@@ -148,8 +153,20 @@ class Training:
                     should_stop=should_stop, processes=self.processes, seed=settings.run_seed,
                     loss_scale=FIRST_LOSS_SCALE if distil.network.dtype == torch.float16 else 1.0,
                 )  # fmt: skip
-        with exchanged(student.update, trained.average):
-            return Result(self.file(trained.step), trained.losses, trained.finished)
+            with exchanged(student.update, trained.average):
+                curve = self._calibrated(on_calibration or (lambda number, count: None)) if trained.finished else None
+                file = self.file(trained.step, "" if curve is None else curve.json())
+                return Result(file, trained.losses, trained.finished, curve)
+
+    def _calibrated(self, on_point: Callable[[int, int], None]) -> Calibration | None:
+        """Calibrate the student in the first process, which writes its file."""
+        if not self.calibration or not self.distillation.student.has_range:
+            return None
+        curve = None
+        with self.processes.all_or_none():
+            if self.processes.first:
+                curve = calibrate(self.distillation, self.calibration, on_point)
+        return curve
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -161,10 +178,21 @@ class Training:
                     stack.enter_context(locked(path / "lock", f"run {path.name}"))
             yield
 
-    def file(self, step: int) -> StudentFile:
+    def file(self, step: int, calibration: str = "") -> StudentFile:
         """Return the file of the current student, after `step` steps."""
-        student, whole_model = self.distillation.student, self.whole_model
-        return student.file(teacher=self.teacher, base=self.base, step=step, whole_model=whole_model)
+        return self.distillation.student.file(
+            teacher=self.teacher, base=self.base, step=step, whole_model=self.whole_model, calibration=calibration
+        )
+
+
+def described_calibration(training: Training, trained: Result) -> str:
+    """Return what the calibration of a finished student means for a user, to be put behind a line; may be empty."""
+    if not (training.calibration and trained.finished and training.distillation.student.has_range):
+        return ""
+    if trained.calibration is None:
+        return "; it does not guide as its teacher does yet, so it is not calibrated: train longer"
+    wanted = trained.calibration.wanted
+    return f"; calibrated for w from {wanted[0]:.4g} to {wanted[-1]:.4g}"
 
 
 def _run_of(path: Path) -> str | None:

@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.model_management
 import comfy.samplers
@@ -181,8 +181,15 @@ class TrajectoryMaker:
         """Return the trajectory with a number, always the same one; the student must be disabled."""
         # the word seeds the generator: another one would change every stored result
         generator = generator_of(self.settings.run_seed, "walk", number)
-        low, high = self.settings.guidance_min, self.settings.guidance_max
-        w = low + (high - low) * torch.rand((), generator=generator)
+        low, high = self.settings.drawn_guidance
+        return self._made(low + (high - low) * torch.rand((), generator=generator), generator)
+
+    def make_beside(self, w: float, rows: int, number: int) -> Trajectory:
+        """Return a trajectory of some rows with guidance w that training does not use; its noise is that of any w."""
+        maker = replace(self, settings=replace(self.settings, images_per_trajectory=rows))
+        return maker._made(torch.tensor(w), generator_of(self.settings.run_seed, "calibration", number))
+
+    def _made(self, w: Tensor, generator: torch.Generator) -> Trajectory:
         sigma_S = levels(self.grid_S, self.settings.timestep_sampling, generator)
         trajectory = (self._from_images if self.images else self._from_noise)(sigma_S, w, generator)
         self.network.load()

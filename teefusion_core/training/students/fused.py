@@ -85,10 +85,11 @@ class FusedStudent(Student):
 
     def strengths_to_preview(self) -> list[tuple[str, float]]:
         """Return the smallest, the middle and the largest guidance."""
-        low, high = self.settings.guidance_min, self.settings.guidance_max
-        return [(f"w {w:g}", w) for w in (low, (low + high) / 2, high)]
+        return [(f"w {w:g}", w) for w in self.settings.guidance_shown]
 
-    def file(self, *, teacher: str, base: str, step: int, whole_model: bool = False) -> StudentFile:
+    def file(
+        self, *, teacher: str, base: str, step: int, whole_model: bool = False, calibration: str = ""
+    ) -> StudentFile:
         """Return the update or all weights, and the additional layers of the method."""
         lora = self.update.state()
         weights = {} if self.update.embedder is None else self.update.embedder.state_dict()
@@ -97,7 +98,7 @@ class FusedStudent(Student):
             method=self.settings.method, mode=FULL if whole_model else self.update.mode,
             guidance_min=self.settings.guidance_min, guidance_max=self.settings.guidance_max, gain=self.term.gain,
             guidance_embedding_scale=self.term.scale, guidance_precision=self.term.precision, teacher=teacher,
-            base=base, step=step, pack_version=__version__,
+            base=base, step=step, pack_version=__version__, calibration=calibration,
         )  # fmt: skip
         return StudentFile((self.update.merged() if whole_model else lora) | layers, info, lora)
 

@@ -26,6 +26,8 @@ class SharpenedStudent(Student):
 
     update: "Sharpening"
     changes_model = False
+    has_range = False
+    no_whole_model = "a sharpener (method dice) does not change the model"
 
     def __init__(self, network: nn.Module, positives: Prompts, nulls: Prompts, settings: DistillSettings, **_: object):
         """Make the sharpener; the arguments are those of `FusedStudent`."""
@@ -49,7 +51,9 @@ class SharpenedStudent(Student):
         """Return no, half and full strength."""
         return [(f"alpha {alpha:g}", self.w * alpha / ALPHA) for alpha in (ALPHA_MIN, ALPHA / 2, ALPHA)]
 
-    def file(self, *, teacher: str, base: str, step: int, whole_model: bool = False) -> StudentFile:
+    def file(
+        self, *, teacher: str, base: str, step: int, whole_model: bool = False, calibration: str = ""
+    ) -> StudentFile:
         """Return the sharpener; there is nothing for a LoRA loader."""
         sharpener = self.update.sharpener
         info = SharpenerInfo(

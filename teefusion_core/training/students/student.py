@@ -68,10 +68,16 @@ class Student(ABC):
     Attributes:
         update: the trained weights.
         changes_model: whether they change the network, or only its prompts.
+        has_range: whether the user sets its guidance w in a range, so that it can be calibrated.
+        one_w_per_batch: whether all rows of a batch must have the same guidance.
+        no_whole_model: why all weights of the network would be no student; empty if they are one.
     """
 
     update: Update
     changes_model = True
+    has_range = True
+    one_w_per_batch = False
+    no_whole_model = ""
 
     @abstractmethod
     def conditioned(
@@ -94,7 +100,9 @@ class Student(ABC):
         """Return a label and a guidance w for each column of the preview."""
 
     @abstractmethod
-    def file(self, *, teacher: str, base: str, step: int, whole_model: bool = False) -> StudentFile:
+    def file(
+        self, *, teacher: str, base: str, step: int, whole_model: bool = False, calibration: str = ""
+    ) -> StudentFile:
         """Return the content of the student file.
 
         Args:
@@ -102,4 +110,9 @@ class Student(ABC):
             base: fingerprint of the base model.
             step: finished training steps.
             whole_model: store all weights of the network instead of the change to its base.
+            calibration: `Calibration.json` of the student; empty without one.
         """
+
+
+class MixedRows(Exception):
+    """Rows of several w meet in a layer whose first axis is not the batch, so that each w needs a batch of its own."""

@@ -1,0 +1,70 @@
+"""The guidance that a student allows, and the guidance that it needs inside.
+
+Shapes: B rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from ...errors import CheckpointMismatch, InvalidConfig
+from ...files.student_file import StudentInfo
+from ...guidance.calibration import Calibration
+from ...guidance.fusion import shown
+from ...guidance.methods import GUIDANCE_LORA
+
+ROUNDING = 1e-6
+"""Share of w that a number from a file or a widget may be off at the ends of a range."""
+
+
+def check_guidance(info: StudentInfo, path: Path) -> None:
+    """Refuse a file whose calibration or LoRA strength cannot be used.
+
+    Raises:
+        CheckpointMismatch: with the name of the file.
+    """
+    try:
+        Calibration.of(info.calibration)
+    except ValueError as error:
+        raise CheckpointMismatch(
+            f"{path.name} has a calibration that cannot be read; it was edited, so use the original"
+        ) from error
+    if info.method == GUIDANCE_LORA and not info.reference_guidance > 0:
+        raise CheckpointMismatch(
+            f"{path.name} has no guidance for LoRA strength 1 in its metadata; it was edited, so use the original"
+        )
+
+
+def inner_guidance(w_B: Tensor, student: Mapping) -> Tensor:
+    """Return the w [B] that the student needs to guide as its teacher does at w_B; without a calibration w_B itself.
+
+    Args:
+        student: metadata of its file; a student without a range accepts any w.
+    Raises:
+        InvalidConfig: w is outside the trained range, or where the student is weaker or stronger than its teacher.
+    """
+    low, high = float(student.get("guidance_min", 0.0)), float(student.get("guidance_max", math.inf))
+    curve = Calibration.of(student.get("calibration", ""))
+    if outside(w_B, low, high):
+        raise InvalidConfig(
+            f"guidance is {shown(w_B)}, this student was trained for w from {low:g} to {high:g} "
+            f"(CFG scale {1 + low:g} to {1 + high:g}); choose a value in this range"
+        )
+    if curve is None:
+        return w_B
+    least, most = curve.wanted[0], curve.wanted[-1]
+    if outside(w_B, least, most):
+        raise InvalidConfig(
+            f"guidance is {shown(w_B)}, but this student guides as its teacher does only for w from {least:.4g} to "
+            f"{most:.4g}, though it was trained for {low:g} to {high:g}. Choose a value in this range, or train longer"
+        )
+    return curve.inner_of(w_B)
+
+
+def outside(w_B: Tensor, low: float, high: float) -> bool:
+    """Return whether a w is outside of a range, but for rounding."""
+    return bool(((w_B < low - ROUNDING * abs(low)) | (w_B > high + ROUNDING * abs(high))).any())
