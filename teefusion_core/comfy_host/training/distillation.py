@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import comfy.model_management
 import torch
@@ -112,10 +113,16 @@ class Distillation:
         with self.network.in_training(gradient_checkpointing=checkpointing), self.student.update.in_training():
             yield
 
-    def trajectory(self, number: int) -> Trajectory:
-        """Return the teacher's trajectory with a number, always the same one."""
+    def trajectory(self, number: int, images: int | None = None) -> Trajectory:
+        """Return the teacher's trajectory with a number, always the same one.
+
+        Args:
+            number: number of the trajectory.
+            images: its rows; None uses `images_per_trajectory`.
+        """
+        settings = replace(self.settings, images_per_trajectory=images or self.settings.images_per_trajectory)
         with self.student.update.disabled(), torch.no_grad():
-            return self._maker.make(number)
+            return replace(self._maker, settings=settings).make(number)
 
     def loss(self, example: Example) -> Tensor:
         """Return the loss of the student against the teacher, for rows of the trajectories."""

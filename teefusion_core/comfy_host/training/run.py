@@ -137,7 +137,7 @@ class Training:
         )  # fmt: skip
         with distil.in_training():
             need = check_memory(distil, self.settings)
-            if on_forecast is not None:
+            if need is not None and on_forecast is not None:
                 on_forecast(need)
             with self._alone():
                 trained = train(
