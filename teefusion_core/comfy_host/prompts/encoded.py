@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch
+from ..notes import each
 
 POOLED = "pooled_output"
 
 
 def encoded(clip, texts: Sequence[str]) -> list[list]:
     """Return the CONDITIONING of each text, as CLIPTextEncode does."""
-    return [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
+    return [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in each("encoding prompt", texts)]
 
 
 class Prompts:

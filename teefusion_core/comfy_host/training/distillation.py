@@ -27,7 +27,8 @@ from ..prompts.prompt_check import check_prompts
 from ..sampling import schedule
 from ..weights import merged
 from .network import Network
-from .teacher import Teacher, TrajectoryMaker, checked_images
+from .teacher import CHECK_STEPS, Teacher
+from .trajectory_maker import TrajectoryMaker, checked_images
 
 
 def check_negative_share(nulls: Prompts, settings: DistillSettings) -> None:
@@ -103,7 +104,8 @@ class Distillation:
         noise_1CHW = torch.randn(1, *self.latent_CHW, generator=generator_of(self.settings.run_seed, "check"))
         with self.student.update.disabled(), torch.no_grad():
             positive, negative = self.positives.batch([0]), self.nulls.batch([0])
-            self.teacher.check(positive, negative, noise_1CHW, cfg_scale_of(self.settings.guidance_max))
+            with self.teacher.telling("checking the teacher, step", CHECK_STEPS):
+                self.teacher.check(positive, negative, noise_1CHW, cfg_scale_of(self.settings.guidance_max))
             self.network.load()
 
     @contextmanager
@@ -113,16 +115,17 @@ class Distillation:
         with self.network.in_training(gradient_checkpointing=checkpointing), self.student.update.in_training():
             yield
 
-    def trajectory(self, number: int, images: int | None = None) -> Trajectory:
+    def trajectory(self, number: int, images: int | None = None, said: str = "") -> Trajectory:
         """Return the teacher's trajectory with a number, always the same one.
 
         Args:
             number: number of the trajectory.
             images: its rows; None uses `images_per_trajectory`.
+            said: what the user is told together with the step; nothing by default.
         """
         settings = replace(self.settings, images_per_trajectory=images or self.settings.images_per_trajectory)
         with self.student.update.disabled(), torch.no_grad():
-            return replace(self._maker, settings=settings).make(number)
+            return replace(self._maker, settings=settings).make(number, said)
 
     def loss(self, example: Example) -> Tensor:
         """Return the loss of the student against the teacher, for rows of the trajectories."""

@@ -24,6 +24,7 @@ from ...training.parallel import DDP
 from ...training.processes import Processes
 from ...training.settings import DistillSettings
 from ..demo_model import load_demo
+from ..notes import each, tell
 from ..prompts.encoded import Prompts, encoded
 from ..reflection.guider import ReflectionGuider, Scales
 from ..reflection.sampler import ReflectionSampler
@@ -56,6 +57,7 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     check_negative_share(nulls, settings)
     output = sections["output"]
     name = str(_needed(output, "output", "name"))
+    tell("preparing the model for training")
     distillation = Distillation(model, teacher, positives, nulls, settings, **start)
     root = folder / output.get("runs", "runs")
     student = folder / output.get("student", f"{name}{SUFFIX}")
@@ -65,6 +67,7 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
         whole_model=whole_model, processes=processes,
     )  # fmt: skip
     training.check_target(student)
+    training.check_disk()
     distillation.check_teacher()
     return training, student
 
@@ -142,5 +145,5 @@ def _data(section: Mapping[str, Any], model, clip, vae, folder: Path):
     if vae is None:
         raise InvalidConfig("[data] has images, but [model] has no vae to encode them; add one")
     found = captioned(folder / section["images"], subfolders=section.get("subfolders", False))
-    latents = [vae.encode(one.pixels(width, height)) for one in found]
+    latents = [vae.encode(one.pixels(width, height)) for one in each("encoding image", found)]
     return Prompts(encoded(clip, [one.caption for one in found]), "caption"), nulls, {"images": latents}

@@ -66,6 +66,7 @@ def train_in_graph(
     Raises:
         TeEFusionError: the model, the teacher, the data or the settings do not fit; raised before the first step.
     """
+    tell("preparing the model for training")
     positives, nulls, images = data
     # the host runs nodes in inference mode, whose tensors autograd cannot use
     with torch.inference_mode(False), torch.enable_grad():
@@ -81,6 +82,7 @@ def train_in_graph(
         )  # fmt: skip
         path = student_path(name, whole_model)
         training.check_target(path)
+        training.check_disk()
         distillation.check_teacher()
         trained = _run(training, TrainingProgress(training, every=preview_every, vae=vae))
     training.write(trained, path)
@@ -91,9 +93,7 @@ def train_in_graph(
 
 def _run(training: Training, progress: TrainingProgress) -> Result:
     try:
-        return training.run(
-            progress.on_step, progress.should_stop, progress.on_trajectory, lambda need: tell(str(need))
-        )
+        return training.run(progress.on_step, progress.should_stop)
     except comfy.model_management.InterruptProcessingException:
         progress.stopped()
         raise

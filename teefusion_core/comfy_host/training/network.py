@@ -59,6 +59,7 @@ class Network:
             sigma_B: noise levels.
             positive: CONDITIONING whose rows are those of x.
         """
+        comfy.model_management.throw_exception_if_processing_interrupted()
         conds = comfy.sampler_helpers.convert_cond(positive)
         encode = comfy.samplers.encode_model_conds
         encoded = encode(self.base.extra_conds, conds, x_BCHW, self.device, "positive")[0]["model_conds"]
