@@ -97,7 +97,7 @@ def test_a_cancelled_run_is_resumed_to_the_same_student(host, train, listen):  #
 
 def test_encoding_tells_before_the_first_prompt(pack, top, listen):
     texts, clip = listen(), top.load("base")[1]
-    encoded = pack.comfy_host.encoded(clip, [PROMPT, OTHER])
+    encoded = list(pack.comfy_host.encoded(clip, [PROMPT, OTHER]))
     assert len(encoded) == 2 and texts[0] == "encoding prompt 1 of 2" and texts[1].startswith("encoding prompt 2 of 2,")
 
 

@@ -114,8 +114,9 @@ def times_lost(name: str, whole_model: bool) -> int:
 
 
 def graph_data(
-    clip, prompts: str, negatives: str, positive: Sequence[list], null: Sequence[list], latents: Sequence[dict]
-) -> tuple[Prompts, Prompts, list[Tensor]]:
+    clip, prompts: str, negatives: str, positive: Sequence[list], null: Sequence[list], latents: Sequence[dict],
+    dtype: torch.dtype | None = None,
+) -> tuple[Prompts, Prompts, list[Tensor]]:  # fmt: skip
     """Return prompts, empty or negative prompts, and images from what is connected.
 
     Args:
@@ -124,6 +125,7 @@ def graph_data(
         positive: CONDITIONING list; with latents the caption of each.
         null: CONDITIONING list: the encoded empty prompt, then negative prompts.
         latents: LATENT list of single images or batches.
+        dtype: dtype to keep the prompts in, from `prompt_dtype`.
     Raises:
         InvalidConfig: an input is missing, or prompts are given as text and as CONDITIONING.
     """
@@ -138,7 +140,7 @@ def graph_data(
         positives = encoded(clip, lines) if lines else positive
         nulls = [*(null or encoded(clip, [""])), *encoded(clip, others)]
         images = [row[None] for latent in latents for row in latent["samples"].clone()]
-        return Prompts(positives, "prompt"), Prompts(nulls, "null"), images
+        return Prompts(positives, "prompt", dtype), Prompts(nulls, "null", dtype), images
 
 
 def _sampler_name(sampler) -> str:
