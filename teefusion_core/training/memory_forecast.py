@@ -8,7 +8,6 @@ Not counted: scratch memory inside a kernel, and what the device's allocator rou
 from __future__ import annotations
 
 import weakref
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,10 +21,6 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .gradient_checkpointing import replaced
 from .update import is_plain
-
-PASSES = 3
-"""Forward passes of equal shapes that are looked at; a reflection has three phases, and they repeat in every step."""
-
 
 _READ = torch.ops.aten._local_scalar_dense.default
 """The operation by which code reads a number from a tensor."""
@@ -110,6 +105,12 @@ class _Shapes(FakeTensorMode):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 
+def shapes_of(network: nn.Module | None = None) -> FakeTensorMode:
+    """Return a mode that computes shapes only: the one in which the network was made, else a new one."""
+    weights = network.parameters() if network else ()
+    return next((w.fake_mode for w in weights if isinstance(w, FakeTensor)), _Shapes(allow_non_fake_inputs=True))
+
+
 @contextmanager
 def without_data(network: nn.Module, trained: nn.Module | None = None) -> Iterator[FakeTensorMode]:
     """Leave out the arithmetic of all operations inside the block; its tensors have shapes only.
@@ -121,7 +122,7 @@ def without_data(network: nn.Module, trained: nn.Module | None = None) -> Iterat
     modules = [*network.modules(), *(trained.modules() if trained else ())]
     before = [(held, dict(held)) for m in modules for held in (vars(m), m._parameters, m._buffers)]
     try:
-        with _Shapes(allow_non_fake_inputs=True) as mode:
+        with shapes_of(network) as mode:
             for module in network.modules():
                 weight = getattr(module, "weight", None)
                 if isinstance(weight, Tensor) and not is_plain(weight) and hasattr(module, "out_features"):
@@ -166,20 +167,20 @@ def passes_without_data(network: nn.Module, memory: LiveMemory) -> Iterator[None
         network: the network.
         memory: counts the memory inside the block.
     """
-    forward = network.forward
-    outputs: dict[Hashable, Any] = {}
-    peaks: dict[Hashable, list[int]] = defaultdict(list)
+    forward, modules = network.forward, list(network.modules())
+    seen: dict[Hashable, tuple[Any, int]] = {}
 
     def noise(*args: Any, **kwargs: Any) -> Any:
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in _tensors((args, kwargs)))
-        if len(peaks[shapes]) < PASSES:
+        patches = tuple((type(module), len(module._forward_hooks)) for module in modules)  # differ between phases
+        if (shapes, patches) not in seen:
             with memory.paused():
                 with without_data(network) as mode, LiveMemory(memory.device, mode) as inside:
                     out = forward(*args, **kwargs)
-                outputs[shapes] = tree_map_only(Tensor, _noise, out)
-                peaks[shapes].append(inside.peak)
-        memory.add(max(peaks[shapes]))
-        return tree_map_only(Tensor, torch.clone, outputs[shapes])
+                seen[shapes, patches] = tree_map_only(Tensor, _noise, out), inside.peak
+        out, peak = seen[shapes, patches]
+        memory.add(peak)
+        return tree_map_only(Tensor, torch.clone, out)
 
     with replaced(network, noise):
         yield

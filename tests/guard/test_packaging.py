@@ -64,7 +64,7 @@ class TestTheArchive:
     def test_it_is_small(self):
         sizes = {name: (REPO / name).stat().st_size for name in packed()}
         assert sum(sizes.values()) < LARGEST
-        assert sum(size for name, size in sizes.items() if not name.startswith("models/")) < 1_600_000
+        assert sum(size for name, size in sizes.items() if not name.startswith("models/")) < 1_650_000
 
     @pytest.mark.parametrize("name", code())
     def test_code_imports_what_is_packed_or_what_comfyui_brings(self, name):

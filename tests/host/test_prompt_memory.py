@@ -51,8 +51,10 @@ def test_of_float32_and_for_a_sharpener_they_stay(pack, loaded):
 
 
 def test_the_node_keeps_half(pack, top, loaded):
-    clip, parts = top.load("base")[1], pack.comfy_host
-    dtype = parts.prompt_dtype(loaded(torch.bfloat16), "teefusion")
-    whole, half = (parts.graph_data(clip, "\n".join(TEXTS), "", (), (), (), kept)[0] for kept in (None, dtype))
+    clip, texts = top.load("base")[1], "\n".join(TEXTS)
+    whole, half = (
+        pack.comfy_host.graph_data(loaded(dtype), "teefusion", clip, texts, "", (), (), ())[0]
+        for dtype in (torch.float32, torch.bfloat16)
+    )
     assert [c.nbytes * 2 for c in contexts(half)] == [c.nbytes for c in contexts(whole)]
     assert all(extras["pooled_output"].dtype == torch.float32 for _, extras in half.entries)

@@ -20,7 +20,7 @@ from ..guidance.student_loader import MODELS, UPDATES
 from ..notes import tell
 from ..prompts.encoded import Prompts, encoded
 from .distillation import Distillation, check_negative_share
-from .network import latent_shape
+from .network import latent_shape, prompt_dtype
 from .progress import TrainingProgress
 from .run import Result, Training
 from .teacher import Teacher
@@ -114,18 +114,18 @@ def times_lost(name: str, whole_model: bool) -> int:
 
 
 def graph_data(
-    clip, prompts: str, negatives: str, positive: Sequence[list], null: Sequence[list], latents: Sequence[dict],
-    dtype: torch.dtype | None = None,
+    model, method: str, clip, prompts: str, negatives: str, positive: Sequence[list], null: Sequence[list],
+    latents: Sequence[dict],
 ) -> tuple[Prompts, Prompts, list[Tensor]]:  # fmt: skip
     """Return prompts, empty or negative prompts, and images from what is connected.
 
     Args:
+        model, method: MODEL and method of the student, which decide how the prompts are kept: see `prompt_dtype`.
         clip: CLIP that encodes the texts; None if encoded prompts are connected.
         prompts, negatives: one prompt per line.
         positive: CONDITIONING list; with latents the caption of each.
         null: CONDITIONING list: the encoded empty prompt, then negative prompts.
         latents: LATENT list of single images or batches.
-        dtype: dtype to keep the prompts in, from `prompt_dtype`.
     Raises:
         InvalidConfig: an input is missing, or prompts are given as text and as CONDITIONING.
     """
@@ -137,10 +137,11 @@ def graph_data(
             raise InvalidConfig("prompts is empty; write one prompt per line, or connect encoded prompts to positive")
         if (lines or others or not null) and clip is None:
             raise InvalidConfig("the prompts cannot be encoded without clip; connect clip, or positive and null")
-        positives = encoded(clip, lines) if lines else positive
-        nulls = [*(null or encoded(clip, [""])), *encoded(clip, others)]
+        dtype = prompt_dtype(model, method)
+        positives = Prompts(encoded(clip, lines) if lines else positive, "prompt", dtype)
+        nulls = Prompts([*(null or encoded(clip, [""])), *encoded(clip, others)], "null", dtype)
         images = [row[None] for latent in latents for row in latent["samples"].clone()]
-        return Prompts(positives, "prompt", dtype), Prompts(nulls, "null", dtype), images
+        return positives, nulls, images
 
 
 def _sampler_name(sampler) -> str:

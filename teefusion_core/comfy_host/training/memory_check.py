@@ -51,9 +51,12 @@ class Need:
         return f"training needs about {self.peak / GIB:.2f} GiB beside the model; {self.free / GIB:.2f} GiB are free"
 
 
-def check_memory(distil: Distillation, loop: TrainSettings) -> Need | None:
+def check_memory(distil: Distillation, loop: TrainSettings, free: int | None = None) -> Need | None:
     """Forecast the memory of a training run whose update is applied, without the arithmetic of the network.
 
+    Args:
+        distil, loop: the run.
+        free: free bytes; None asks the host.
     Returns:
         The forecast, or None if the network cannot run without data, e.g. because of a kernel of another pack.
     Raises:
@@ -69,7 +72,8 @@ def check_memory(distil: Distillation, loop: TrainSettings) -> Need | None:
         log.debug("no memory forecast", exc_info=error)
         tell(f"the memory of this training cannot be forecast ({type(error).__name__}); it starts without")
         return None
-    need = Need(student, teacher, _free(distil.network, max(student, teacher)))
+    free = _free(distil.network, max(student, teacher)) if free is None else free
+    need = Need(student, teacher, free)
     if need.peak > need.free:
         raise InvalidConfig(f"{need}. {_advice(distil, loop, need)}")
     return need
