@@ -265,7 +265,8 @@ class DistillTrainer(io.ComfyNode):
                 warmup_steps=min(20, steps[0] - 1), learning_rate_schedule="linear", save_every=save_every[0],
             )  # fmt: skip
             trainer = _trainer()
-            data = trainer.graph_data(clip[0], prompts[0], negative_prompts[0], positive, null, latents)
+            given = (clip[0], prompts[0], negative_prompts[0], positive, null, latents)
+            data = trainer.graph_data(model[0], settings.method, *given)
             trained, path = trainer.train_in_graph(
                 model[0], guider[0], sampler[0], data, settings, loop, name=name[0], pixels=(width[0], height[0]),
                 accept_changes=f"{accept_changes[0]}, warmup_steps",  # which follows steps

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import signal
@@ -91,17 +92,14 @@ def _train(path: Path) -> None:
     _join_process_group()
     config = _read(path)
     import_from_comfyui()
+    if not together() or dist.get_rank() == 0:
+        _print_notes()
     from .comfy_host.training.from_file import training_of
     from .comfy_host.training.run import described_calibration
 
     training, target = training_of(config, path.resolve().parent)
-    progress, first = ProgressLines(), training.processes.first
-    trained = training.run(
-        on_step=progress,
-        on_trajectory=progress.on_trajectory if first else None,
-        on_forecast=progress.on_forecast if first else None,
-        on_calibration=progress.on_calibration,
-    )
+    first = training.processes.first
+    trained = training.run(on_step=ProgressLines())
     if first:
         training.write(trained, target)
         done = f"student of {trained.file.info.step} steps written to {target}"
@@ -109,6 +107,15 @@ def _train(path: Path) -> None:
     if together():
         dist.barrier()  # a process that leaves early breaks the connection of one that still writes
         dist.destroy_process_group()
+
+
+def _print_notes() -> None:
+    """Print what a node would show, such as how far the encoding of prompts is."""
+    lines = logging.StreamHandler(sys.stdout)
+    lines.addFilter(lambda record: record.levelno == logging.INFO)
+    notes = logging.getLogger(f"{__package__}.comfy_host.notes")
+    notes.setLevel(logging.INFO)
+    notes.addHandler(lines)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -151,25 +158,11 @@ class ProgressLines:
     """Prints the progress of a training every few seconds."""
 
     def __init__(self) -> None:
-        self.last_print, self.started = time.monotonic(), False
+        self.last_print = time.monotonic()
         self.losses: list[float] = []
         self.rows = 0
 
-    def on_forecast(self, need: object) -> None:
-        """Print the memory that the run needs."""
-        print(need, flush=True)
-
-    def on_trajectory(self, number: int) -> None:
-        """Print the teacher's progress until the first training step."""
-        if not self.started:
-            print(f"the teacher samples trajectory {number + 1}", flush=True)
-
-    def on_calibration(self, number: int, count: int) -> None:
-        """Print the progress of the calibration."""
-        print(f"calibration: comparing student and teacher at w {number + 1} of about {count}", flush=True)
-
     def __call__(self, report: StepReport) -> None:
-        self.started = True
         self.losses.append(report.loss)
         self.rows += report.rows
         now = time.monotonic()

@@ -13,7 +13,7 @@ from typing import Any
 # isort: off
 from . import (
     _claims, _embedding, _negative_prompts, _packs, _paper_tables, alignment, backbones, blend, campaign, composition,
-    demo, import_time, overhead, rates, reflection, reflection_cost, soak, students, teacher_check, trainer,
+    demo, import_time, memory, overhead, rates, reflection, reflection_cost, soak, students, teacher_check, trainer,
 )  # fmt: skip
 # isort: on
 
@@ -25,6 +25,7 @@ OWN: dict[str, Table] = {
     "composition": composition.table, "backbones": backbones.table, "import_time": import_time.table,
     "blend": blend.table, "trainer": trainer.table, "campaign": campaign.table, "packs": _packs.table,
     "teacher_check": teacher_check.table,
+    "memory": memory.table,
 }  # fmt: skip
 """Tables called as their bench is."""
 PAPER: dict[str, Table] = {

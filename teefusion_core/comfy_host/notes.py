@@ -10,12 +10,19 @@ import asyncio
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+import comfy.model_management
+
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 """Seconds between two looks at the queue, and from the end of a run to its notes."""
+SECONDS_BETWEEN_LINES = 2.0
+"""Seconds between two lines about one long computation."""
 MOST_NODES = 1000
 """Number of nodes whose notes are kept; browsers that are gone are never reported."""
 
@@ -50,6 +57,45 @@ def warn(text: str) -> None:
     """Log a warning and show it in the running node, above its line, once per run."""
     log.warning("TeEFusion: %s", text)
     _show(warning=_marked(text))
+
+
+class Wait:
+    """Tells how far a long computation in parts is, and lets the user cancel before each part."""
+
+    def __init__(self, what: str, parts: int):
+        """Start; nothing is told before the first part.
+
+        Args:
+            what: what is done in one part, e.g. "encoding prompt"; if empty, nothing is told.
+            parts: number of parts.
+        """
+        self.what, self.parts, self.part = what, parts, 0
+        self.start, self.last_line = time.monotonic(), -SECONDS_BETWEEN_LINES
+
+    def next(self, *_: object) -> None:
+        """Tell that the next part begins; after the last one, only look for a cancel."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self.part += 1
+        now = time.monotonic()
+        if self.what and self.part <= self.parts and now - self.last_line >= SECONDS_BETWEEN_LINES:
+            done = self.part - 1
+            left = f", {duration((now - self.start) / done * (self.parts - done))} left" if done else ""
+            tell(f"{self.what} {self.part} of {self.parts}{left}")
+            self.last_line = now
+
+
+def each(what: str, parts: Iterable[T]) -> Iterator[T]:
+    """Yield each part of a long computation, and tell how far it is."""
+    parts = list(parts)
+    wait = Wait(what, len(parts))
+    for part in parts:
+        wait.next()
+        yield part
+
+
+def duration(seconds: float) -> str:
+    """Return a time in minutes, or in seconds if it is short."""
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def begin() -> None:

@@ -5,7 +5,7 @@ A file is written under another name, flushed to the disk and then renamed.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from ..errors import NotWritten, TargetExists
 
 _UNFINISHED = ".part"
+GIB = 2**30
 
 
 def check_target(path: Path, *, ours: bool = False) -> None:
@@ -31,6 +32,27 @@ def check_target(path: Path, *, ours: bool = False) -> None:
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise NotWritten(f"{path} cannot be written, because {folder} is read-only or not a folder; choose another one")
+
+
+def check_space(folder: Path, needs: Mapping[str, int]) -> str:
+    """Refuse a folder whose disk is too small for what will be written there; call it before long work.
+
+    Args:
+        folder: it need not exist yet; the files in it already count as a part of the needs.
+        needs: bytes by the name of what needs them.
+    Returns:
+        A sentence with the needs.
+    Raises:
+        NotWritten: the disk has less free space.
+    """
+    there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    disk = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free, total = shutil.disk_usage(disk).free, sum(needs.values())
+    parts = " + ".join(f"{size / GIB:.2f} GiB {name}" for name, size in needs.items())
+    text = f"{folder} will take up to {total / GIB:.2f} GiB of disk space ({parts}); {free / GIB:.2f} GiB are free"
+    if total - there > free:
+        raise NotWritten(text)
+    return text
 
 
 @contextmanager

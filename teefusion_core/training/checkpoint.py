@@ -73,7 +73,7 @@ class CheckpointFolder:
         base: str,
         described: Mapping[str, Any] | None = None,
         accept_changes: Collection[str] = (),
-        keep: int = 3,
+        keep: int = 2,
         processes: Processes | None = None,
     ):
         """Set up the folder of a run; nothing is written before the first `save`.

@@ -47,7 +47,6 @@ class TrajectoryCache:
         reuse: float,
         seed: int = 0,
         processes: Processes | None = None,
-        on_trajectory: Callable[[int], None] | None = None,
     ):
         """Open a folder of trajectories; none is made yet.
 
@@ -60,14 +59,13 @@ class TrajectoryCache:
                 `cache_size` trajectories before the first step and none later.
             seed: seed of the draws.
             processes: the training processes; by default those of torch.distributed. All open the same folder.
-            on_trajectory: called before the teacher makes a trajectory, with its number.
         Raises:
             InvalidConfig: cache_size is below 1, or reuse is below 0.
         """
         if cache_size < 1 or not 0 <= reuse < math.inf:
             raise InvalidConfig(f"cache_size is {cache_size} and reuse is {reuse}; use 1 or more, and 0 or more")
         self.make, self.folder, self.examples, self.cache_size, self.reuse = make, folder, examples, cache_size, reuse
-        self.processes, self.on_trajectory = processes or Processes(), on_trajectory
+        self.processes = processes or Processes()
         self.generator = generator_of(seed, "draw", 0)
         self.drawn = 0
         self._oldest = 0
@@ -75,8 +73,7 @@ class TrajectoryCache:
 
     def next(self, rows: int) -> Example:
         """Draw rows for all processes from any trajectory and step; return this one's, float32 on the CPU."""
-        # one at the start, so that training starts early
-        made = 1 + int(self.drawn / (self.examples * self.reuse)) if self.reuse else self.cache_size
+        made = self.made(self.drawn)
         oldest = max(made - self.cache_size, 0)
         self._keep(range(oldest, made))
         rank, drawn = self.processes.rank, rows * self.processes.size
@@ -90,6 +87,21 @@ class TrajectoryCache:
             for trajectory, place in zip(*(p.tolist() for p in places), strict=True)
         ]
         return Example(**{name: torch.stack([row[name] for row in picked]) for name in picked[0]})
+
+    def made(self, drawn: int) -> int:
+        """Return how many trajectories have been made when this many examples were drawn and more are asked for."""
+        # one at the start, so that training starts early
+        return 1 + int(drawn / (self.examples * self.reuse)) if self.reuse else self.cache_size
+
+    def disk_bytes(self, made: int, latent: int) -> int:
+        """Return the most bytes that the folder takes.
+
+        Args:
+            made: number of trajectories of the whole run.
+            latent: number of elements of one latent.
+        """
+        stored = min(made, self.cache_size + self.processes.size)  # new ones are written before old ones are removed
+        return stored * self.examples * len(_LATENTS) * torch.float16.itemsize * latent
 
     def state(self) -> Tree:
         """Return the position, which determines the trajectories."""
@@ -141,8 +153,6 @@ class TrajectoryCache:
         return file, {name: file.get_tensor(name) for name in _SMALL}
 
     def _make(self, index: int) -> None:
-        if self.on_trajectory is not None:
-            self.on_trajectory(index)
         write_tensors(self._path(index), _stored(self.make(index)), {})
 
     def _row(self, index: int, place: int) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ import torch
 
 from teefusion_core.training.loop_settings import TrainSettings
 
+from ..unit.allocator import allocated
 from .composition_columns import STUDENT_FILE
 from .distillation_parts import example_of, shaken
 from .foreign_loader import Coded, foreign_model
@@ -86,12 +87,13 @@ class TestTraining:
                 found.append((float(loss.detach()), sum(float(grad.norm()) ** 2 for grad in grads) ** 0.5))
         assert found[0] == pytest.approx(found[1], rel=1e-3) and found[0][1] > 0
 
-    def test_the_memory_check(self, sides, distil, pack):
+    def test_the_memory_check(self, sides, distil, pack, tmp_path):
+        loop, needs = TrainSettings(steps=2, batch_size=4, learning_rate=1e-4), []
         with torch.inference_mode(False):
             distillation = distil(model=sides[0])
-            with distillation.in_training():
-                loop = TrainSettings(steps=2, batch_size=1, learning_rate=1e-4)
-                assert pack.comfy_host.memory_check.check_memory(distillation, loop).peak > 0
+            training = pack.comfy_host.Training(distillation, loop, root=tmp_path, name="r", teacher="")
+            peak = allocated(lambda: training.run(on_forecast=needs.append))
+        assert needs[0].peak == pytest.approx(peak, rel=0.15)
 
     @pytest.mark.parametrize("trainable", ["embedders", "everything"])
     def test_what_needs_the_values_is_refused(self, sides, distil, pack, trainable):

@@ -10,9 +10,14 @@ from teefusion_core.training.loop_settings import TrainSettings
 from ..unit.allocator import allocated
 
 MIB = 2**20
+CHECKPOINTING, EVERYTHING = dict(gradient_checkpointing=True, rank=32), dict(trainable="everything")
 CASES = {
-    "lora": (dict(), 16), "checkpointing": (dict(gradient_checkpointing=True, rank=32), 32),
-    "everything": (dict(trainable="everything"), 4), "teacher": (dict(images_per_trajectory=64), 2),
+    "lora, one row": (dict(), 1), "lora": (dict(), 16),
+    "checkpointing, one row": (CHECKPOINTING, 1), "checkpointing": (CHECKPOINTING, 32),
+    "everything, one row": (EVERYTHING, 1), "everything": (EVERYTHING, 4),
+    "everything, checkpointing": (EVERYTHING | CHECKPOINTING, 4),
+    "teacher": (dict(images_per_trajectory=64), 2),
+    "long trajectory": (dict(teacher_steps=60, images_per_trajectory=8), 1),
     "guidance lora": (dict(method="guidance lora", initial_gain_ratio=0.0, nulls=("",)), 16),
 }  # fmt: skip
 
@@ -42,7 +47,7 @@ def test_trials_leave_nothing_behind(pack, distil, world):
 
 class TestTooLarge:
     def free(self, pack, monkeypatch, size):
-        monkeypatch.setattr(pack.comfy_host.memory_check, "_free", lambda device: size)
+        monkeypatch.setattr(pack.comfy_host.memory_check, "_free", lambda *_: size)
 
     def refused(self, pack, distillation, batch):
         with distillation.in_training(), pytest.raises(pack.errors.InvalidConfig) as caught:
@@ -71,3 +76,27 @@ class TestTooLarge:
         with pytest.raises(pack.errors.InvalidConfig, match="GiB"):
             training.run()
         assert not list(tmp_path.iterdir())
+
+
+class TestAnotherKernel:
+    """A kernel that torch knows nothing about, as other packs bring them."""
+
+    @pytest.fixture
+    def kernel(self):
+        with torch.library._scoped_library("teefusion_tests", "FRAGMENT") as library:
+            library.define("same(Tensor x) -> Tensor")
+            library.impl("same", lambda x: x.clone(), "CPU")
+            yield torch.ops.teefusion_tests.same
+
+    def test_training_starts_without_a_forecast(self, pack, distil, tmp_path, kernel, caplog):
+        distillation, needs = distil(), []
+        layer = distillation.network.module.x_embedder
+        training = pack.comfy_host.Training(distillation, loop(1), root=tmp_path, name="run", teacher="CFG")
+        handle = layer.register_forward_hook(lambda layer, inputs, out: out + 0 * kernel(out.detach()))
+        try:
+            with caplog.at_level("INFO"):
+                result = training.run(on_forecast=needs.append)
+        finally:
+            handle.remove()
+        assert result.finished and needs == []
+        assert "cannot be forecast" in caplog.text

@@ -1,6 +1,7 @@
 """Output files: whole or not at all, never over what is not ours."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 import pytest
 
 from teefusion_core.errors import NotWritten, TargetExists, TeEFusionError
-from teefusion_core.files.output_file import check_target, write_text, written
+from teefusion_core.files.output_file import check_space, check_target, write_text, written
 
 
 def test_a_new_file_in_a_new_folder_is_free(tmp_path):
@@ -67,3 +68,22 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
     (tmp_path / "a1.txt.1.part").touch()  # of another file
     write_text(target, "whole")
     assert sorted(os.listdir(tmp_path)) == ["a1.txt.1.part", "a[1].txt"]
+
+
+class TestSpace:
+    def test_what_is_needed_is_said(self, tmp_path):
+        text = check_space(tmp_path / "run", {"apples": 2**29, "pears": 2**30})
+        assert "1.50 GiB" in text and "0.50 GiB apples + 1.00 GiB pears" in text
+        assert f"{shutil.disk_usage(tmp_path).free / 2**30:.0f}"[:-1] in text
+
+    def test_too_little_is_refused_with_both_numbers(self, tmp_path):
+        free = shutil.disk_usage(tmp_path).free
+        with pytest.raises(NotWritten, match=r"2\.00 GiB apples.*GiB are free"):
+            check_space(tmp_path, {"apples": 2 * 2**30, "pears": free})
+
+    def test_files_of_an_earlier_start_are_part_of_it(self, tmp_path):
+        with (tmp_path / "apples").open("wb") as file:
+            file.truncate(2**40)  # a sparse file
+        check_space(tmp_path, {"apples": 2**40})
+        with pytest.raises(NotWritten):
+            check_space(tmp_path, {"apples": 2**40, "pears": shutil.disk_usage(tmp_path).free + 2**30})

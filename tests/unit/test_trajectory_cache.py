@@ -87,11 +87,14 @@ def test_all_trajectories_come_first_where_each_is_made_once(make, tmp_path):
     assert make.asked == [0, 1, 2] == files(tmp_path)
 
 
-def test_every_trajectory_that_is_made_is_reported(make, tmp_path):
-    reported = []
-    for _ in range(2):  # the second time they are on disk
-        drawn(trajectories(make, tmp_path, cache_size=3, on_trajectory=reported.append), 5)
-    assert reported == make.asked == [0, 1, 2]
+def test_what_it_takes_on_disk_is_known_before(make, tmp_path):
+    of_one = 3 * STEPS * ROWS * make(0).x_SBCHW[0, 0].numel() * 2
+    for draws, stored in ((1, 1), (7, 2), (60, 4)):  # of 3 that are kept, while the next one is written
+        data = trajectories(make, tmp_path / str(draws), cache_size=3)
+        made = data.made((draws - 1) * 2)
+        drawn(data, draws, rows=2)
+        assert files(tmp_path / str(draws))[-1] == made - 1
+        assert data.disk_bytes(made, of_one // (3 * STEPS * ROWS * 2)) == stored * of_one
 
 
 @pytest.mark.parametrize(("uses", "made"), [(1.0, 1 + 5), (2.0, 1 + 2), (0.5, 1 + 10), (0, 2)])

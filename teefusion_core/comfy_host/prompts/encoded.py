@@ -6,31 +6,33 @@ Shapes: B rows, L tokens, E width, P pooled width.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch
+from ..notes import each
 
 POOLED = "pooled_output"
 
 
-def encoded(clip, texts: Sequence[str]) -> list[list]:
-    """Return the CONDITIONING of each text, as CLIPTextEncode does."""
-    return [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
+def encoded(clip, texts: Sequence[str]) -> Iterator[list]:
+    """Yield the CONDITIONING of each text, as CLIPTextEncode does."""
+    return (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in each("encoding prompt", texts))
 
 
 class Prompts:
     """A list of encoded prompts, each with one entry of one row."""
 
-    def __init__(self, conditionings: Sequence[list], what: str):
+    def __init__(self, conditionings: Iterable[list], what: str, dtype: torch.dtype | None = None):
         """Split CONDITIONING lists into one prompt per entry and row.
 
         Args:
             conditionings: from CLIPTextEncode.
             what: name of a prompt in messages.
+            dtype: dtype to keep the tokens in, from `prompt_dtype`; None keeps theirs.
         Raises:
             InvalidConfig: no prompt.
         """
@@ -39,7 +41,7 @@ class Prompts:
             for row in range(len(context_BLE)):
                 # cloned, because autograd cannot save inference tensors
                 own = {name: _of_row(value, row, len(context_BLE)) for name, value in extras.items()}
-                self.entries.append((context_BLE[row : row + 1].clone(), own))
+                self.entries.append((context_BLE[row : row + 1].to(dtype or context_BLE.dtype, copy=True), own))
         if not self.entries:
             raise InvalidConfig(f"there is no {what}; give one or more")
         self.kinds = [_kind(*entry) for entry in self.entries]

@@ -5,7 +5,7 @@ Shapes: B rows, C H W latent, S steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import comfy.model_management
@@ -15,6 +15,7 @@ from torch import Tensor
 from ...guidance.calibration import Calibration, Measured, calibrated, ends_between
 from ...guidance.cfg import effective_guidance
 from ...training.targets import Trajectory
+from ..notes import Wait
 from .distillation import Distillation
 
 POINTS, FEWEST, STATES = 5, 2, 4
@@ -23,13 +24,12 @@ states of each trajectory at which they are compared."""
 
 
 @torch.no_grad()
-def calibrate(distil: Distillation, images: int, on_point: Callable[[int, int], None]) -> Calibration | None:
+def calibrate(distil: Distillation, images: int) -> Calibration | None:
     """Compare the student with its teacher; the update must be applied.
 
     Args:
         distil: teacher and student.
         images: number of images per w, 1 or more.
-        on_point: called before each w with its number and the number of all.
     Returns:
         The calibration, or None if the student does not reach its teacher at two of the w: a student that allows
         hardly any w would be of less use than one that guides too weakly.
@@ -39,9 +39,10 @@ def calibrate(distil: Distillation, images: int, on_point: Callable[[int, int], 
     wanted = torch.linspace(settings.guidance_min, settings.guidance_max, POINTS).tolist()
     tried = [low, *wanted, high]
     states: dict[float, list[_State]] = {}
+    wait = Wait("calibration: comparing student and teacher at w", POINTS)
 
     def point(w: float) -> Measured:
-        on_point(len(states), POINTS)
+        wait.next()
         states[w] = _states(distil, images, w)
         own = sorted({*tried, w})
         return Measured(w, _mean(_teacher(state) for state in states[w]), own, [student(w, at) for at in own])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import comfy.model_management
 import torch
@@ -27,7 +28,8 @@ from ..prompts.prompt_check import check_prompts
 from ..sampling import schedule
 from ..weights import merged
 from .network import Network
-from .teacher import Teacher, TrajectoryMaker, checked_images
+from .teacher import CHECK_STEPS, Teacher
+from .trajectory_maker import TrajectoryMaker, checked_images
 
 
 def check_negative_share(nulls: Prompts, settings: DistillSettings) -> None:
@@ -103,7 +105,8 @@ class Distillation:
         noise_1CHW = torch.randn(1, *self.latent_CHW, generator=generator_of(self.settings.run_seed, "check"))
         with self.student.update.disabled(), torch.no_grad():
             positive, negative = self.positives.batch([0]), self.nulls.batch([0])
-            self.teacher.check(positive, negative, noise_1CHW, cfg_scale_of(self.settings.drawn_guidance[1]))
+            with self.teacher.telling("checking the teacher, step", CHECK_STEPS):
+                self.teacher.check(positive, negative, noise_1CHW, cfg_scale_of(self.settings.drawn_guidance[1]))
             self.network.load()
 
     @contextmanager
@@ -113,10 +116,17 @@ class Distillation:
         with self.network.in_training(gradient_checkpointing=checkpointing), self.student.update.in_training():
             yield
 
-    def trajectory(self, number: int) -> Trajectory:
-        """Return the teacher's trajectory with a number, always the same one."""
+    def trajectory(self, number: int, images: int | None = None, said: str = "") -> Trajectory:
+        """Return the teacher's trajectory with a number, always the same one.
+
+        Args:
+            number: number of the trajectory.
+            images: its rows; None uses `images_per_trajectory`.
+            said: what the user is told together with the step; nothing by default.
+        """
+        settings = replace(self.settings, images_per_trajectory=images or self.settings.images_per_trajectory)
         with self.student.update.disabled(), torch.no_grad():
-            return self._maker.make(number)
+            return replace(self._maker, settings=settings).make(number, said)
 
     def trajectory_beside(self, w: float, rows: int, number: int) -> Trajectory:
         """Return a trajectory of the teacher with guidance w that training does not use."""

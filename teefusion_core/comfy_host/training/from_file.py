@@ -25,13 +25,14 @@ from ...training.parallel import DDP
 from ...training.processes import Processes
 from ...training.settings import DistillSettings
 from ..demo_model import load_demo
+from ..notes import each, tell
 from ..prompts.encoded import Prompts, encoded
 from ..reflection.guider import ReflectionGuider, Scales
 from ..reflection.sampler import ReflectionSampler
 from .config_rules import checked
 from .distillation import Distillation, check_negative_share
 from .model_section import existing_file, load_models, load_network
-from .network import latent_shape
+from .network import latent_shape, prompt_dtype
 from .run import Training
 from .teacher import Teacher
 
@@ -53,10 +54,12 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
     processes = Processes(sections["training"].pop("parallel", DDP))
     settings = _settings(DistillSettings, "distillation", sections["distillation"])
     loop = _settings(TrainSettings, "training", sections["training"])
-    positives, nulls, start = _data(sections["data"], model, clip, vae, folder)
+    dtype = prompt_dtype(model, settings.method)
+    positives, nulls, start = _data(sections["data"], model, clip, vae, folder, dtype)
     check_negative_share(nulls, settings)
     output = sections["output"]
     name = str(_needed(output, "output", "name"))
+    tell("preparing the model for training")
     distillation = Distillation(model, teacher, positives, nulls, settings, **start)
     root = folder / output.get("runs", "runs")
     student = folder / output.get("student", f"{name}{SUFFIX}")
@@ -66,6 +69,7 @@ def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path
         whole_model=whole_model, processes=processes, calibration=output.get("calibration", IMAGES_PER_W),
     )  # fmt: skip
     training.check_target(student)
+    training.check_disk()
     distillation.check_teacher()
     return training, student
 
@@ -132,16 +136,17 @@ def _lines(folder: Path, name: str) -> list[str]:
 
 
 @torch.no_grad()
-def _data(section: Mapping[str, Any], model, clip, vae, folder: Path):
+def _data(section: Mapping[str, Any], model, clip, vae, folder: Path, dtype: torch.dtype | None):
     """Return prompts, nulls, and what the teacher starts from."""
     width, height = (section.get(name, 1024) for name in ("width", "height"))
     negatives = _lines(folder, section["negative_prompts"]) if "negative_prompts" in section else []
-    nulls = Prompts(encoded(clip, ["", *negatives]), "null")
+    nulls = Prompts(encoded(clip, ["", *negatives]), "null", dtype)
     if "prompts" in section:
-        prompts = Prompts(encoded(clip, _lines(folder, section["prompts"])), "prompt")
+        prompts = Prompts(encoded(clip, _lines(folder, section["prompts"])), "prompt", dtype)
         return prompts, nulls, {"latent_CHW": latent_shape(model, width, height)}
     if vae is None:
         raise InvalidConfig("[data] has images, but [model] has no vae to encode them; add one")
     found = captioned(folder / section["images"], subfolders=section.get("subfolders", False))
-    latents = [vae.encode(one.pixels(width, height)) for one in found]
-    return Prompts(encoded(clip, [one.caption for one in found]), "caption"), nulls, {"images": latents}
+    latents = [vae.encode(one.pixels(width, height)) for one in each("encoding image", found)]
+    captions = encoded(clip, [one.caption for one in found])
+    return Prompts(captions, "caption", dtype), nulls, {"images": latents}

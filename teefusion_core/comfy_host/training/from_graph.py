@@ -20,7 +20,7 @@ from ..guidance.student_loader import MODELS, UPDATES
 from ..notes import tell
 from ..prompts.encoded import Prompts, encoded
 from .distillation import Distillation, check_negative_share
-from .network import latent_shape
+from .network import latent_shape, prompt_dtype
 from .progress import TrainingProgress
 from .run import Result, Training, described_calibration
 from .teacher import Teacher
@@ -68,6 +68,7 @@ def train_in_graph(
     Raises:
         TeEFusionError: the model, the teacher, the data or the settings do not fit; raised before the first step.
     """
+    tell("preparing the model for training")
     positives, nulls, images = data
     # the host runs nodes in inference mode, whose tensors autograd cannot use
     with torch.inference_mode(False), torch.enable_grad():
@@ -83,6 +84,7 @@ def train_in_graph(
         )  # fmt: skip
         path = student_path(name, whole_model)
         training.check_target(path)
+        training.check_disk()
         distillation.check_teacher()
         trained = _run(training, TrainingProgress(training, every=preview_every, vae=vae))
     training.write(trained, path)
@@ -94,10 +96,7 @@ def train_in_graph(
 
 def _run(training: Training, progress: TrainingProgress) -> Result:
     try:
-        trained = training.run(
-            progress.on_step, progress.should_stop, progress.on_trajectory, lambda need: tell(str(need)),
-            progress.on_calibration,
-        )  # fmt: skip
+        trained = training.run(progress.on_step, progress.should_stop)
     except comfy.model_management.InterruptProcessingException:
         progress.stopped()
         raise
@@ -120,11 +119,13 @@ def times_lost(name: str, whole_model: bool) -> int:
 
 
 def graph_data(
-    clip, prompts: str, negatives: str, positive: Sequence[list], null: Sequence[list], latents: Sequence[dict]
-) -> tuple[Prompts, Prompts, list[Tensor]]:
+    model, method: str, clip, prompts: str, negatives: str, positive: Sequence[list], null: Sequence[list],
+    latents: Sequence[dict],
+) -> tuple[Prompts, Prompts, list[Tensor]]:  # fmt: skip
     """Return prompts, empty or negative prompts, and images from what is connected.
 
     Args:
+        model, method: MODEL and method of the student, which decide how the prompts are kept: see `prompt_dtype`.
         clip: CLIP that encodes the texts; None if encoded prompts are connected.
         prompts, negatives: one prompt per line.
         positive: CONDITIONING list; with latents the caption of each.
@@ -141,10 +142,11 @@ def graph_data(
             raise InvalidConfig("prompts is empty; write one prompt per line, or connect encoded prompts to positive")
         if (lines or others or not null) and clip is None:
             raise InvalidConfig("the prompts cannot be encoded without clip; connect clip, or positive and null")
-        positives = encoded(clip, lines) if lines else positive
-        nulls = [*(null or encoded(clip, [""])), *encoded(clip, others)]
+        dtype = prompt_dtype(model, method)
+        positives = Prompts(encoded(clip, lines) if lines else positive, "prompt", dtype)
+        nulls = Prompts([*(null or encoded(clip, [""])), *encoded(clip, others)], "null", dtype)
         images = [row[None] for latent in latents for row in latent["samples"].clone()]
-        return Prompts(positives, "prompt"), Prompts(nulls, "null"), images
+        return positives, nulls, images
 
 
 def _sampler_name(sampler) -> str:

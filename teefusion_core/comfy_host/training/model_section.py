@@ -12,6 +12,7 @@ import comfy.utils
 from ...errors import InvalidConfig
 from ..demo_model import load_demo
 from ..model_files import ENCODERS, NETWORK, VAE, check_vae, contents, loaded, why_invalid, wrong_file
+from ..notes import tell
 
 
 def load_models(section: Mapping[str, Any], folder: Path):
@@ -45,6 +46,7 @@ def load_network(name: str, folder: Path, setting: str):
         CheckpointMismatch, InvalidConfig: the file holds no diffusion model, or does not exist.
     """
     path = existing_file(folder, name, setting)
+    tell(f"loading {path.name}")
     return loaded(path, setting, NETWORK, lambda: comfy.sd.load_diffusion_model(str(path)))
 
 
@@ -67,6 +69,7 @@ def _checkpoint(section: Mapping[str, Any], folder: Path):
     setting = "[model] checkpoint"
     path = existing_file(folder, section["checkpoint"], setting)
     wanted = f"{NETWORK} with {ENCODERS}"
+    tell(f"loading {path.name}")
     model, clip, vae = loaded(path, setting, wanted, lambda: comfy.sd.load_checkpoint_guess_config(str(path))[:3])
     if model is None or clip is None:
         raise wrong_file(path, setting, f"{wanted}, or set diffusion_model and clip instead")
@@ -85,6 +88,7 @@ def _clip(section: Mapping[str, Any], folder: Path):
         if ENCODERS not in found and found:
             raise wrong_file(path, setting, ENCODERS)
     files = [str(path) for path in paths]
+    tell(f"loading {', '.join(path.name for path in paths)}")
     return loaded(paths[0], setting, ENCODERS, lambda: comfy.sd.load_clip(files, clip_type=kind))
 
 
@@ -94,6 +98,7 @@ def _vae(section: Mapping[str, Any], folder: Path, model):
     setting = "[model] vae"
     path = existing_file(folder, section["vae"], setting)
     load = comfy.utils.load_torch_file
+    tell(f"loading {path.name}")
     vae = loaded(path, setting, VAE, lambda: comfy.sd.VAE(sd=load(str(path), safe_load=True)))
     if why_invalid(vae):
         raise wrong_file(path, setting, VAE)

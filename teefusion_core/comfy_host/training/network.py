@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...guidance.architectures import family_of
 from ...guidance.flow import velocity_of
+from ...guidance.methods import DICE
 from ...training.gradient_checkpointing import checkpointed
 from ...training.out_of_place import out_of_place
 from ..weights import compute_dtype
@@ -60,6 +61,7 @@ class Network:
             sigma_B: noise levels.
             positive: CONDITIONING whose rows are those of x.
         """
+        comfy.model_management.throw_exception_if_processing_interrupted()
         conds = comfy.sampler_helpers.convert_cond(positive)
         encode = comfy.samplers.encode_model_conds
         encoded = encode(self.base.extra_conds, conds, x_BCHW, self.device, "positive")[0]["model_conds"]
@@ -112,6 +114,15 @@ def make_differentiable(network: nn.Module) -> None:
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_inference():
                 module.register_buffer(name, buffer.clone(), persistent=name not in module._non_persistent_buffers_set)
+
+
+def prompt_dtype(model, method: str) -> torch.dtype | None:
+    """Return the dtype in which the tokens of encoded prompts need half the memory, or None to keep theirs.
+
+    The host rounds them to the dtype in which the model computes, so nothing changes. A sharpener reads them before.
+    """
+    dtype = compute_dtype(model.model)
+    return dtype if dtype in (torch.float16, torch.bfloat16) and method != DICE else None
 
 
 def latent_shape(model, width: int, height: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from ...training.loop import StepReport
 from ...training.preview import preview_image
 from ...training.update import exchanged
 from ..model_files import check_vae
-from ..notes import tell
+from ..notes import duration, each, tell
 from .run import Result, Training
 
 PROMPTS_SHOWN, PREVIEW_SIZE, SECONDS_BETWEEN_LINES = 3, 768, 1.0
@@ -40,7 +40,7 @@ class TrainingProgress:
         self.images: np.ndarray | None = None
         self.strengths = training.distillation.student.strengths_to_preview()
         self.rows = min(PROMPTS_SHOWN, len(training.distillation.positives))
-        self.last_line, self.seconds, self.step, self.calibrating = 0.0, 0.0, 0, False
+        self.last_line, self.seconds, self.step = 0.0, 0.0, 0
 
     def on_step(self, report: StepReport) -> None:
         """Show the progress."""
@@ -56,17 +56,8 @@ class TrainingProgress:
             left = (report.steps - report.step) * self.seconds
             pace = report.rows / max(self.seconds, 1e-9)
             done = f"step {report.step}/{report.steps}, loss {report.loss:.4f}"
-            tell(f"{done}, {pace:.1f} examples/s, {_minutes(left)} left")
+            tell(f"{done}, {pace:.1f} examples/s, {duration(left)} left")
         self.bar.update_absolute(report.step, report.steps, image)
-
-    def on_trajectory(self, number: int) -> None:
-        """Show that the teacher is making a trajectory."""
-        tell(f"the teacher makes trajectory {number + 1}")
-
-    def on_calibration(self, number: int, count: int) -> None:
-        """Show that the trained student is compared with its teacher."""
-        self.calibrating = True
-        tell(f"calibration: comparing student and teacher at w {number + 1} of about {count}")
 
     def show_calibration(self, trained: Result) -> None:
         """Show the guidance of the student before and after calibration beside the other previews."""
@@ -83,7 +74,7 @@ class TrainingProgress:
 
     def stopped(self) -> None:
         """Show what was saved on cancel."""
-        if self.calibrating:
+        if self.step == self.training.settings.steps:
             tell("stopped before the end of the calibration; the training is saved, so run again to calibrate")
             return
         saved = f"at step {self.step}, which is saved" if self.step else "before the first step of this run"
@@ -95,7 +86,8 @@ class TrainingProgress:
         distil = self.training.distillation
         try:
             with exchanged(distil.student.update, average):
-                latents = [distil.preview(row, w) for row in range(self.rows) for _, w in self.strengths]
+                places = [(row, w) for row in range(self.rows) for _, w in self.strengths]
+                latents = [distil.preview(row, w) for row, w in each("making preview image", places)]
             return np.stack([self._decoded(latent_1CHW) for latent_1CHW in latents])
         finally:
             distil.network.load()
@@ -112,7 +104,3 @@ class TrainingProgress:
             getattr(base.latent_format, "latent_rgb_factors_reshape", None),
         )
         return np.asarray(rough.decode_latent_to_preview(base.process_latent_in(latent_1CHW)))
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -11,7 +13,7 @@ import torch
 
 from ...errors import CheckpointMismatch, InvalidConfig, NotWritten
 from ...files.lock_file import locked
-from ...files.output_file import check_target
+from ...files.output_file import check_space, check_target
 from ...files.tensor_file import SUFFIX, open_tensors
 from ...guidance.calibration import Calibration
 from ...training.checkpoint import CheckpointFolder
@@ -20,13 +22,15 @@ from ...training.loop_settings import TrainSettings
 from ...training.processes import Processes
 from ...training.run_state import FIRST_LOSS_SCALE
 from ...training.students.student import RUN_KEY, StudentFile
+from ...training.targets import Trajectory
 from ...training.trajectory_cache import TrajectoryCache
 from ...training.update import check_plain, exchanged
 from ..guidance.student_loader import base_fingerprint
+from ..notes import duration, tell
 from .calibrate import calibrate
 from .distillation import Distillation
 from .identity import identity_of
-from .memory_check import Need, check_memory
+from .memory_check import MOMENTS, Need, check_memory
 
 
 @dataclass(frozen=True)
@@ -122,51 +126,88 @@ class Training:
         self,
         on_step: Callable[[StepReport], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
-        on_trajectory: Callable[[int], None] | None = None,
         on_forecast: Callable[[Need], None] | None = None,
-        on_calibration: Callable[[int, int], None] | None = None,
     ) -> Result:
         """Train to the end or until stopped; the student is the moving average of its weights.
 
         Args:
             on_step, should_stop: as in `train`.
-            on_trajectory: called before the teacher makes a trajectory, with its number.
             on_forecast: called before the first step, with the memory that training needs.
-            on_calibration: called after the last step, before each w of the calibration: its number and that of all.
         Raises:
             InvalidConfig: another process trains this run, or it does not fit into the memory of the device.
             TeEFusionError: as in `train`; the last checkpoint stays.
         """
-        distil, student, settings = self.distillation, self.distillation.student, self.distillation.settings
-        trajectories = TrajectoryCache(
-            distil.trajectory, self.folder.path / "trajectories",
-            examples=(len(distil.grid_S) - 1) * settings.images_per_trajectory, cache_size=settings.cache_size,
-            reuse=settings.reuse, seed=settings.run_seed, processes=self.processes, on_trajectory=on_trajectory,
-        )  # fmt: skip
+        distil, student, seed = self.distillation, self.distillation.student, self.distillation.settings.run_seed
         with distil.in_training():
+            tell("forecasting the memory of the training")
             need = check_memory(distil, self.settings)
-            if on_forecast is not None:
-                on_forecast(need)
+            if need is not None:
+                tell(str(need))
+                if on_forecast is not None:
+                    on_forecast(need)
             with self._alone():
                 trained = train(
-                    student.update, trajectories, distil.loss, self.settings, folder=self.folder, on_step=on_step,
-                    should_stop=should_stop, processes=self.processes, seed=settings.run_seed,
+                    student.update, self._trajectories(), distil.loss, self.settings, folder=self.folder,
+                    on_step=on_step, should_stop=should_stop, processes=self.processes, seed=seed,
                     loss_scale=FIRST_LOSS_SCALE if distil.network.dtype == torch.float16 else 1.0,
                 )  # fmt: skip
             with exchanged(student.update, trained.average):
-                curve = self._calibrated(on_calibration or (lambda number, count: None)) if trained.finished else None
+                curve = self._calibrated() if trained.finished else None
                 file = self.file(trained.step, "" if curve is None else curve.json())
                 return Result(file, trained.losses, trained.finished, curve)
 
-    def _calibrated(self, on_point: Callable[[int, int], None]) -> Calibration | None:
+    def _calibrated(self) -> Calibration | None:
         """Calibrate the student in the first process, which writes its file."""
         if not self.calibration or not self.distillation.student.has_range:
             return None
         curve = None
         with self.processes.all_or_none():
             if self.processes.first:
-                curve = calibrate(self.distillation, self.calibration, on_point)
+                curve = calibrate(self.distillation, self.calibration)
         return curve
+
+    def check_disk(self) -> None:
+        """Tell how much disk space the run takes, before the first step.
+
+        Raises:
+            NotWritten: the disk has less.
+        """
+        distil, cache = self.distillation, self._trajectories()
+        weights = sum(weight.numel() for weight in distil.student.update.parameters())
+        model = sum(weight.nbytes for weight in distil.network.module.parameters()) if self.whole_model else 0
+        checkpoint = (1 + MOMENTS + bool(self.settings.ema_decay)) * torch.float32.itemsize * weights
+        needs = {
+            "trajectories": cache.disk_bytes(self._made(cache), math.prod(distil.latent_CHW)),
+            "checkpoints": (self.folder.keep + 1) * checkpoint,  # the newest is written before the oldest is removed
+            "student": model or torch.float16.itemsize * weights,
+        }
+        try:
+            tell(check_space(self.folder.path, needs))
+        except NotWritten as error:
+            raise NotWritten(
+                f"{error}. Free space on this disk, or lower cache_size, images_per_trajectory or rank"
+            ) from error
+
+    def _trajectories(self) -> TrajectoryCache:
+        settings = self.distillation.settings
+        return TrajectoryCache(
+            self._trajectory, self.folder.path / "trajectories",
+            examples=(len(self.distillation.grid_S) - 1) * settings.images_per_trajectory,
+            cache_size=settings.cache_size, reuse=settings.reuse, seed=settings.run_seed, processes=self.processes,
+        )  # fmt: skip
+
+    def _made(self, cache: TrajectoryCache) -> int:
+        """Return the number of trajectories of the whole run."""
+        loop = self.settings
+        draws = loop.steps * loop.gradient_accumulation
+        return cache.made((draws - 1) * loop.batch_size * self.processes.size)
+
+    def _trajectory(self, number: int) -> Trajectory:
+        """Return the trajectory with a number, and tell how far it is."""
+        start, name = time.monotonic(), f"trajectory {number + 1} of {self._made(self._trajectories())}"
+        trajectory = self.distillation.trajectory(number, said=f"the teacher makes {name}")
+        tell(f"{name} took {duration(time.monotonic() - start)}; training goes on")
+        return trajectory
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""A GUIDER with its SAMPLER as a teacher that makes trajectories.
+"""A GUIDER with its SAMPLER as a teacher.
 
 Shapes: B rows, C H W latent, S steps.
 """
@@ -8,29 +8,25 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 
 import comfy.model_management
 import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...errors import InvalidConfig, ShapeMismatch, TeacherFailed, TeEFusionError
-from ...files.tensor_file import not_finite, numbered
-from ...guidance.cfg import cfg_scale_of
-from ...training.settings import DistillSettings
-from ...training.targets import Trajectory, levels, target_of
-from ...training.trajectory_cache import generator_of
+from ...errors import InvalidConfig, TeacherFailed, TeEFusionError
+from ...files.tensor_file import not_finite
 from ..guidance_functions import name_what_is_not_finite, with_memory
+from ..notes import Wait
 from ..origin import foreign_pack
-from ..prompts.encoded import Prompts
 from ..recording import record
 from ..weights import beside, compute_dtype
-from .network import Network
 
 PROBE_STEPS = 4
+CHECK_STEPS = PROBE_STEPS + 2
+"""Steps that a check samples in all."""
 PROBE_TOLERANCE = 1e-3
 """Difference of two steps from one state, relative to the step, that rounding in float32 explains."""
 ROUNDING_MARGIN, NUDGED = 4.0, 64
@@ -62,6 +58,7 @@ class Teacher:
         if not isinstance(sampler, comfy.samplers.Sampler):
             raise InvalidConfig(f"the teacher's sampler is a {type(sampler).__name__}; connect a SAMPLER")
         self.guider, self.sampler = copy.copy(guider), sampler
+        self._on_step: Callable[..., None] | None = None
         # set_conds writes into a dictionary, which a shallow copy shares with the guider that the host keeps
         vars(self.guider).update({name: dict(held) for name, held in vars(guider).items() if type(held) is dict})
         name_what_is_not_finite(getattr(self.guider, "model_options", {}))
@@ -80,6 +77,20 @@ class Teacher:
         """
         if self.model.model is model.model:
             self.guider.model_patcher = beside(self.model, merged)
+
+    @contextmanager
+    def telling(self, what: str, steps: int) -> Iterator[None]:
+        """Tell the user what is sampled inside the block and how far it is.
+
+        Args:
+            what, steps: what is done in one step, as in `Wait`, and the number of steps.
+        """
+        self._on_step = Wait(what, steps).next
+        try:
+            self._on_step()
+            yield
+        finally:
+            self._on_step = None
 
     def sample(
         self, positive, negative, noise_BCHW, sigmas_S, cfg: float, *, latent_BCHW=None, seed: int = 0, start_BCHW=None
@@ -105,7 +116,16 @@ class Teacher:
         with _other_packs_named():
             self.guider.set_conds(positive, negative)
             self.guider.set_cfg(cfg)
-            sampled = record(self.guider, self.sampler, noise_BCHW, picture, sigmas_S, seed=seed, start_BCHW=start_BCHW)
+            sampled = record(
+                self.guider,
+                self.sampler,
+                noise_BCHW,
+                picture,
+                sigmas_S,
+                seed=seed,
+                start_BCHW=start_BCHW,
+                on_step=self._on_step,
+            )
         return sampled.states, sampled.predicted
 
     def check(self, positive, negative, noise_BCHW: Tensor, cfg: float) -> None:
@@ -152,124 +172,6 @@ class Teacher:
         nudged_N = state_BCHW.flatten().clone()
         nudged_N[::NUDGED] *= 1 + torch.finfo(compute_dtype(self.model.model)).eps
         return nudged_N.reshape(state_BCHW.shape)
-
-
-@dataclass(frozen=True)
-class TrajectoryMaker:
-    """Makes trajectories with the teacher.
-
-    Attributes:
-        network: the model without guidance, to compute the guidance of a target.
-        teacher: samples the trajectories.
-        positives, nulls: prompts; the first of `nulls` is the empty prompt.
-        settings: guidance range, noise levels, target, seed.
-        grid_S: noise levels of the teacher's schedule.
-        latent_CHW: shape of the latents.
-        images: latents [1,C,H,W] to start from; empty to start from noise.
-    """
-
-    network: Network
-    teacher: Teacher
-    positives: Prompts
-    nulls: Prompts
-    settings: DistillSettings
-    grid_S: Tensor
-    latent_CHW: tuple[int, ...]
-    images: Sequence[Tensor]
-
-    def make(self, number: int) -> Trajectory:
-        """Return the trajectory with a number, always the same one; the student must be disabled."""
-        # the word seeds the generator: another one would change every stored result
-        generator = generator_of(self.settings.run_seed, "walk", number)
-        low, high = self.settings.drawn_guidance
-        return self._made(low + (high - low) * torch.rand((), generator=generator), generator)
-
-    def make_beside(self, w: float, rows: int, number: int) -> Trajectory:
-        """Return a trajectory of some rows with guidance w that training does not use; its noise is that of any w."""
-        maker = replace(self, settings=replace(self.settings, images_per_trajectory=rows))
-        return maker._made(torch.tensor(w), generator_of(self.settings.run_seed, "calibration", number))
-
-    def _made(self, w: Tensor, generator: torch.Generator) -> Trajectory:
-        sigma_S = levels(self.grid_S, self.settings.timestep_sampling, generator)
-        trajectory = (self._from_images if self.images else self._from_noise)(sigma_S, w, generator)
-        self.network.load()
-        return trajectory
-
-    def _from_noise(self, sigma_S: Tensor, w: Tensor, generator: torch.Generator) -> Trajectory:
-        rows = self.settings.images_per_trajectory
-        prompts, null = self.positives.pick(rows, generator), self._null(generator)
-        noise_BCHW = torch.randn(rows, *self.latent_CHW, generator=generator)
-        states, last = self._sample(prompts, null, noise_BCHW, sigma_S, w)
-        steps = range(len(sigma_S) - 1)
-        targets = [target_of(self.settings.target, states, last, sigma_S, step) for step in steps]
-        return self._trajectory(states[:-1], targets, sigma_S, w, [prompts] * len(steps), null)
-
-    def _from_images(self, sigma_S: Tensor, w: Tensor, generator: torch.Generator) -> Trajectory:
-        """Take one step of the teacher from each noise level, each time from other images."""
-        x, targets, prompts, null = [], [], [], self._null(generator)
-        for step in range(len(sigma_S) - 1):
-            picked = self.positives.pick(self.settings.images_per_trajectory, generator)
-            latent_BCHW = torch.cat([self.images[number] for number in picked])
-            noise_BCHW = torch.randn(latent_BCHW.shape, generator=generator)
-            here_S = sigma_S[step : step + 2]
-            states, last = self._sample(picked, null, noise_BCHW, here_S, w, latent_BCHW=latent_BCHW)
-            clean = self.network.base.process_latent_in(latent_BCHW).to(states[0])
-            targets.append(target_of(self.settings.target, [*states, clean], last, here_S, 0))
-            x.append(states[0])
-            prompts.append(picked)
-        return self._trajectory(x, targets, sigma_S, w, prompts, null)
-
-    def _sample(self, prompts: list[int], null: int, noise_BCHW: Tensor, sigma_S: Tensor, w: Tensor, **start):
-        positive, negative = self.positives.batch(prompts), self.nulls.batch([null] * len(prompts))
-        return self.teacher.sample(positive, negative, noise_BCHW, sigma_S, float(cfg_scale_of(w)), **start)
-
-    def _trajectory(self, x, targets, sigma_S: Tensor, w: Tensor, prompts: list[list[int]], null: int) -> Trajectory:
-        self.network.load()
-        device = self.network.device
-        x = [state.to(device) for state in x]
-        guidance = [
-            target.to(device)
-            - self.network.velocity(state, sigma.to(state).expand(len(state)), self.positives.batch(numbers))
-            for target, numbers, state, sigma in zip(targets, prompts, x, sigma_S[:-1], strict=True)
-        ]
-        prompt_SB = torch.tensor(prompts)
-        return Trajectory(
-            x_SBCHW=torch.stack(x).cpu(), sigma_S=sigma_S[:-1].cpu(), target_SBCHW=torch.stack(targets).cpu(),
-            guidance_SBCHW=torch.stack(guidance).cpu(), w=w, prompt_SB=prompt_SB,
-            null_SB=torch.full_like(prompt_SB, null),
-        )  # fmt: skip
-
-    def _null(self, generator: torch.Generator) -> int:
-        """Pick the empty prompt, or a negative one with the probability `negative_share`."""
-        others = len(self.nulls) - 1
-        if others and float(torch.rand((), generator=generator)) < self.settings.negative_share:
-            return 1 + int(torch.randint(others, (), generator=generator))
-        return 0
-
-
-def checked_images(images: Sequence[Tensor], captions: int, channels: int) -> list[Tensor]:
-    """Copy the latents of training images.
-
-    Raises:
-        ShapeMismatch: the images have several shapes, another latent space, or not one caption each.
-        InvalidConfig: an image has NaN.
-    """
-    shapes = {tuple(image.shape[1:]) for image in images}
-    if len(shapes) > 1:
-        raise ShapeMismatch(f"the latents have shapes {sorted(shapes)}; use images of one size")
-    if any(shape[0] != channels for shape in shapes):
-        raise ShapeMismatch(
-            f"the latents have {next(iter(shapes))[0]} channels, but the model uses {channels}; encode the "
-            "images with the VAE of the model"
-        )
-    if images and len(images) != captions:
-        raise ShapeMismatch(f"there are {len(images)} images and {captions} captions; give each image one caption")
-    if lost := [number for number, image in enumerate(images, 1) if not_finite(image)]:
-        raise InvalidConfig(
-            f"the latents have NaN or infinite values in {numbered('image', lost)}; encode these images again, for "
-            "example with a VAE in 32 bits, or leave them out"
-        )
-    return [image.clone() for image in images]
 
 
 @contextmanager
