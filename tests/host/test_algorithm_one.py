@@ -36,6 +36,7 @@ def test_the_loss_of_a_batch(host, pack, golden_model, case):
     teacher = parts.Teacher(host.comfy.samplers.CFGGuider(model), host.comfy.samplers.sampler_object("euler"))
     pictures = [0.5 * row[None] for row in data["x"]]
     settings = DistillSettings(
+        guidance_margin=0.0,  # the paper draws w from its range
         guidance_min=W_MIN, guidance_max=W_MAX, teacher_steps=STEPS, target="re-evaluated", guidance_error_weight=1.0,
         images_per_trajectory=2, rank=2,
     )  # fmt: skip
