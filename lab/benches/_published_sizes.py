@@ -7,6 +7,8 @@ import comfy.samplers
 import comfy.supported_models
 import torch
 
+from lab.real_size.layouts import CHANNELS, CONTEXT_WIDTH, POOLED_WIDTH, configuration
+from lab.real_size.runs import TOKENS
 from teefusion_core.comfy_host.prompts.encoded import Prompts
 from teefusion_core.comfy_host.training.distillation import Distillation
 from teefusion_core.comfy_host.training.memory_check import check_memory
@@ -17,7 +19,8 @@ from teefusion_core.training.settings import DistillSettings
 
 from ._cost import now
 
-PIXELS, TOKENS, WIDTH, POOLED = 8, 154, 4096, 2048
+PIXELS = 8
+"""Pixels per latent cell along an axis."""
 
 
 class Weightless(comfy.model_patcher.ModelPatcher):
@@ -30,15 +33,9 @@ class Weightless(comfy.model_patcher.ModelPatcher):
         return self.model
 
 
-def published(depth: int, qk_norm: str | None = None, dtype: str = "bfloat16") -> Weightless:
-    """Return a MODEL of the SD3 family in its published size."""
-    layers = {"in_features": WIDTH, "out_features": 64 * depth}
-    config = {
-        "in_channels": 16, "patch_size": 2, "depth": depth, "input_size": None, "adm_in_channels": POOLED,
-        "context_embedder_config": {"target": "torch.nn.Linear", "params": layers}, "num_patches": 192 * 192,
-        "pos_embed_max_size": 192, "pos_embed_scaling_factor": None, "qkv_bias": True,
-    }  # fmt: skip
-    found = comfy.supported_models.SD3(config | ({"qk_norm": qk_norm} if qk_norm else {}))
+def published(name: str, dtype: str = "bfloat16") -> Weightless:
+    """Return a MODEL of a published network."""
+    found = comfy.supported_models.SD3(configuration(name))
     stored = getattr(torch, dtype)
     found.set_inference_dtype(stored, torch.bfloat16 if stored.itemsize == 1 else None)
     cpu = torch.device("cpu")
@@ -48,10 +45,12 @@ def published(depth: int, qk_norm: str | None = None, dtype: str = "bfloat16") -
 
 def forecast(model: Weightless, *, checkpointing: bool, size: int, batch: int) -> dict[str, Any]:
     """Return the bytes of the weights and of the training beside them, and the seconds of the forecast."""
-    prompts = Prompts([[[torch.zeros(1, TOKENS, WIDTH), {"pooled_output": torch.zeros(1, POOLED)}]]], "prompt")
+    prompts = Prompts(
+        [[[torch.zeros(1, TOKENS, CONTEXT_WIDTH), {"pooled_output": torch.zeros(1, POOLED_WIDTH)}]]], "prompt"
+    )
     settings = DistillSettings(gradient_checkpointing=checkpointing, images_per_trajectory=batch)
     teacher = Teacher(comfy.samplers.CFGGuider(model), comfy.samplers.sampler_object("euler"))
-    latent = (16, size // PIXELS, size // PIXELS)
+    latent = (CHANNELS, size // PIXELS, size // PIXELS)
     distil = Distillation(model, teacher, prompts, prompts, settings, latent_CHW=latent)
     loop = TrainSettings(steps=2, batch_size=batch, learning_rate=1e-4)
     with distil.in_training():

@@ -44,27 +44,26 @@ KINDS = {
 }
 
 
-def network(name: str, depth: int | None = None, **options: Any) -> torch.nn.Module:
-    """Return the diffusion model of a kind, by default on the meta device."""
-    import comfy.ops
-    from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
-
+def configuration(name: str, depth: int | None = None) -> dict[str, Any]:
+    """Return the host's configuration of a network."""
     kind = KINDS[name]
     depth = depth or kind.depth
     context = {"target": "torch.nn.Linear", "params": {"in_features": CONTEXT_WIDTH, "out_features": 64 * depth}}
-    config = {
+    return {
         "input_size": None, "patch_size": PATCH, "in_channels": CHANNELS, "out_channels": CHANNELS, "depth": depth,
         "adm_in_channels": POOLED_WIDTH, "context_embedder_config": context, "num_patches": kind.positions**2,
-        "pos_embed_max_size": kind.positions, "qk_norm": "rms" if kind.normed else None,
-        "x_block_self_attn_layers": list(range(min(kind.own_attention, depth))),
+        "pos_embed_max_size": kind.positions, **({"qk_norm": "rms"} if kind.normed else {}),
+        "x_block_self_attn_layers": list(range(min(kind.own_attention, depth))), "pos_embed_scaling_factor": None,
     }  # fmt: skip
-    defaults = {"device": "meta", "dtype": torch.float16, "operations": comfy.ops.disable_weight_init}
-    return OpenAISignatureMMDITWrapper(**config, **{**defaults, **options})
 
 
 def network_layout(name: str, depth: int | None = None) -> Layout:
     """Return the layout of a network under the names of its authors, without a prefix."""
-    return _layout(network(name, depth))
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
+
+    options = {"device": "meta", "dtype": torch.float16, "operations": comfy.ops.disable_weight_init}
+    return _layout(OpenAISignatureMMDITWrapper(**configuration(name, depth), **options))
 
 
 def as_diffusers(native: Layout) -> Layout:

@@ -84,8 +84,8 @@ def trained(model: Any, case: Case, folder: Path) -> dict[str, Any]:
         distil.check_teacher()
         mark("check")
         training.run(
-            on_step=lambda report: (reports.append(report), mark("step")), on_trajectory=lambda _: mark("forecast"),
-            on_forecast=needs.append,
+            on_step=lambda report: (reports.append(report), mark("step")),
+            on_forecast=lambda need: (needs.append(need), mark("forecast")),
         )  # fmt: skip
 
     taken = peak_memory(run)
