@@ -110,12 +110,14 @@ def _train(path: Path) -> None:
 
 
 def _print_notes() -> None:
-    """Print what a node would show, such as how far the encoding of prompts is."""
-    lines = logging.StreamHandler(sys.stdout)
-    lines.addFilter(lambda record: record.levelno == logging.INFO)
+    """Print what a node would show, such as how far the encoding of prompts is; warnings go to stderr."""
     notes = logging.getLogger(f"{__package__}.comfy_host.notes")
+    lines, warnings = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    lines.addFilter(lambda record: record.levelno < logging.WARNING)
+    warnings.setLevel(logging.WARNING)
+    notes.handlers[:] = [lines, warnings]
     notes.setLevel(logging.INFO)
-    notes.addHandler(lines)
+    notes.propagate = False  # a library may have made the root logger print every line again
 
 
 def _read(path: Path) -> dict[str, Any]:
