@@ -50,7 +50,7 @@ def measure() -> dict[str, Any]:
     say(f"files after {time.monotonic() - start:.0f} s")
     with tempfile.TemporaryDirectory() as folder:
         result = workflows.measured(Path(os.environ["COMFYUI_PATH"]), made.models, Path(folder))
-    result["training"] = [training.measured(case) for case in training.CASES]
+    result["training"] = [_trained(case, made.models) for case in training.CASES]
     lora = load_file(made.lora())
     with torch.inference_mode():
         single, exact = _float32(made.sd3_medium(), lora)
@@ -58,6 +58,12 @@ def measure() -> dict[str, Any]:
     result |= {"steps": single["steps"], "gap": single["gap"] | half["gap"]}
     result["memory"] = {"float32": single["memory"], "bfloat16": half["memory"]}
     return result | {"limits": LIMITS, "minutes": round((time.monotonic() - start) / 60, 1)}
+
+
+def _trained(case: training.Case, models: Path) -> dict[str, Any]:
+    row = training.measured(case, models)
+    say(str(row))
+    return row
 
 
 def _float32(path: Path, lora: dict[str, torch.Tensor]) -> tuple[dict[str, Any], torch.Tensor]:
@@ -117,6 +123,26 @@ def gap_table(result: dict[str, Any]) -> list[list[str]]:
     for name, difference in (("float32", f"{gap['float32']:.1e} to two models"), ("bfloat16", f"{two}, to float32")):
         cells = [f"{found[name][kind]:.2f} GiB" if kind in found[name] else "not loaded" for kind in KINDS]
         lines.append([name, *cells, difference])
+    return lines
+
+
+def training_table(result: dict[str, Any]) -> list[list[str]]:
+    lines = [["base", "image", "batch", "checkpointing", "seconds of check, forecast, trajectory, step",
+              "until the first step", "forecast", "taken", "difference"]]  # fmt: skip
+    for row in result["training"]:
+        seconds = ", ".join(f"{row['seconds'][name]:.0f}" for name in ("check", "forecast", "trajectory", "step"))
+        cells = [
+            row["network"],
+            f"{row['pixels']} px",
+            str(row["batch"]),
+            "on" if row["gradient_checkpointing"] else "off",
+        ]
+        cells += [
+            seconds,
+            f"{row['until_first_step']:.2f} x",
+            *(f"{row[n] / GIB:.2f} GiB" for n in ("foretold", "taken")),
+        ]
+        lines.append([*cells, f"{100 * row['error']:+.0f} %"])
     return lines
 
 

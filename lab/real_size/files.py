@@ -22,6 +22,7 @@ SCALE, MARK = ".scale_weight", "scaled_fp8"
 """How the host's scaled 8-bit files name the scale of a weight, and that they have scales."""
 
 CLIPS, T5 = ("clip_l", "clip_g"), "t5xxl"
+ALL_IN_ONE = "sd3.5_medium_incl_clips_t5xxlfp8scaled"
 OUTPUT, OUTPUT_SCALE = ("final_layer.linear.weight", "proj_out.weight"), 0.3
 """Names of the last layer of a network; this factor gives its velocities the size of those of a trained one."""
 POOL = 2**24
@@ -133,7 +134,7 @@ class Files:
             def dtypes(name: str) -> torch.dtype:
                 return dtype_of(name.removeprefix(own)) if name.startswith(own) else torch.float16
 
-        return self._made("checkpoints/sd3.5_medium_incl_clips_t5xxlfp8scaled", layout, dtypes)
+        return self._made(f"checkpoints/{ALL_IN_ONE}", layout, dtypes)
 
     def lora(self) -> Path:
         """Make a LoRA of SD3.5-medium for its attention, under the names of diffusers."""

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 from lab.benches._cost import peak_memory
 from lab.benches._training_parts import TRIM
+from lab.real_size.files import ALL_IN_ONE
 from lab.real_size.runs import load, prompt
 
 STEPS = 2
@@ -46,11 +47,25 @@ class Case:
     dtype: str = "bfloat16"
 
 
-def measured(case: Case) -> dict[str, Any]:
-    """Run this file for one case in a new process."""
-    run = [sys.executable, __file__, json.dumps(asdict(case))]
+MEDIUM, NEWER = "diffusion_models/teefusion_sd3_medium.safetensors", f"checkpoints/{ALL_IN_ONE}.safetensors"
+CASES = (
+    Case("SD3-medium", MEDIUM, 256, 1, True, teacher_steps=8, images=2),
+    Case("SD3-medium", MEDIUM, 512, 1, False, teacher_steps=1, images=1),
+    Case("SD3.5-medium", NEWER, 256, 2, True, teacher_steps=2, images=1),
+)
+
+
+def measured(case: Case, models: Path) -> dict[str, Any]:
+    """Run this file for one case in a new process, with the files in a folder of models."""
+    run = [sys.executable, __file__, json.dumps(asdict(replace(case, file=str(models / case.file))))]
     done = subprocess.run(run, env=os.environ | TRIM, check=True, stdout=subprocess.PIPE, text=True)
-    return asdict(case) | json.loads(done.stdout.splitlines()[-1])
+    row = asdict(case) | json.loads(done.stdout.splitlines()[-1])
+    seconds = row["seconds"]
+    floor = seconds["trajectory"] + seconds["step"]
+    return row | {
+        "until_first_step": round((seconds["check"] + seconds["forecast"] + floor) / floor, 3),
+        "error": round(row["foretold"] / row["taken"] - 1, 4),
+    }
 
 
 def trained(model: Any, case: Case, folder: Path) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def prompt_dtype(model, method: str) -> torch.dtype | None:
 
     The host rounds them to the dtype in which the model computes, so nothing changes. A sharpener reads them before.
     """
-    dtype = compute_dtype(model.model)
+    dtype = model.get_model_object("manual_cast_dtype") or model.model.get_dtype()
     return dtype if dtype in (torch.float16, torch.bfloat16) and method != DICE else None
 
 
