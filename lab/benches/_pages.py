@@ -13,7 +13,8 @@ from typing import Any
 # isort: off
 from . import (
     _claims, _embedding, _negative_prompts, _packs, _paper_tables, alignment, backbones, blend, campaign, composition,
-    demo, import_time, memory, overhead, rates, reflection, reflection_cost, soak, students, teacher_check, trainer,
+    demo, import_time, memory, overhead, rates, real_size, reflection, reflection_cost, soak, students,
+    teacher_check, trainer,
 )  # fmt: skip
 # isort: on
 
@@ -25,7 +26,7 @@ OWN: dict[str, Table] = {
     "composition": composition.table, "backbones": backbones.table, "import_time": import_time.table,
     "blend": blend.table, "trainer": trainer.table, "campaign": campaign.table, "packs": _packs.table,
     "teacher_check": teacher_check.table,
-    "memory": memory.table,
+    "memory": memory.table, "real_size": real_size.table,
 }  # fmt: skip
 """Tables called as their bench is."""
 PAPER: dict[str, Table] = {
@@ -45,9 +46,11 @@ TABLES: dict[str, tuple[str, Table]] = {
     "negatives_base": ("students", _negative_prompts.base_table),
     "negatives_cause": ("students", _negative_prompts.cause_table),
     "composition_reasons": ("composition", composition.reason_table),
+    "real_size_workflows": ("real_size", real_size.workflow_table), "real_size_gap": ("real_size", real_size.gap_table),
+    "real_size_training": ("real_size", real_size.training_table),
     "trainer_stock": ("trainer", trainer.stock_table), "trainer_memory": ("trainer", trainer.memory_table),
 }  # fmt: skip
-DOCS = ("method", "reflection", "training", "evidence", "compatibility", "text_arithmetic")
+DOCS = ("method", "reflection", "training", "performance", "evidence", "compatibility", "text_arithmetic")
 PAGES = ("README.md", "README.zh-CN.md", *(f"docs/{name}.md" for name in DOCS))
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 

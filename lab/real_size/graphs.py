@@ -12,7 +12,7 @@ PUBLISHED, GAP, DISTILL = "02 TeEFusion SD3-medium", "05 W2SD SD3.5 with a LoRA"
 PROMPTS = "A serene mountain lake at sunset\nA cat asleep on a stack of books"
 TRAINED = {
     "prompts": PROMPTS, "steps": 3, "teacher_steps": 2, "batch_size": 1, "rank": 8, "images_per_trajectory": 1,
-    "cache_size": 1, "reuse": 4.0, "preview_every": 0, "name": "real_size",
+    "cache_size": 1, "reuse": 4.0, "preview_every": 0, "name": "real_size", "calibration": 0,
 }  # fmt: skip
 """Inputs of Distill Trainer in the quick run."""
 
