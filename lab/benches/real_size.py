@@ -1,12 +1,16 @@
 """SD3-medium and SD3.5-medium as people run them: published layouts and sizes, random weights.
 
-It writes 21 GiB of files to .cache/real_size, or to the folder that TEEFUSION_REAL_SIZE names, and keeps them there.
+It writes 21 GiB of files to .cache/real_size, or to the folder that TEEFUSION_REAL_SIZE names, and keeps them there. A
+run that was stopped continues with the parts that it has not measured.
 """
 
+import json
 import os
+import shutil
 import statistics
-import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,10 @@ from runner.places import ROOT
 from runner.stop import say
 from safetensors.torch import load_file
 
-from lab.real_size import training, workflows
+from lab.real_size import graphs, training, workflows
 from lab.real_size.files import Files
 from lab.real_size.runs import PASSES, STOCK, Runs, load, relative, rounds
+from teefusion_core.files.output_file import write_text
 
 from ._cost import AnonymousPeak, quartiles, ratio_text
 
@@ -32,6 +37,7 @@ LIMITS = {
     "forecast": 0.15,
 }
 GIB = 2**30
+STEPS, TRAINING, WORKFLOWS = "steps and gap", "training", (graphs.PUBLISHED, graphs.GAP, graphs.DISTILL)
 KINDS = ("stock with the LoRA", "gap", "two loaded models")
 WORK = ("KSampler", "W2SDTeacherSampler", "DistillTrainer")
 
@@ -45,25 +51,48 @@ def files() -> Files:
 
 
 def measure() -> dict[str, Any]:
-    start = time.monotonic()
+    """Measure part by part; the parts of a run that was stopped are not measured again."""
     made = files()
-    say(f"files after {time.monotonic() - start:.0f} s")
-    with tempfile.TemporaryDirectory() as folder:
-        result = workflows.measured(Path(os.environ["COMFYUI_PATH"]), made.models, Path(folder))
-    result["training"] = [_trained(case, made.models) for case in training.CASES]
+    kept = made.models.parent / "measured"
+    found: dict[str, Any] = {}
+    for name, part in _parts(made).items():
+        file = kept / f"{name}.json"
+        if not file.is_file():
+            say(name)
+            start = time.monotonic()
+            result = part()
+            kept.mkdir(exist_ok=True)
+            write_text(file, json.dumps(result | {"minutes": (time.monotonic() - start) / 60}))
+        found[name] = json.loads(file.read_text(encoding="utf-8"))
+        say(str(found[name]))
+    shutil.rmtree(kept)
+    distilled, minutes = found[graphs.DISTILL], sum(part["minutes"] for part in found.values())
+    return {
+        "workflows": [found[name]["row"] for name in WORKFLOWS], "lines": [found[name]["lines"] for name in WORKFLOWS],
+        "trainer": distilled["trainer"], "student": distilled["student"],
+        "training": [part for name, part in found.items() if name.startswith(TRAINING)],
+        **{name: found[STEPS][name] for name in ("steps", "gap", "memory")}, "limits": LIMITS,
+        "minutes": round(minutes, 1),
+    }  # fmt: skip
+
+
+def _parts(made: Files) -> dict[str, Callable[[], dict[str, Any]]]:
+    comfyui = Path(os.environ["COMFYUI_PATH"])
+    parts: dict[str, Callable[[], dict[str, Any]]] = {STEPS: partial(_steps_and_gap, made)}
+    for number, case in enumerate(training.CASES, 1):
+        parts[f"{TRAINING} {number}"] = partial(training.measured, case, made.models)
+    for name in WORKFLOWS:
+        parts[name] = partial(workflows.measured, name, comfyui, made.models)
+    return parts
+
+
+@torch.inference_mode()
+def _steps_and_gap(made: Files) -> dict[str, Any]:
     lora = load_file(made.lora())
-    with torch.inference_mode():
-        single, exact = _float32(made.sd3_medium(), lora)
-        half = _bfloat16(made.sd3_medium(), lora, exact)
-    result |= {"steps": single["steps"], "gap": single["gap"] | half["gap"]}
-    result["memory"] = {"float32": single["memory"], "bfloat16": half["memory"]}
-    return result | {"limits": LIMITS, "minutes": round((time.monotonic() - start) / 60, 1)}
-
-
-def _trained(case: training.Case, models: Path) -> dict[str, Any]:
-    row = training.measured(case, models)
-    say(str(row))
-    return row
+    single, exact = _float32(made.sd3_medium(), lora)
+    half = _bfloat16(made.sd3_medium(), lora, exact)
+    memory = {"float32": single["memory"], "bfloat16": half["memory"]}
+    return {"steps": single["steps"], "gap": single["gap"] | half["gap"], "memory": memory}
 
 
 def _float32(path: Path, lora: dict[str, torch.Tensor]) -> tuple[dict[str, Any], torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +23,31 @@ FIRST_TRAJECTORY, FIRST_STEP = "trajectory", "step 1/"
 GIB = 2**30
 
 
-def measured(comfyui: Path, models: Path, folder: Path) -> dict[str, Any]:
-    """Run the workflows 02, 05 and 07, then the student of 07 at two strengths and on another base.
+def measured(name: str, comfyui: Path, models: Path) -> dict[str, Any]:
+    """Run one workflow on a server of its own; of workflow 07 also the student that it trains.
 
     Args:
+        name: of the workflow, in `graphs`.
         comfyui: folder of ComfyUI.
-        models: folder of models with the files that the workflows ask for.
-        folder: folder to run the server in.
+        models: folder of models with the files that the workflow asks for.
     """
-    base = make_base(folder, probe=False)
-    for file in models.rglob("*.safetensors"):
-        link = base / "models" / file.relative_to(models)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(file)
-    rows, lines = [], []
-    for name in (graphs.PUBLISHED, graphs.GAP, graphs.DISTILL):
-        log = folder / f"{name}.log"
-        # one server each, so that the memory of one workflow is not that of the workflow before
+    with tempfile.TemporaryDirectory() as folder:
+        base, log = make_base(Path(folder) / "base", probe=False), Path(folder) / "comfyui.log"
+        for file in models.rglob("*.safetensors"):
+            link = base / "models" / file.relative_to(models)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
         with running(comfyui, base, log, packs=(PACK,), options=("--bf16-unet",)) as server:
             info = server.get("/object_info")
             prompt, published = (
                 graphs.quick(one, info, pixels=PIXELS, steps=STEPS) for one in (name, graphs.PUBLISHED)
             )
             row, run = _timed(server, name, prompt)
-            rows.append(row)
+            found: dict[str, Any] = {"row": row}
             if name == graphs.DISTILL:
-                trainer, student = _phases(prompt, run), _student(server, prompt, published)
-        lines += [line for line in log.read_text(encoding="utf-8").splitlines() if "TeEFusion" in line]
-    return {"workflows": rows, "trainer": trainer, "student": student, "lines": lines}
+                found |= {"trainer": _phases(prompt, run), "student": _student(server, prompt, info)}
+        lines = log.read_text(encoding="utf-8").splitlines()
+        return found | {"lines": [line for line in lines if "TeEFusion" in line]}
 
 
 def _timed(server: Server, name: str, prompt: Json) -> tuple[dict[str, Any], Run]:
@@ -75,7 +72,7 @@ def _phases(prompt: Json, run: Run) -> dict[str, Any]:
     return {"first_sign": round(lines[0][0], 2), "lines": [[round(seconds, 2), text] for seconds, text in lines]}
 
 
-def _student(server: Server, distill: Json, published: Json) -> dict[str, Any]:
+def _student(server: Server, distill: Json, info: Json) -> dict[str, Any]:
     """Sample the trained student at two strengths, and load it on another base."""
     file, size = f"{graphs.TRAINED['name']}.safetensors", {"pixels": PIXELS, "steps": STEPS}
 
@@ -84,6 +81,7 @@ def _student(server: Server, distill: Json, published: Json) -> dict[str, Any]:
 
     weak, strong = (image(w).astype(float) for w in (1.0, 8.0))
     wrong = graphs.trained_student(distill, file, 2.0, **size)
+    published = graphs.quick(graphs.PUBLISHED, info, **size)
     loader = graphs.node_of(published, "UNETLoader")
     wrong["other base"] = published[loader]
     wrong["student"]["inputs"]["model"] = ["other base", 0]
