@@ -68,7 +68,7 @@ def measure() -> dict[str, Any]:
     shutil.rmtree(kept)
     distilled, minutes = found[graphs.DISTILL], sum(part["minutes"] for part in found.values())
     return {
-        "workflows": [found[name]["row"] for name in WORKFLOWS], "lines": [found[name]["lines"] for name in WORKFLOWS],
+        "workflows": [found[name]["row"] for name in WORKFLOWS],
         "trainer": distilled["trainer"], "student": distilled["student"],
         "training": [part for name, part in found.items() if name.startswith(TRAINING)],
         **{name: found[STEPS][name] for name in ("steps", "gap", "memory")}, "limits": LIMITS,

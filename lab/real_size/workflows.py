@@ -44,8 +44,7 @@ def measured(name: str, comfyui: Path, models: Path) -> dict[str, Any]:
             found: dict[str, Any] = {"row": row}
             if name == graphs.DISTILL:
                 found |= {"trainer": _phases(prompt, run), "student": _student(server, prompt, info)}
-        lines = log.read_text(encoding="utf-8").splitlines()
-        return found | {"lines": [line for line in lines if "TeEFusion" in line]}
+        return found
 
 
 def _timed(server: Server, name: str, prompt: Json) -> tuple[dict[str, Any], Run]:
