@@ -19,6 +19,7 @@ if __name__ == "__main__":
 from lab.benches._cost import peak_memory
 from lab.benches._training_parts import TRIM
 from lab.real_size.files import ALL_IN_ONE
+from lab.real_size.random_model import random_model
 from lab.real_size.runs import load, prompt
 
 STEPS = 2
@@ -117,6 +118,10 @@ if __name__ == "__main__":
 
     use_comfy()
     given = Case(**json.loads(sys.argv[1]))
-    base = load(Path(given.file), getattr(torch, given.dtype))
-    with tempfile.TemporaryDirectory() as runs:
-        print(json.dumps(trained(base, given, Path(runs))))
+    dtype = getattr(torch, given.dtype)
+    small = replace(given, pixels=128)
+    for network, setting in ((random_model(given.network, dtype, depth=2), small), (None, given)):
+        # the small one comes first, so that the memory of imports and of thread pools does not count
+        with tempfile.TemporaryDirectory() as runs:
+            found = trained(network or load(Path(given.file), dtype), setting, Path(runs))
+    print(json.dumps(found))
