@@ -150,20 +150,24 @@ class Teacher:
         def from_state(start_BCHW: Tensor, seed: int) -> Tensor:
             return self.sample(positive, negative, noise_BCHW, third, cfg, seed=seed, start_BCHW=start_BCHW)[0][-1]
 
+        def differs(one: Tensor, other: Tensor, allowed: float) -> bool:
+            return float((one - other).norm()) > allowed
+
         alone = from_state(states[2], 1)
-        step = float((alone - states[2]).norm())
-        if float((alone - states[3]).norm()) <= PROBE_TOLERANCE * step:
+        tolerance = PROBE_TOLERANCE * float((alone - states[2]).norm())
+        if not differs(alone, states[3], tolerance):
             return
+        again = from_state(states[2], 2)  # before the next trial, which a function with a memory would remember
         rounding = float((from_state(self._nudged(states[2]), 1) - alone).norm())
-        allowed = max(PROBE_TOLERANCE * step, ROUNDING_MARGIN * rounding)
-        if float((alone - states[3]).norm()) <= allowed:
+        allowed = max(tolerance, ROUNDING_MARGIN * rounding)
+        noisy = differs(alone, again, allowed)
+        if not noisy and not differs(alone, states[3], allowed):
             return
         if guilty := with_memory(self.model.model, self.model.model_options, noise_BCHW, sigmas_S, cfg):
             raise InvalidConfig(
                 f"{' and '.join(guilty)} mixes in predictions of earlier steps, so the teacher's step has no "
                 "velocity that a student could learn. Remove its node from the teacher's model"
             )
-        noisy = float((alone - from_state(states[2], 2)).norm()) > allowed
         raise InvalidConfig(
             f"the teacher's sampler {'adds random noise' if noisy else 'remembers earlier steps'}, so its step has no "
             "velocity that a student could learn; connect a sampler whose step depends on the current state only: "
