@@ -16,11 +16,14 @@ PIXELS, STEPS = 128, 2
 
 @pytest.fixture(scope="module")
 def info(server):
-    """Put the files into the server's folder of models; return the description of its nodes."""
+    """Put the files into the server's folder of models until the end; return the description of its nodes."""
     models = server.log.parent / "base" / "models"
+    before = set(models.rglob("*"))
     command = [sys.executable, "-m", "lab.real_size", models, "--depth", "2", "--encoders", "clip_l"]
     subprocess.run([str(part) for part in command], cwd=ROOT, check=True)
-    return server.get("/object_info")
+    yield server.get("/object_info")
+    for file in set(models.rglob("*.safetensors")) - before:
+        file.unlink()  # the other workflows would run on them, at their real size
 
 
 def quick(name, info):
