@@ -66,14 +66,8 @@ def measure() -> dict[str, Any]:
         found[name] = json.loads(file.read_text(encoding="utf-8"))
         say(str(found[name]))
     shutil.rmtree(kept)
-    distilled, minutes = found[graphs.DISTILL], sum(part["minutes"] for part in found.values())
-    return {
-        "workflows": [found[name]["row"] for name in WORKFLOWS],
-        "trainer": distilled["trainer"], "student": distilled["student"],
-        "training": [part for name, part in found.items() if name.startswith(TRAINING)],
-        **{name: found[STEPS][name] for name in ("steps", "gap", "memory")}, "limits": LIMITS,
-        "minutes": round(minutes, 1),
-    }  # fmt: skip
+    minutes = sum(part["minutes"] for part in found.values())
+    return {"parts": found, "limits": LIMITS, "minutes": round(minutes, 1)}
 
 
 def _parts(made: Files) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -139,32 +133,32 @@ def _peak(work: Any) -> float:
 
 def table(result: dict[str, Any]) -> list[list[str]]:
     lines = [["method", "passes per step", "seconds per step", "time / stock", "time / passes"]]
-    for row in result["steps"]:
+    for row in result["parts"][STEPS]["steps"]:
         cells = [row["method"], str(row["passes"]), f"{row['seconds']:.1f}", ratio_text(row["over_stock"])]
         lines.append([*cells, f"{row['over_passes']:.3f}"])
     return lines
 
 
 def gap_table(result: dict[str, Any]) -> list[list[str]]:
-    lines = [["weights", "stock run with the LoRA", "LoRA gap on one copy", "two loaded models", "difference"]]
-    found, gap = result["memory"], result["gap"]
-    two = f"{gap['one copy to float32']:.1e} on one copy, {gap['two models to float32']:.1e} with two models"
-    for name, difference in (("float32", f"{gap['float32']:.1e} to two models"), ("bfloat16", f"{two}, to float32")):
-        cells = [f"{found[name][kind]:.2f} GiB" if kind in found[name] else "not loaded" for kind in KINDS]
-        lines.append([name, *cells, difference])
+    lines = [["weights", "stock run with the LoRA", "LoRA gap on one copy", "two loaded models"]]
+    for name, found in result["parts"][STEPS]["memory"].items():
+        lines.append([name, *(f"{found[kind]:.2f} GiB" if kind in found else "not loaded" for kind in KINDS)])
     return lines
 
 
 def training_table(result: dict[str, Any]) -> list[list[str]]:
-    lines = [["base", "image", "batch", "checkpointing", "seconds of check, forecast, trajectory, step",
-              "until the first step", "forecast", "taken", "difference"]]  # fmt: skip
-    for row in result["training"]:
+    lines = [[
+        "base", "image", "batch", "checkpointing", "teacher steps x images",
+        "seconds of check, forecast, trajectory, step", "until the first step", "forecast", "taken", "difference",
+    ]]  # fmt: skip
+    for row in (part for name, part in result["parts"].items() if name.startswith(TRAINING)):
         seconds = ", ".join(f"{row['seconds'][name]:.0f}" for name in ("check", "forecast", "trajectory", "step"))
         cells = [
             row["network"],
             f"{row['pixels']} px",
             str(row["batch"]),
             "on" if row["gradient_checkpointing"] else "off",
+            f"{row['teacher_steps']} x {row['images']}",
         ]
         cells += [
             seconds,
@@ -177,7 +171,7 @@ def training_table(result: dict[str, Any]) -> list[list[str]]:
 
 def workflow_table(result: dict[str, Any]) -> list[list[str]]:
     lines = [["workflow", "loading", "text", "sampling or training", "memory"]]
-    for row in result["workflows"]:
+    for row in (result["parts"][name]["row"] for name in WORKFLOWS if name in result["parts"]):
         seconds = row["seconds"]
         loading = sum(spent for kind, spent in seconds.items() if "Loader" in kind)
         text = seconds.get("CLIPTextEncode", 0.0)
