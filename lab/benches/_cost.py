@@ -21,6 +21,21 @@ def now() -> float:
     return time.perf_counter()
 
 
+def sampler_seconds(guider: Any, sampler: Any, noise_BCHW: torch.Tensor, sigmas_S: torch.Tensor) -> float:
+    """Return the seconds of the sampler's loop only, without loading and encoding."""
+    function, seconds = sampler.sampler_function, []
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start = now()
+        out = function(*args, **kwargs)
+        seconds.append(now() - start)
+        return out
+
+    sampler.sampler_function = timed
+    guider.sample(noise_BCHW, torch.zeros_like(noise_BCHW), sampler, sigmas_S, disable_pbar=True, seed=0)
+    return seconds[-1]
+
+
 def quartiles(ratios: list[float]) -> dict[str, float]:
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return {"q1": round(low, 4), "median": round(middle, 4), "q3": round(high, 4)}

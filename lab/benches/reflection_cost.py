@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from runner.stop import say
 
-from ._cost import now, quartiles, ratio_text
+from ._cost import quartiles, ratio_text, sampler_seconds
 
 STEPS = 10
 ROUNDS = 24
@@ -43,7 +43,7 @@ class Case:
 
         guider = ReflectionGuider(strong, weak, scales=Scales(*scales))
         guider.set_conds(*self.prompts)
-        return self._seconds(guider, ReflectionSampler()), guider.passes
+        return sampler_seconds(guider, ReflectionSampler(), self.noise_BCHW, self.sigmas), guider.passes
 
     def one_pass(self) -> float:
         """Return the seconds of one pass in a stock run at cfg 1."""
@@ -51,22 +51,8 @@ class Case:
 
         guider = comfy.samplers.CFGGuider(self.base)
         guider.set_conds(*self.prompts)
-        return self._seconds(guider, comfy.samplers.sampler_object("euler")) / STEPS
-
-    def _seconds(self, guider: Any, sampler: Any) -> float:
-        """Return the seconds of the sampler's loop only, without loading and encoding."""
-        function, seconds = sampler.sampler_function, []
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = now()
-            out = function(*args, **kwargs)
-            seconds.append(now() - start)
-            return out
-
-        sampler.sampler_function = timed
-        run = torch.zeros_like(self.noise_BCHW), sampler, self.sigmas
-        guider.sample(self.noise_BCHW, *run, disable_pbar=True, seed=0)
-        return seconds[-1]
+        euler = comfy.samplers.sampler_object("euler")
+        return sampler_seconds(guider, euler, self.noise_BCHW, self.sigmas) / STEPS
 
 
 def _paired(first: Callable[[], float], second: Callable[[], float]) -> dict[str, float]:

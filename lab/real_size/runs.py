@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lab.benches._cost import now
+from lab.benches._cost import sampler_seconds
 
 from .files import lora_layout, random_pool, random_weight
 from .layouts import CHANNELS, CONTEXT_WIDTH, POOLED_WIDTH, network_layout
@@ -86,19 +86,7 @@ class Runs:
 
     def step_seconds(self, method: str) -> float:
         """Return the seconds of one step, without loading and encoding."""
-        guider, sampler = self.guided(method)
-        function, seconds = sampler.sampler_function, []
-
-        def timed(*args: Any, **kwargs: Any) -> Tensor:
-            start = now()
-            out = function(*args, **kwargs)
-            seconds.append(now() - start)
-            return out
-
-        sampler.sampler_function = timed
-        empty = torch.zeros_like(self.noise_BCHW)
-        guider.sample(self.noise_BCHW, empty, sampler, self.sigmas, disable_pbar=True, seed=0)
-        return seconds[-1]
+        return sampler_seconds(*self.guided(method), self.noise_BCHW, self.sigmas)
 
     def guided(self, method: str) -> tuple[Any, Any]:
         """Return GUIDER and SAMPLER of a method."""

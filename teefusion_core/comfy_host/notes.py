@@ -63,10 +63,10 @@ class Wait:
     """Tells how far a long computation in parts is, and lets the user cancel before each part."""
 
     def __init__(self, what: str, parts: int):
-        """Start; nothing is told before the first part.
+        """Start the clock; the first line comes with the first part.
 
         Args:
-            what: what is done in one part, e.g. "encoding prompt"; if empty, nothing is told.
+            what: what is done in one part, e.g. "encoding prompt"; if it is empty, no line is shown.
             parts: number of parts.
         """
         self.what, self.parts, self.part = what, parts, 0

@@ -122,7 +122,7 @@ class Distillation:
         Args:
             number: number of the trajectory.
             images: its rows; None uses `images_per_trajectory`.
-            said: what the user is told together with the step; nothing by default.
+            said: text that the user sees before the number of the step; if it is empty, no line is shown.
         """
         settings = replace(self.settings, images_per_trajectory=images or self.settings.images_per_trajectory)
         with self.student.update.disabled(), torch.no_grad():

@@ -50,7 +50,7 @@ class TrajectoryMaker:
         """Return the trajectory with a number, always the same one; the student must be disabled.
 
         Args:
-            said: what the user is told together with the step; nothing by default.
+            said: text that the user sees before the number of the step; if it is empty, no line is shown.
         """
         # the word seeds the generator: another one would change every stored result
         generator = generator_of(self.settings.run_seed, "walk", number)

@@ -4,7 +4,7 @@ Shapes: B batch, P pooled width, D model width.
 Source: TeEFusion, arXiv 2507.18192, eq. 7; the other terms of `METHODS` enter at the same place.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -78,14 +78,6 @@ class FusedStudent(Student):
         """Return the prompts unchanged and a context that adds the guidance term."""
         pooled_BP, null_BP = self._pooled(self.positives, prompts), self._pooled(self.nulls, nulls)
         return self.positives.batch(prompts), self.term.added(self.term(pooled_BP, null_BP, w_B, self.dtype))
-
-    def kind(self, prompt: int, null: int) -> Hashable:
-        """Return the kind of the prompt; of the empty prompt the term uses the pooled vector only."""
-        return self.positives.kind(prompt)
-
-    def strengths_to_preview(self) -> list[tuple[str, float]]:
-        """Return the smallest, the middle and the largest guidance."""
-        return [(f"w {w:g}", w) for w in self.settings.guidance_shown]
 
     def file(
         self, *, teacher: str, base: str, step: int, whole_model: bool = False, calibration: str = ""

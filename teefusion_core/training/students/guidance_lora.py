@@ -9,7 +9,7 @@ Source: ours.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
@@ -53,14 +53,6 @@ class GuidanceLoraStudent(Student):
         same = bool((strength_B == strength_B[0]).all())
         strength = partial(self.update.at_strength, strength_B[0] if same else strength_B)
         return self.positives.batch(prompts), also_recomputed(strength)
-
-    def kind(self, prompt: int, null: int) -> Hashable:
-        """Return the kind of the prompt; the empty prompt is not used."""
-        return self.positives.kind(prompt)
-
-    def strengths_to_preview(self) -> list[tuple[str, float]]:
-        """Return the smallest, the middle and the largest guidance."""
-        return [(f"w {w:g}", w) for w in self.settings.guidance_shown]
 
     def file(
         self, *, teacher: str, base: str, step: int, whole_model: bool = False, calibration: str = ""

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...files.sharpener_file import SharpenerInfo
 from ...files.student_file import StudentInfo
 from ...files.tensor_file import write_tensors
+from ..settings import DistillSettings
 from ..update import Update
 
 RUN_KEY = "run"
@@ -67,6 +68,7 @@ class Student(ABC):
 
     Attributes:
         update: the trained weights.
+        positives, settings: the prompts, and the settings of the distillation.
         changes_model: whether they change the network, or only its prompts.
         has_range: whether the user sets its guidance w in a range, so that it can be calibrated.
         one_w_per_batch: whether all rows of a batch must have the same guidance.
@@ -74,6 +76,8 @@ class Student(ABC):
     """
 
     update: Update
+    positives: Prompts
+    settings: DistillSettings
     changes_model = True
     has_range = True
     one_w_per_batch = False
@@ -91,13 +95,13 @@ class Student(ABC):
             w_B: guidance of the paper; the equivalent CFG scale is 1 + w.
         """
 
-    @abstractmethod
     def kind(self, prompt: int, null: int) -> Hashable:
-        """Return what all rows of a batch must share, such as the number of tokens."""
+        """Return what all rows of a batch must share: by default the kind of the prompt, whatever the empty prompt."""
+        return self.positives.kind(prompt)
 
-    @abstractmethod
     def strengths_to_preview(self) -> list[tuple[str, float]]:
-        """Return a label and a guidance w for each column of the preview."""
+        """Return a label and a guidance w for each column of the preview: smallest, middle and largest by default."""
+        return [(f"w {w:g}", w) for w in self.settings.guidance_shown]
 
     @abstractmethod
     def file(
