@@ -85,8 +85,9 @@ def _steps_and_gap(made: Files) -> dict[str, Any]:
     lora = load_file(made.lora())
     single, exact = _float32(made.sd3_medium(), lora)
     half = _bfloat16(made.sd3_medium(), lora, exact)
-    memory = {"float32": single["memory"], "bfloat16": half["memory"]}
-    return {"steps": single["steps"], "gap": single["gap"] | half["gap"], "memory": memory}
+    kinds = {"float32": single, "bfloat16": half}
+    memory, gap = ({name: kind[key] for name, kind in kinds.items()} for key in ("memory", "gap"))
+    return {"steps": single["steps"], "gap": gap, "memory": memory}
 
 
 def _float32(path: Path, lora: dict[str, torch.Tensor]) -> tuple[dict[str, Any], torch.Tensor]:
@@ -98,7 +99,7 @@ def _float32(path: Path, lora: dict[str, torch.Tensor]) -> tuple[dict[str, Any],
     memory = {"stock with the LoRA": _peak(lambda: runs.stock_step(STRONG))}
     memory["gap"] = _peak(lambda: runs.gap_step(GAP_SCALES, STRONG, WEAK))
     one, exact = runs.gap_step(GAP_SCALES, STRONG, WEAK), runs.merged_step(GAP_SCALES, STRONG, WEAK)
-    gap = {"float32": relative(one, exact)}
+    gap = {"LoRA gap": relative(one, exact)}
     say(str(rows) + str(memory) + str(gap))
     runs.unload()
     return {"steps": rows, "memory": memory, "gap": gap}, exact
@@ -110,7 +111,7 @@ def _bfloat16(path: Path, lora: dict[str, torch.Tensor], exact: torch.Tensor) ->
     memory = {"stock with the LoRA": _peak(lambda: runs.stock_step(STRONG))}
     memory["gap"] = _peak(lambda: runs.gap_step(GAP_SCALES, STRONG, WEAK))
     one, merged = runs.gap_step(GAP_SCALES, STRONG, WEAK), runs.merged_step(GAP_SCALES, STRONG, WEAK)
-    gap = {"one copy to float32": relative(one, exact), "two models to float32": relative(merged, exact)}
+    gap = {"LoRA gap": relative(one, exact), "two models": relative(merged, exact)}
     other = runs.other(load(path, torch.bfloat16), WEAK)
     memory["two loaded models"] = _peak(lambda: runs.gap_step(GAP_SCALES, STRONG, other))
     say(str(memory) + str(gap))
@@ -140,9 +141,15 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def gap_table(result: dict[str, Any]) -> list[list[str]]:
-    lines = [["weights", "stock run with the LoRA", "LoRA gap on one copy", "two loaded models"]]
-    for name, found in result["parts"][STEPS]["memory"].items():
-        lines.append([name, *(f"{found[kind]:.2f} GiB" if kind in found else "not loaded" for kind in KINDS)])
+    lines = [[
+        "weights", *(f"memory: {kind}" for kind in KINDS),
+        "difference from two models in float32: gap", "difference: two models",
+    ]]  # fmt: skip
+    part = result["parts"][STEPS]
+    for name, found in part["memory"].items():
+        memory = (f"{found[kind]:.2f} GiB" if kind in found else "not loaded" for kind in KINDS)
+        gap = part["gap"][name]
+        lines.append([name, *memory, *(f"{gap.get(kind, 0.0):.1e}" for kind in ("LoRA gap", "two models"))])
     return lines
 
 

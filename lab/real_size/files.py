@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Size, Tensor
 
 from . import layouts
@@ -23,8 +25,6 @@ SCALE, MARK = ".scale_weight", "scaled_fp8"
 
 CLIPS, T5 = ("clip_l", "clip_g"), "t5xxl"
 ALL_IN_ONE = "sd3.5_medium_incl_clips_t5xxlfp8scaled"
-OUTPUT, OUTPUT_SCALE = ("final_layer.linear.weight", "proj_out.weight"), 0.3
-"""Names of the last layer of a network; this factor gives its velocities the size of those of a trained one."""
 POOL = 2**24
 """Number of different random values, more than most matrices have."""
 
@@ -62,12 +62,10 @@ def random_weight(name: str, shape: Size, pool: Tensor) -> Tensor:
         return torch.full(shape, 1 / 64)
     if name.endswith(MARK):
         return torch.zeros(shape)
-    if "norm" in name or ".ln_" in name or "layer_norm" in name:
+    if len(shape) < 2 and ("norm" in name or ".ln_" in name):
         return torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
     small = len(shape) < 2 or "embedding" in name or "pos_embed" in name
     scale = 0.02 if small else 0.7 * math.prod(shape[1:]) ** -0.5
-    if name.removeprefix(NETWORK) in OUTPUT:
-        scale *= OUTPUT_SCALE
     count = math.prod(shape)
     start = zlib.crc32(name.encode()) % max(POOL - count, 1)
     numbers = pool.repeat(count // POOL + 1) if count > POOL else pool
@@ -149,6 +147,14 @@ class Files:
     def _made(self, name: str, layout: Layout, dtypes: Dtypes) -> Path:
         path = self.models / f"{name}.safetensors"
         return path if path.is_file() else write_random(path, layout, dtypes)
+
+
+def without_update(student: Path, name: str) -> Path:
+    """Write a copy of a student beside it whose update is zero."""
+    path = student.with_stem(name)
+    with safe_open(student, "pt") as file:
+        save_file({key: torch.zeros_like(value) for key, value in load_file(student).items()}, path, file.metadata())
+    return path
 
 
 def lora_layout(native: Layout, rank: int = 16) -> Iterator[tuple[str, Size]]:

@@ -51,12 +51,13 @@ def node_of(prompt: Json, kind: str) -> str:
     return found
 
 
-def trained_student(distill: Json, file: str, guidance: float, *, pixels: int, steps: int) -> Json:
+def trained_student(distill: Json, file: str, guidance: float | None, *, pixels: int, steps: int) -> Json:
     """Return a prompt that samples the student of a training run, with the loaders of that run's prompt.
 
     Args:
         distill: prompt of the run.
-        file: student file in the output folder; empty for the base at cfg 1.
+        file: student file in the output folder; empty for the base.
+        guidance: w of the term; None leaves the term out.
     """
     base = node_of(distill, "CheckpointLoaderSimple")
     graph: Json = {base: distill[base]}
@@ -70,6 +71,7 @@ def trained_student(distill: Json, file: str, guidance: float, *, pixels: int, s
     negative = add("negative", "CLIPTextEncode", text="", clip=clip)
     if file:
         model = add("student", "TeEFusionStudentLoader", model=model, student=file)
+    if guidance is not None:
         fusion = add(
             "fusion", "TeEFusionConditioning", model=model, positive=positive, null=negative, guidance=guidance
         )

@@ -16,6 +16,7 @@ from runner.stop import Stop, say
 from lab.benches._cost import AnonymousPeak
 
 from . import graphs
+from .files import without_update
 
 PIXELS, STEPS = 256, 2
 FIRST_TRAJECTORY, FIRST_STEP = "trajectory", "step 1/"
@@ -43,7 +44,7 @@ def measured(name: str, comfyui: Path, models: Path) -> dict[str, Any]:
             row, run = _timed(server, name, prompt)
             found: dict[str, Any] = {"row": row}
             if name == graphs.DISTILL:
-                found |= {"trainer": _phases(prompt, run), "student": _student(server, prompt, info)}
+                found |= {"trainer": _phases(prompt, run), "student": _student(server, prompt, info, base)}
         return found
 
 
@@ -69,14 +70,18 @@ def _phases(prompt: Json, run: Run) -> dict[str, Any]:
     return {"first_sign": round(lines[0][0], 2), "lines": [[round(seconds, 2), text] for seconds, text in lines]}
 
 
-def _student(server: Server, distill: Json, info: Json) -> dict[str, Any]:
-    """Sample the trained student at two strengths, and load it on another base."""
+def _student(server: Server, distill: Json, info: Json, base: Path) -> dict[str, Any]:
+    """Sample the trained student at two strengths, without its update, and on another base."""
     file, size = f"{graphs.TRAINED['name']}.safetensors", {"pixels": PIXELS, "steps": STEPS}
+    (trained,) = (base / "output").rglob(file)
+    zero = without_update(trained, "zero").name
 
-    def image(w: float) -> np.ndarray:
-        return pictures(server, run_prompt(server, graphs.trained_student(distill, file, w, **size)), "save")
+    def image(w: float | None, file: str = file) -> np.ndarray:
+        run = run_prompt(server, graphs.trained_student(distill, file, w, **size))
+        return pictures(server, run, "save").astype(float)
 
-    weak, strong = (image(w).astype(float) for w in (1.0, 8.0))
+    weak, strong = image(1.0), image(8.0)
+    equal = np.array_equal(image(None, zero), image(None, ""))
     wrong = graphs.trained_student(distill, file, 2.0, **size)
     published = graphs.quick(graphs.PUBLISHED, info, **size)
     loader = graphs.node_of(published, "UNETLoader")
@@ -87,4 +92,8 @@ def _student(server: Server, distill: Json, info: Json) -> dict[str, Any]:
         refused = ""
     except Stop as stop:
         refused = str(stop)
-    return {"difference_between_w_1_and_8": float(np.abs(weak - strong).max()), "refused_on_another_base": refused}
+    return {
+        "difference_between_w_1_and_8": float(np.abs(weak - strong).max()),
+        "equals_its_base_without_update": equal,
+        "refused_on_another_base": refused,
+    }

@@ -2,7 +2,7 @@
 
 The operations are those of the real computation, in the same order, and every tensor lives as long as it would; only
 the arithmetic is left out. A forecast therefore costs seconds and no memory, whatever the size of the network.
-Not counted: scratch memory inside a kernel, and what the device's allocator rounds up.
+Not counted: the kernels and their scratch memory, and what the device's allocator rounds up.
 """
 
 from __future__ import annotations

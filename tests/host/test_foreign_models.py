@@ -93,7 +93,7 @@ class TestTraining:
             distillation = distil(model=sides[0])
             training = pack.comfy_host.Training(distillation, loop, root=tmp_path, name="r", teacher="")
             peak = allocated(lambda: training.run(on_forecast=needs.append))
-        assert needs[0].peak == pytest.approx(peak, rel=0.15)
+        assert needs[0].peak - pack.comfy_host.memory_check.KERNELS == pytest.approx(peak, rel=0.15)
 
     @pytest.mark.parametrize("trainable", ["embedders", "everything"])
     def test_what_needs_the_values_is_refused(self, sides, distil, pack, trainable):

@@ -27,12 +27,12 @@ def loop(batch):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_within_a_tenth_of_the_allocators_peak(pack, distil, tmp_path, name):
+def test_tensors_within_a_tenth_of_the_allocators_peak(pack, distil, tmp_path, name):
     options, batch = CASES[name]
     distillation, needs = distil(reuse=0, cache_size=1, **options), []
     training = pack.comfy_host.Training(distillation, loop(batch), root=tmp_path, name="run", teacher="CFG")
     peak = allocated(lambda: training.run(on_forecast=needs.append))
-    assert needs[0].peak == pytest.approx(peak, rel=0.1)
+    assert needs[0].peak - pack.comfy_host.memory_check.KERNELS == pytest.approx(peak, rel=0.1)
 
 
 def test_trials_leave_nothing_behind(pack, distil, world):
@@ -55,18 +55,18 @@ class TestTooLarge:
         return str(caught.value)
 
     def test_batch(self, pack, distil, monkeypatch):
-        self.free(pack, monkeypatch, 40 * MIB)
+        self.free(pack, monkeypatch, 120 * MIB)
         message = self.refused(pack, distil(), 64)
-        assert "0.04 GiB" in message and "gradient_checkpointing" in message
+        assert "0.12 GiB" in message and "gradient_checkpointing" in message
         fitting = int(re.search(r"batch_size to (\d+)", message)[1])
         distillation = distil()
         with distillation.in_training():
-            assert pack.comfy_host.memory_check.check_memory(distillation, loop(fitting)).peak <= 40 * MIB
+            assert pack.comfy_host.memory_check.check_memory(distillation, loop(fitting)).peak <= 120 * MIB
             with pytest.raises(pack.errors.InvalidConfig):
                 pack.comfy_host.memory_check.check_memory(distillation, loop(fitting + 1))
 
     def test_rows_of_a_trajectory(self, pack, distil, monkeypatch):
-        self.free(pack, monkeypatch, 40 * MIB)
+        self.free(pack, monkeypatch, 120 * MIB)
         message = self.refused(pack, distil(images_per_trajectory=64), 1)
         assert "images_per_trajectory" in message and "batch_size" not in message
 

@@ -10,6 +10,7 @@ from runner.places import ROOT
 from runner.stop import Stop
 
 from lab.real_size import graphs
+from lab.real_size.files import without_update
 
 PIXELS, STEPS = 128, 2
 
@@ -61,8 +62,15 @@ def test_a_student_of_sd35_medium(server, info):
     assert [node for _, node, _ in run.texts if node == trainer]
     size = {"pixels": PIXELS, "steps": STEPS}
     file = f"{graphs.TRAINED['name']}.safetensors"
-    pictures_of = [picture(server, graphs.trained_student(distill, file, w, **size)) for w in (1.0, 8.0)]
-    assert not np.array_equal(*pictures_of)
+    (trained,) = (server.log.parent / "base" / "output").rglob(file)
+    zero = without_update(trained, "zero").name
+
+    def image(w, file=file):
+        return picture(server, graphs.trained_student(distill, file, w, **size))
+
+    assert not np.array_equal(image(1.0), image(8.0)), "it does not listen to w"
+    assert np.array_equal(image(None, zero), image(None, ""))
+    assert not np.array_equal(image(None), image(None, "")), "an update that does nothing shows nothing"
     wrong = graphs.trained_student(distill, file, 2.0, **size)
     published = quick(graphs.PUBLISHED, info)
     loader = graphs.node_of(published, "UNETLoader")
