@@ -199,6 +199,12 @@ def _optional() -> list:
             "the teacher gives at 3. Number of images for each of five values of w; more are more exact and take more "
             "time. 0: no calibration.",
         ),
+        inp(
+            io.Int.Input, "student_steps", default=0, min=0, max=1000, optional=True,
+            tooltip="Number of sampling steps that the student learns, if fewer than teacher_steps, which must be a "
+            "multiple: 8 with teacher_steps 32 merges each four steps of the teacher into one. Sample the student with "
+            "exactly this number of steps and the same scheduler. 0: as many as the teacher.",
+        ),
     ]  # fmt: skip
 
 
@@ -248,7 +254,7 @@ class DistillTrainer(io.ComfyNode):
         height, trainable, rank, batch_size, learning_rate, preview_every, run_seed, accept_changes, target,
         timestep_sampling, images_per_trajectory, cache_size, reuse, negative_share, initial_gain_ratio,
         gradient_checkpointing, save_every, clip=(None,), vae=(None,), negative_prompts=("",), positive=(), null=(),
-        latents=(), method=(TEEFUSION,), whole_model=(False,), calibration=(IMAGES_PER_W,),
+        latents=(), method=(TEEFUSION,), whole_model=(False,), calibration=(IMAGES_PER_W,), student_steps=(0,),
     ) -> io.NodeOutput:  # fmt: skip
         """Train the student; every input arrives as a list."""
         with reported_by(DISPLAY_NAME):
@@ -259,6 +265,7 @@ class DistillTrainer(io.ComfyNode):
                 negative_share=negative_share[0], trainable=trainable[0], rank=rank[0],
                 initial_gain_ratio=initial_gain_ratio[0], method=method[0],
                 gradient_checkpointing=gradient_checkpointing[0], run_seed=run_seed[0],
+                student_steps=student_steps[0],
             )  # fmt: skip
             loop = TrainSettings(
                 steps=steps[0], batch_size=batch_size[0], learning_rate=learning_rate[0],

@@ -55,7 +55,8 @@ def measure(study: Study) -> dict[str, Any]:
 
 
 def _arms(study: Study, student: Any) -> list[Arm]:
-    from teefusion_core.comfy_host.guidance.patch import STUDENT_KEY, apply_fusion
+    from teefusion_core.comfy_host.guidance.attachments import STUDENT_KEY
+    from teefusion_core.comfy_host.guidance.patch import apply_fusion
 
     untrained = study.base.clone()
     untrained.set_attachments(STUDENT_KEY, student.get_attachment(STUDENT_KEY))

@@ -39,6 +39,8 @@ class StudentInfo:
         pack_version: version of this pack that wrote the file.
         calibration: `Calibration.json`; empty without one, as in older files.
         reference_guidance: of a guidance LoRA, the w at which the LoRA strength is 1; 0 for other students.
+        student_steps, scheduler: the only number of steps that the student has learned, with its schedule; 0 and empty
+            for students of as many steps as their teacher, which work at other numbers too.
     """
 
     method: str
@@ -54,6 +56,8 @@ class StudentInfo:
     pack_version: str
     calibration: str = ""
     reference_guidance: float = 0.0
+    student_steps: int = 0
+    scheduler: str = ""
 
     def metadata(self) -> dict[str, str]:
         """Return safetensors metadata, all strings, with a hash of the teacher."""

@@ -11,18 +11,26 @@ from ..evaluation.plot import FAINT, INK, OTHER, PALE, STRONG, Frame
 from ..guidance.calibration import Calibration
 
 SIZE, MARGIN, LINE, TEXT = 256, 28, 16, 12
-CURVE, SMOOTH = PALE, STRONG
+CURVE, SMOOTH, HELD_OUT = PALE, STRONG, OTHER
 SMOOTHING = 0.95
 """Decay of the running mean that is drawn over the single losses."""
 
 
-def loss_curve(losses: Sequence[float], steps: int) -> Image.Image:
-    """Draw the losses over the steps of the whole run, on a logarithmic scale."""
+def loss_curve(losses: Sequence[float], steps: int, held_out: Sequence[tuple[int, float]] = ()) -> Image.Image:
+    """Draw the losses over the steps of the whole run, on a logarithmic scale.
+
+    Args:
+        losses: loss of every step so far.
+        steps: number of steps of the whole run.
+        held_out: steps, each with the loss on held-out examples after it.
+    """
     image = Image.new("RGB", (SIZE, SIZE), "white")
     finite = [max(loss, 1e-12) for loss in losses if math.isfinite(loss)]
     if not finite:
         return image
+    tested = [(step - 1, math.log(max(loss, 1e-12))) for step, loss in held_out if math.isfinite(loss)]
     low, high = math.log(min(finite)), math.log(max(finite))
+    low, high = min([low, *(loss for _, loss in tested)]), max([high, *(loss for _, loss in tested)])
     middle, half = (low + high) / 2, max(high - low, 0.05) / 2
     far = SIZE - MARGIN
     labels = Labels(image)
@@ -34,7 +42,10 @@ def loss_curve(losses: Sequence[float], steps: int) -> Image.Image:
         smooth.append((step, math.log(mean)))
     frame.line(points, CURVE)
     frame.line(smooth, SMOOTH, width=2)
+    frame.line(tested, HELD_OUT, width=2, dots=True)
     labels.text((MARGIN, 6), f"loss {mean:.3g}, step {len(losses)} of {steps}", INK, TEXT)
+    if tested:
+        labels.text((far - 4, MARGIN + 4), f"held out {math.exp(tested[-1][1]):.3g}", HELD_OUT, TEXT, anchor="ra")
     labels.text((MARGIN, SIZE - 20), f"{math.exp(low):.3g} to {math.exp(high):.3g}, logarithmic", INK, TEXT)
     return image
 
@@ -56,8 +67,7 @@ def calibration_plot(curve: Calibration) -> Image.Image:
 
 
 def preview_image(
-    losses: Sequence[float],
-    steps: int,
+    curve: Image.Image,
     pictures: np.ndarray | None,
     labels: Sequence[str],
     rows: int,
@@ -66,13 +76,12 @@ def preview_image(
     """Put the loss curve beside the images of the student and the plot of its calibration.
 
     Args:
-        losses, steps: losses of the run so far, and number of steps of the whole run.
+        curve: from `loss_curve`.
         pictures: uint8 [rows * columns, H, W, 3], row by row; None before the first preview.
         labels: one per column.
         rows: number of prompts.
         calibration: of the finished student.
     """
-    curve = loss_curve(losses, steps)
     if calibration is not None:
         plotted = Image.new("RGB", (2 * SIZE, SIZE), "white")
         plotted.paste(curve, (0, 0))

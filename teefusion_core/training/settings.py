@@ -1,6 +1,7 @@
 """The settings of a distillation, validated when they are made."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from ..errors import InvalidConfig
 from ..guidance.architectures import PUBLISHED_TIMESTEP_SCALE
@@ -19,6 +20,8 @@ class DistillSettings:
         guidance_min, guidance_max: range of w, the guidance of the paper, drawn uniformly (paper: 2 to 14), together
             with the margin.
         teacher_steps, scheduler: the teacher's schedule.
+        student_steps: number of steps of the student, if it has fewer; they are those of the scheduler, and the teacher
+            takes teacher_steps / student_steps steps in each. 0 means as many as the teacher.
         timestep_sampling: noise levels on this schedule, a name in TIMES.
         target: velocity to learn, a name in TARGETS.
         guidance_error_weight: weight of the error along the guidance, see `replay_loss`.
@@ -59,9 +62,15 @@ class DistillSettings:
     gradient_checkpointing: bool = False
     run_seed: int = 0
     guidance_margin: float = 0.25
+    student_steps: int = 0
 
     def __post_init__(self):
         check(asdict(self), _LEGAL)
+        if self.student_steps and self.teacher_steps % self.student_steps:
+            raise InvalidConfig(
+                f"teacher_steps is {self.teacher_steps} and student_steps is {self.student_steps}; set teacher_steps "
+                f"to a multiple of student_steps, such as {4 * self.student_steps}"
+            )
         if self.method == DICE and self.guidance_min != self.guidance_max:
             raise InvalidConfig(
                 f"guidance_min is {self.guidance_min} and guidance_max is {self.guidance_max}; a sharpener "
@@ -81,6 +90,16 @@ class DistillSettings:
             raise InvalidConfig(
                 f"guidance_min is {self.guidance_min}, guidance_max is {self.guidance_max}; use a larger guidance_max"
             )
+
+    @property
+    def steps_learned(self) -> int:
+        """Number of steps that the student learns to take."""
+        return self.student_steps or self.teacher_steps
+
+    @property
+    def schedule_learned(self) -> dict[str, Any]:
+        """The schedule that the student depends on, as metadata of its file; a student of few steps has one."""
+        return {"student_steps": self.student_steps, "scheduler": self.scheduler if self.student_steps else ""}
 
     @property
     def guidance_shown(self) -> tuple[float, float, float]:
@@ -116,4 +135,5 @@ _LEGAL: dict[str, Rule] = {
     "gradient_checkpointing": flag(),
     "run_seed": whole(0, 2**64 - 1),
     "guidance_margin": number(lambda share: 0 <= share <= 1, "a share from 0 to 1"),
+    "student_steps": whole(0),
 }

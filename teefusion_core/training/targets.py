@@ -63,6 +63,15 @@ class Trajectory:
     prompt_SB: Tensor
     null_SB: Tensor
 
+    def example(self, step: int) -> Example:
+        """Return the rows of one step."""
+        rows = self.x_SBCHW.shape[1]
+        return Example(
+            x_BCHW=self.x_SBCHW[step], sigma_B=self.sigma_S[step].expand(rows), w_B=self.w.expand(rows),
+            prompt_B=self.prompt_SB[step], null_B=self.null_SB[step], target_BCHW=self.target_SBCHW[step],
+            guidance_BCHW=self.guidance_SBCHW[step], weight_B=step_weights(self)[step].expand(rows),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Example:
@@ -105,6 +114,19 @@ def levels(grid_S: Tensor, time: str, generator: torch.Generator) -> Tensor:
     place_S = torch.arange(len(grid_S), dtype=torch.float32)
     place_S[1:-1] += torch.rand((), generator=generator) - 0.5
     return TIMES[time](grid_S.float().cpu(), place_S)
+
+
+def subdivided(sigma_S: Tensor, parts: int) -> Tensor:
+    """Divide each step of a schedule evenly.
+
+    Args:
+        sigma_S: S+1 noise levels.
+        parts: number of steps in each of the S.
+    Returns:
+        S * parts + 1 noise levels; every `parts`-th is one of the schedule.
+    """
+    steps = len(sigma_S) - 1
+    return _lerp(sigma_S, torch.arange(steps * parts + 1) / parts)
 
 
 def target_of(target: str, states: list[Tensor], last: list[Tensor], sigma_S: Tensor, step: int) -> Tensor:

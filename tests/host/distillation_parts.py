@@ -1,8 +1,8 @@
 """What tests of the trainer share."""
 
-import torch
+from dataclasses import replace
 
-from teefusion_core.training.targets import Example
+import torch
 
 from .reflection_parts import OTHER, PROMPT
 
@@ -21,9 +21,5 @@ def shaken(distillation, size=0.02, seed=3):
 
 
 def example_of(trajectory, step=1):
-    rows = trajectory.x_SBCHW.shape[1]
-    return Example(
-        x_BCHW=trajectory.x_SBCHW[step], sigma_B=trajectory.sigma_S[step].expand(rows), w_B=trajectory.w.expand(rows),
-        prompt_B=trajectory.prompt_SB[step], null_B=trajectory.null_SB[step], target_BCHW=trajectory.target_SBCHW[step],
-        guidance_BCHW=trajectory.guidance_SBCHW[step], weight_B=torch.ones(rows),
-    )  # fmt: skip
+    example = trajectory.example(step)
+    return replace(example, weight_B=torch.ones_like(example.weight_B))

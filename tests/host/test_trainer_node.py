@@ -213,13 +213,13 @@ def test_changes_are_accepted_by_the_names_of_the_inputs(pack, train):
 
 def test_the_curve_of_a_resumed_run_is_whole(pack, train, monkeypatch):
     watch, drawn = pack.comfy_host.progress, []
-    original = watch.preview_image
+    original = watch.loss_curve
 
     def spied(losses, *rest):
         drawn.append(list(losses))
         return original(losses, *rest)
 
-    monkeypatch.setattr(watch, "preview_image", spied)
+    monkeypatch.setattr(watch, "loss_curve", spied)
     train(steps=3, preview_every=0)
     _, losses, _, _ = train(steps=6, preview_every=0, accept_changes="steps")
     assert len(drawn[0]) <= 3 and drawn[-1] == losses["loss"]

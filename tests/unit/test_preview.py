@@ -9,6 +9,7 @@ from teefusion_core.evaluation.plot import OTHER, STRONG
 from teefusion_core.guidance.calibration import Calibration
 from teefusion_core.training.preview import (
     CURVE,
+    HELD_OUT,
     MARGIN,
     SIZE,
     SMOOTH,
@@ -35,6 +36,15 @@ def test_half_a_run_fills_half_of_the_picture():
     assert (half.max() - half.min()) == pytest.approx((whole.max() - whole.min()) / 2, abs=4)
 
 
+def test_the_held_out_loss_is_drawn_where_it_was_measured():
+    held_out = [(10, 1.0), (20, 0.5), (40, 0.25)]
+    image = loss_curve([0.9 * 2 ** (-step / 20) for step in range(40)], 80, held_out)
+    x, y = places(image, HELD_OUT)
+    low = y > MARGIN + 20  # below the label
+    assert x[low].max() - x[low].min() == pytest.approx((SIZE - 2 * MARGIN) * 30 / 79, abs=8)
+    assert y[x == x[low].max()].max() > y[x == x[low].min()].min() + SIZE / 4
+
+
 @pytest.mark.parametrize("losses", [[], [0.5], [0.5] * 9, [0.0, 1e9], [math.nan, 0.5, math.inf, 0.4]], ids=str)
 def test_odd_losses_are_drawn_too(losses):
     image = loss_curve(losses, 20)
@@ -51,14 +61,14 @@ def test_the_calibration_is_plotted_beside_the_loss():
         inside = (y > 2 * MARGIN) & (y < SIZE - MARGIN - 2)
         slope = np.polyfit(x[inside], -y[inside], 1)[0]
         assert slope == pytest.approx((column[-1] - column[0]) / (5.0 - 1.3), rel=0.2), "steeper after than before"
-    both = preview_image([1.0, 0.5], 2, None, [], rows=1, calibration=curve)
+    both = preview_image(loss_curve([1.0, 0.5], 2), None, [], rows=1, calibration=curve)
     assert both.size == (2 * SIZE, SIZE) and np.array_equal(np.asarray(both)[:, SIZE:], np.asarray(image))
 
 
 def test_pictures_stand_in_rows_of_prompts():
     colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]], dtype=np.uint8)
     pictures = np.broadcast_to(colours[:, None, None], (4, 8, 8, 3))
-    image = preview_image([1.0, 0.5], 4, pictures, ["w 1", "w 5"], rows=2)
+    image = preview_image(loss_curve([1.0, 0.5], 4), pictures, ["w 1", "w 5"], rows=2)
     centres = [(np.mean(x), np.mean(y)) for x, y in (places(image, tuple(colour)) for colour in colours)]
     (red, green, blue, yellow) = centres
     assert SIZE < red[0] < green[0] and red[1] == green[1] < blue[1] == yellow[1] and red[0] == blue[0]

@@ -41,6 +41,14 @@ def test_w_is_drawn_a_little_beyond_its_range():
     assert DistillSettings(guidance_min=2.0, guidance_max=6.0, guidance_margin=0.0).drawn_guidance == (2.0, 6.0)
 
 
+def test_each_step_of_the_student_has_as_many_of_the_teacher():
+    assert DistillSettings(teacher_steps=20).steps_learned == 20
+    assert DistillSettings(teacher_steps=20, student_steps=5).steps_learned == 5
+    for student in (6, 40):
+        with pytest.raises(InvalidConfig, match=f"teacher_steps is 20 and student_steps is {student}"):
+            DistillSettings(teacher_steps=20, student_steps=student)
+
+
 @pytest.mark.parametrize("given", [{"negative_share": 0.5}, {"trainable": "everything"}, {"trainable": "embedders"}])
 def test_what_a_guidance_lora_cannot_be_is_named(given):
     [name] = given

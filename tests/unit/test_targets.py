@@ -52,6 +52,16 @@ class TestLevels:
             assert levels(torch.tensor([1.0, 0.0]), time, seeded()).tolist() == [1.0, 0.0]
 
 
+class TestSubdivided:
+    @pytest.mark.parametrize("parts", [1, 4])
+    def test_the_levels_of_the_schedule_stay_and_others_come_between(self, parts):
+        levels_S = targets.subdivided(SCHEDULE, parts)
+        assert torch.equal(levels_S[::parts], SCHEDULE) and len(levels_S) == STEPS * parts + 1
+        for step in range(STEPS):
+            between = levels_S[step * parts : (step + 1) * parts + 1].diff()
+            assert torch.allclose(between, (SCHEDULE[step + 1] - SCHEDULE[step]) / parts, atol=1e-6)
+
+
 class TestTargets:
     STATES = [randn(n, 2, 1, 3, 3) for n in range(STEPS + 1)]
     LAST = [randn(50 + n, 2, 1, 3, 3) for n in range(STEPS)]

@@ -14,12 +14,10 @@ from torch import Tensor
 from ...errors import InvalidConfig
 from ...guidance.fusion import shown
 from ...guidance.methods import ALPHA_PER_RANK
-from ..notes import begin, tell
-from .wiring import note_cfg
+from ..notes import tell
+from .attachments import LORA_KEY, STRENGTH_KEY, WRAPPER_KEY
+from .wiring import note_run
 
-LORA_KEY = "teefusion_lora"  # attachment of a student: the host's patches of its guidance LoRA
-STRENGTH_KEY = "teefusion_lora_strength"  # attachment of a student whose LoRA is applied: its strength
-WRAPPER_KEY = "teefusion"
 DECIMALS = 4
 """Of the strength, so that a LoRA loader at the strength that we report gives the same image."""
 
@@ -63,6 +61,5 @@ def is_guidance_lora(patch) -> bool:
 
 
 def _note_run(executor, *args, **kwargs):
-    begin()
-    note_cfg(executor.class_obj)
+    note_run(executor.class_obj, *args)
     return executor(*args, **kwargs)

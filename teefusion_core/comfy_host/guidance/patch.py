@@ -27,16 +27,14 @@ from ...guidance.add_to_output import add_to_output
 from ...guidance.architectures import PUBLISHED_GUIDANCE, Architecture, architecture_of, family_of
 from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep, shown
 from ...guidance.methods import GUIDANCE_LORA, METHODS, TEEFUSION, Ingredients
-from ..notes import begin, tell, warn
+from ..notes import tell, warn
 from ..prompts.prompt_check import check_finite
 from ..weights import compute_dtype
+from .attachments import EMBEDDER_KEY, STUDENT_KEY, WRAPPER_KEY
 from .guidance_range import inner_guidance, outside
 from .lora_strength import at_strength, is_guidance_lora
-from .wiring import note_cfg
+from .wiring import note_run
 
-STUDENT_KEY = "teefusion_student"  # attachment of a student: the metadata of its file, a dict
-EMBEDDER_KEY = "teefusion_embedder"  # attachment of a student: its GuidanceEmbedder, or None
-WRAPPER_KEY = "teefusion"
 NULL_KEY = "teefusion_null_pooled"  # in conditioning: [1,P] or [B,P]
 TIMESTEP_KEY = "teefusion_guidance_timestep"  # in conditioning: 1000 w, float32, [1] or [B]
 GAIN_KEY = "teefusion_gain"  # in conditioning: float
@@ -280,10 +278,9 @@ def _check_hooks(base, architecture: Architecture) -> None:
 
 
 def _note_run(executor, *args, **kwargs):
-    """Warn once per run if the sampler's cfg is not 1 or if no prompt carries guidance."""
-    begin()
+    """Warn once per run of wrong settings of the sampler, and if no prompt carries guidance."""
     guider = executor.class_obj
-    note_cfg(guider)
+    note_run(guider, *args)
     if not any(TIMESTEP_KEY in cond for conds in getattr(guider, "conds", {}).values() for cond in conds):
         warn("no prompt of this run carries guidance; connect the CONDITIONING of TeEFusion Conditioning too.")
     return executor(*args, **kwargs)

@@ -17,9 +17,9 @@ from ...guidance.methods import EMBEDDER, GUIDANCE_LORA, LOADABLE, METHODS, Guid
 from ...training.adapters import FULL, LORA_ENDS, PREFIX, file_names, file_shapes
 from ..model_files import network_of
 from ..weights import stored_weights
+from .attachments import EMBEDDER_KEY, LORA_KEY, STUDENT_KEY
 from .guidance_range import check_guidance
-from .lora_strength import LORA_KEY
-from .patch import EMBEDDER_KEY, STUDENT_KEY, why_no_base
+from .patch import why_no_base
 
 UPDATES, MODELS = "loras", "diffusion_models"
 """The host's folders of students that change a base, and of students that are whole models."""

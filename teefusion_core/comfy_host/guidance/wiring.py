@@ -3,7 +3,10 @@
 import math
 from collections.abc import Mapping
 
-from ..notes import warn
+from torch import Tensor
+
+from ..notes import begin, warn
+from .attachments import STUDENT_KEY
 
 FUSION = "TeEFusionConditioning"
 MODEL, CONDITIONING = 0, 1
@@ -29,8 +32,19 @@ def unused_models(prompt: Mapping) -> dict[str, str]:
     return {number: text for number in fusing if (number, CONDITIONING) in links}
 
 
-def note_cfg(guider) -> None:
-    """Warn in the running node if the guider of a run guides a second time."""
+def note_run(guider, noise: Tensor, latent_image: Tensor, sampler, sigmas_S: Tensor, *_) -> None:
+    """Warn in the running node if a run guides a second time, or in other steps than the student has learned.
+
+    The arguments behind the guider are those of its `outer_sample`.
+    """
+    begin()
+    student = guider.model_patcher.get_attachment(STUDENT_KEY) or {}
+    learned, steps = student.get("student_steps", 0), len(sigmas_S) - 1
+    if learned and steps != learned:
+        warn(
+            f"this student learned to sample in {learned} steps, but this run has {steps}; set steps to {learned} and "
+            f"scheduler to {student['scheduler']}."
+        )
     cfg = getattr(guider, "cfg", 1.0)
     if isinstance(cfg, (int, float)) and not math.isclose(cfg, 1.0):
         warn(f"the sampler's cfg is {cfg:g}, so every step costs two passes and is guided twice; set cfg to 1.")

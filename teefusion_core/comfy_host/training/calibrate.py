@@ -74,13 +74,12 @@ class _State:
 
 
 def _states(distil: Distillation, images: int, w: float) -> list[_State]:
-    """Return some states of new trajectories of the teacher at w, from the first step to the last."""
+    """Return states of new trajectories of the teacher at w."""
     found = []
     most = distil.settings.images_per_trajectory
     for number, first in enumerate(range(0, images, most)):
-        trajectory = distil.trajectory_beside(w, min(most, images - first), number)
-        steps = torch.linspace(0, len(trajectory.sigma_S) - 1, STATES).round().long().unique().tolist()
-        found += [_state(distil, trajectory, step) for step in steps]
+        trajectory = distil.trajectory_beside(w, min(most, images - first), number, STATES)
+        found += [_state(distil, trajectory, step) for step in range(len(trajectory.sigma_S))]
     return found
 
 

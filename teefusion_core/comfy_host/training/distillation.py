@@ -88,7 +88,7 @@ class Distillation:
         self.positives, self.nulls = positives, nulls
         self.images = checked_images(images, len(positives), model.model.latent_format.latent_channels)
         self.latent_CHW = tuple(self.images[0].shape[1:]) if self.images else tuple(latent_CHW)
-        self.grid_S = schedule(model, settings.scheduler, settings.teacher_steps, 1.0)
+        self.grid_S = schedule(model, settings.scheduler, settings.steps_learned, 1.0)
         self.network = Network(self.model)
         where = {"device": self.network.device, "dtype": self.network.dtype}
         self.student = STUDENTS[settings.method](self.network.module, positives, nulls, settings, **where)
@@ -128,10 +128,10 @@ class Distillation:
         with self.student.update.disabled(), torch.no_grad():
             return replace(self._maker, settings=settings).make(number, said)
 
-    def trajectory_beside(self, w: float, rows: int, number: int) -> Trajectory:
-        """Return a trajectory of the teacher with guidance w that training does not use."""
+    def trajectory_beside(self, w: float, rows: int, number: int, steps: int) -> Trajectory:
+        """Return some steps of a trajectory of the teacher with guidance w that training does not use."""
         with self.student.update.disabled(), torch.no_grad():
-            return self._maker.make_beside(w, rows, number)
+            return self._maker.make_beside(w, rows, number, steps)
 
     def loss(self, example: Example) -> Tensor:
         """Return the loss of the student against the teacher, for rows of the trajectories."""
@@ -174,7 +174,7 @@ class Distillation:
         return at
 
     def preview(self, prompt: int, w: float) -> Tensor:
-        """Sample the student with Euler on the teacher's schedule; return LATENT samples [1,C,H,W] on the CPU."""
+        """Sample the student with Euler on its schedule; return LATENT samples [1,C,H,W] on the CPU."""
         sampling, device = self.model.get_model_object("model_sampling"), self.network.device
         generator = torch.Generator().manual_seed(self.settings.run_seed)
         noise_1CHW = torch.randn(1, *self.latent_CHW, generator=generator).to(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import comfy.model_management
 import comfy.utils
@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...guidance.calibration import Calibration
 from ...training.loop import StepReport
-from ...training.preview import preview_image
+from ...training.preview import loss_curve, preview_image
 from ...training.update import exchanged
 from ..model_files import check_vae
 from ..notes import duration, each, tell
+from .held_out import HeldOut
 from .run import Result, Training
 
 PROMPTS_SHOWN, PREVIEW_SIZE, SECONDS_BETWEEN_LINES = 3, 768, 1.0
@@ -29,7 +31,8 @@ class TrainingProgress:
         """Prepare the display.
 
         Args:
-            every: steps between previews of the student; 0 shows the loss curve only.
+            every: steps between previews of the student, with its loss on held-out examples; 0 shows the training loss
+                only.
             vae: VAE that decodes the previews; without it they are rough.
         Raises:
             CheckpointMismatch: the VAE is for another latent space.
@@ -38,6 +41,8 @@ class TrainingProgress:
         self.training, self.every, self.vae = training, every, vae
         self.bar = comfy.utils.ProgressBar(training.settings.steps)
         self.images: np.ndarray | None = None
+        self.held_out = HeldOut(training.distillation)
+        self.held_out_losses: list[tuple[int, float]] = []
         self.strengths = training.distillation.student.strengths_to_preview()
         self.rows = min(PROMPTS_SHOWN, len(training.distillation.positives))
         self.last_line, self.seconds, self.step = 0.0, 0.0, 0
@@ -48,24 +53,29 @@ class TrainingProgress:
         self.step, last, image = report.step, report.step == report.steps, None
         if self.every and (report.step % self.every == 0 or last):
             self.images = self.sample(report.average)
+            self.held_out_losses.append((report.step, self.held_out.loss(report.average)))
         now = time.monotonic()
         if now - self.last_line > SECONDS_BETWEEN_LINES or last or (self.every and report.step % self.every == 0):
             self.last_line = now
-            labels = [label for label, _ in self.strengths]
-            image = ("JPEG", preview_image(report.losses, report.steps, self.images, labels, self.rows), PREVIEW_SIZE)
+            image = self._image(report.losses)
             left = (report.steps - report.step) * self.seconds
             pace = report.rows / max(self.seconds, 1e-9)
             done = f"step {report.step}/{report.steps}, loss {report.loss:.4f}"
-            tell(f"{done}, {pace:.1f} examples/s, {duration(left)} left")
+            held_out = f", held-out {self.held_out_losses[-1][1]:.4f}" if self.held_out_losses else ""
+            tell(f"{done}{held_out}, {pace:.1f} examples/s, {duration(left)} left")
         self.bar.update_absolute(report.step, report.steps, image)
 
     def show_calibration(self, trained: Result) -> None:
         """Show the guidance of the student before and after calibration beside the other previews."""
         if trained.calibration is None:
             return
-        steps, labels = self.training.settings.steps, [label for label, _ in self.strengths]
-        picture = preview_image(trained.losses, steps, self.images, labels, self.rows, trained.calibration)
-        self.bar.update_absolute(steps, steps, ("JPEG", picture, PREVIEW_SIZE))
+        steps = self.training.settings.steps
+        self.bar.update_absolute(steps, steps, self._image(trained.losses, trained.calibration))
+
+    def _image(self, losses: Sequence[float], calibration: Calibration | None = None) -> tuple:
+        curve = loss_curve(losses, self.training.settings.steps, self.held_out_losses)
+        labels = [label for label, _ in self.strengths]
+        return "JPEG", preview_image(curve, self.images, labels, self.rows, calibration), PREVIEW_SIZE
 
     def should_stop(self) -> bool:
         """Raise the host's exception if the user has cancelled."""

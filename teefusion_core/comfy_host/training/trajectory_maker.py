@@ -15,7 +15,7 @@ from ...errors import InvalidConfig, ShapeMismatch
 from ...files.tensor_file import not_finite, numbered
 from ...guidance.cfg import cfg_scale_of
 from ...training.settings import DistillSettings
-from ...training.targets import Trajectory, levels, target_of
+from ...training.targets import Trajectory, levels, subdivided, target_of
 from ...training.trajectory_cache import generator_of
 from ..notes import each
 from ..prompts.encoded import Prompts
@@ -32,7 +32,7 @@ class TrajectoryMaker:
         teacher: samples the trajectories.
         positives, nulls: prompts; the first of `nulls` is the empty prompt.
         settings: guidance range, noise levels, target, seed.
-        grid_S: noise levels of the teacher's schedule.
+        grid_S: noise levels of the student's schedule; the teacher takes one or more steps from each to the next.
         latent_CHW: shape of the latents.
         images: latents [1,C,H,W] to start from; empty to start from noise.
     """
@@ -57,16 +57,24 @@ class TrajectoryMaker:
         low, high = self.settings.drawn_guidance
         return self._made(low + (high - low) * torch.rand((), generator=generator), generator, said)
 
-    def make_beside(self, w: float, rows: int, number: int) -> Trajectory:
-        """Return a trajectory of some rows with guidance w that training does not use; its noise is that of any w."""
-        maker = replace(self, settings=replace(self.settings, images_per_trajectory=rows))
-        return maker._made(torch.tensor(w), generator_of(self.settings.run_seed, "calibration", number))
+    def make_beside(self, w: float, rows: int, number: int, steps: int) -> Trajectory:
+        """Return some steps of a trajectory with guidance w that training does not use; its noise is that of any w.
 
-    def _made(self, w: Tensor, generator: torch.Generator, said: str = "") -> Trajectory:
+        Args:
+            rows: number of images.
+            steps: number of its steps, from the first to the last.
+        """
+        maker = replace(self, settings=replace(self.settings, images_per_trajectory=rows))
+        generator = generator_of(self.settings.run_seed, "calibration", number)
+        return maker._made(torch.tensor(w), generator, steps=steps)
+
+    def _made(self, w: Tensor, generator: torch.Generator, said: str = "", steps: int | None = None) -> Trajectory:
         sigma_S = levels(self.grid_S, self.settings.timestep_sampling, generator)
-        with self.teacher.telling(said and f"{said}, step", len(sigma_S) - 1):
-            steps, null = (self._from_images if self.images else self._from_noise)(sigma_S, w, generator)
-        trajectory = self._trajectory(steps, null, sigma_S, w, said and f"{said}, unguided step")
+        with self.teacher.telling(said and f"{said}, step", (len(sigma_S) - 1) * self._parts):
+            made, null = (self._from_images if self.images else self._from_noise)(sigma_S, w, generator)
+        kept = torch.linspace(0, len(made) - 1, steps or len(made)).round().long().unique()
+        made = [made[step] for step in kept.tolist()]
+        trajectory = self._trajectory(made, null, sigma_S[kept], w, said and f"{said}, unguided step")
         self.network.load()
         return trajectory
 
@@ -94,9 +102,17 @@ class TrajectoryMaker:
             steps.append((states[0], target_of(self.settings.target, [*states, clean], last, here_S, 0), picked))
         return steps, null
 
+    @property
+    def _parts(self) -> int:
+        """Number of steps of the teacher in one step of the student."""
+        return self.settings.teacher_steps // self.settings.steps_learned
+
     def _sample(self, prompts: list[int], null: int, noise_BCHW: Tensor, sigma_S: Tensor, w: Tensor, **start):
+        """Return the teacher's state at each level, and its last velocity before each level but the first."""
         positive, negative = self.positives.batch(prompts), self.nulls.batch([null] * len(prompts))
-        return self.teacher.sample(positive, negative, noise_BCHW, sigma_S, float(cfg_scale_of(w)), **start)
+        levels_S, scale = subdivided(sigma_S, self._parts), float(cfg_scale_of(w))
+        states, last = self.teacher.sample(positive, negative, noise_BCHW, levels_S, scale, **start)
+        return states[:: self._parts], last[self._parts - 1 :: self._parts]
 
     def _trajectory(self, steps: list, null: int, sigma_S: Tensor, w: Tensor, said: str) -> Trajectory:
         self.network.load()
@@ -106,11 +122,11 @@ class TrajectoryMaker:
         )
         guidance = [
             target - self.network.velocity(state, sigma.to(state).expand(len(state)), self.positives.batch(numbers))
-            for state, target, numbers, sigma in each(said, zip(x, targets, prompts, sigma_S[:-1], strict=True))
+            for state, target, numbers, sigma in each(said, zip(x, targets, prompts, sigma_S, strict=True))
         ]
         prompt_SB = torch.tensor(prompts)
         return Trajectory(
-            x_SBCHW=torch.stack(x).cpu(), sigma_S=sigma_S[:-1].cpu(), target_SBCHW=torch.stack(targets).cpu(),
+            x_SBCHW=torch.stack(x).cpu(), sigma_S=sigma_S.cpu(), target_SBCHW=torch.stack(targets).cpu(),
             guidance_SBCHW=torch.stack(guidance).cpu(), w=w, prompt_SB=prompt_SB,
             null_SB=torch.full_like(prompt_SB, null),
         )  # fmt: skip

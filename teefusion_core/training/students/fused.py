@@ -90,7 +90,7 @@ class FusedStudent(Student):
             method=self.settings.method, mode=FULL if whole_model else self.update.mode,
             guidance_min=self.settings.guidance_min, guidance_max=self.settings.guidance_max, gain=self.term.gain,
             guidance_embedding_scale=self.term.scale, guidance_precision=self.term.precision, teacher=teacher,
-            base=base, step=step, pack_version=__version__, calibration=calibration,
+            base=base, step=step, pack_version=__version__, calibration=calibration, **self.settings.schedule_learned,
         )  # fmt: skip
         return StudentFile((self.update.merged() if whole_model else lora) | layers, info, lora)
 

@@ -63,7 +63,7 @@ class GuidanceLoraStudent(Student):
             method=settings.method, mode=self.update.mode, guidance_min=settings.guidance_min,
             guidance_max=settings.guidance_max, gain=0.0, guidance_embedding_scale=settings.guidance_embedding_scale,
             guidance_precision=EXACT, teacher=teacher, base=base, step=step, pack_version=__version__,
-            calibration=calibration, reference_guidance=self.reference,
+            calibration=calibration, reference_guidance=self.reference, **settings.schedule_learned,
         )  # fmt: skip
         return StudentFile(lora, info, lora)
 

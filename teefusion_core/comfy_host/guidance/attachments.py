@@ -1,0 +1,12 @@
+"""Names of what we attach to a MODEL of the host."""
+
+WRAPPER_KEY = "teefusion"
+"""Of wrappers and callbacks."""
+STUDENT_KEY = "teefusion_student"
+"""Of a student: the metadata of its file, a dict."""
+EMBEDDER_KEY = "teefusion_embedder"
+"""Of a student: its GuidanceEmbedder, or None."""
+LORA_KEY = "teefusion_lora"
+"""Of a student: the host's patches of its guidance LoRA."""
+STRENGTH_KEY = "teefusion_lora_strength"
+"""Of a student whose guidance LoRA is applied: its strength."""
