@@ -10,7 +10,9 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from runner.places import ROOT
 from runner.stop import say
 from safetensors.torch import load_file
 
+from lab.demo_world.host import use_comfy
 from lab.real_size import graphs, training, workflows
 from lab.real_size.files import Files
 from lab.real_size.runs import PASSES, STOCK, Runs, load, relative, rounds
@@ -60,7 +63,9 @@ def measure() -> dict[str, Any]:
         if not file.is_file():
             say(name)
             start = time.monotonic()
-            result = part()
+            # a process of its own frees its memory at the end
+            with ProcessPoolExecutor(1, get_context("spawn"), initializer=use_comfy) as alone:
+                result = alone.submit(part).result()
             kept.mkdir(exist_ok=True)
             write_text(file, json.dumps(result | {"minutes": (time.monotonic() - start) / 60}))
         found[name] = json.loads(file.read_text(encoding="utf-8"))
@@ -142,8 +147,7 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 def gap_table(result: dict[str, Any]) -> list[list[str]]:
     lines = [[
-        "weights", *(f"memory: {kind}" for kind in KINDS),
-        "difference from two models in float32: gap", "difference: two models",
+        "weights", *(f"memory: {kind}" for kind in KINDS), "difference: gap", "difference: two models",
     ]]  # fmt: skip
     part = result["parts"][STEPS]
     for name, found in part["memory"].items():
