@@ -30,10 +30,10 @@ class Study:
         self.trajectories: dict[tuple[str, float], tuple] = {}
         self.first, self.few = first_rows(self.bench.conditionings[0], few), few
 
-    def schedule(self, steps: int) -> torch.Tensor:
+    def schedule(self, steps: int, scheduler: str = SCHEDULER) -> torch.Tensor:
         from teefusion_core.comfy_host.sampling import schedule
 
-        return schedule(self.base, SCHEDULER, steps, 1.0)
+        return schedule(self.base, scheduler, steps, 1.0)
 
     def batches(self) -> list[tuple[list, torch.Tensor]]:
         return list(zip(self.bench.conditionings, self.bench.noise_NCHW.split(BATCH), strict=True))

@@ -37,6 +37,7 @@ class DistillSettings:
         method: how guidance enters the student, a name in TAUGHT. With dice there is no guidance term, the model
             is not trained, and `guidance_min` must equal `guidance_max`.
         gradient_checkpointing: uses less memory and takes a third more time.
+        mixed_precision: compute a base in float32 in bfloat16 where the device can; the trained weights stay float32.
         run_seed: seed of the trajectories, of the examples drawn from them and of the initial LoRA.
         guidance_margin: how far beyond its range w is drawn: above guidance_max a share of the range, below
             guidance_min a share of it. Without it a student that guides too weakly cannot be calibrated at the ends.
@@ -63,6 +64,7 @@ class DistillSettings:
     run_seed: int = 0
     guidance_margin: float = 0.25
     student_steps: int = 0
+    mixed_precision: bool = True
 
     def __post_init__(self):
         check(asdict(self), _LEGAL)
@@ -75,6 +77,11 @@ class DistillSettings:
             raise InvalidConfig(
                 f"guidance_min is {self.guidance_min} and guidance_max is {self.guidance_max}; a sharpener "
                 "learns a single guidance, so set both to the same number"
+            )
+        if self.method == DICE and self.student_steps:
+            raise InvalidConfig(
+                f"student_steps is {self.student_steps}, but a sharpener changes prompts only, so its model needs "
+                "as many steps as before; set it to 0"
             )
         if self.method == GUIDANCE_LORA and self.negative_share:
             raise InvalidConfig(
@@ -136,4 +143,5 @@ _LEGAL: dict[str, Rule] = {
     "run_seed": whole(0, 2**64 - 1),
     "guidance_margin": number(lambda share: 0 <= share <= 1, "a share from 0 to 1"),
     "student_steps": whole(0),
+    "mixed_precision": flag(),
 }

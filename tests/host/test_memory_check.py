@@ -16,6 +16,7 @@ CASES = {
     "checkpointing, one row": (CHECKPOINTING, 1), "checkpointing": (CHECKPOINTING, 32),
     "everything, one row": (EVERYTHING, 1), "everything": (EVERYTHING, 4),
     "everything, checkpointing": (EVERYTHING | CHECKPOINTING, 4),
+    "mixed precision": (dict(mixed_precision=True), 16),
     "teacher": (dict(images_per_trajectory=64), 2),
     "long trajectory": (dict(teacher_steps=60, images_per_trajectory=8), 1),
     "guidance lora": (dict(method="guidance lora", initial_gain_ratio=0.0, nulls=("",)), 16),

@@ -44,6 +44,8 @@ def test_w_is_drawn_a_little_beyond_its_range():
 def test_each_step_of_the_student_has_as_many_of_the_teacher():
     assert DistillSettings(teacher_steps=20).steps_learned == 20
     assert DistillSettings(teacher_steps=20, student_steps=5).steps_learned == 5
+    with pytest.raises(InvalidConfig, match="student_steps is 5, but a sharpener"):
+        DistillSettings(method="dice", guidance_min=2.0, guidance_max=2.0, student_steps=5)
     for student in (6, 40):
         with pytest.raises(InvalidConfig, match=f"teacher_steps is 20 and student_steps is {student}"):
             DistillSettings(teacher_steps=20, student_steps=student)

@@ -37,7 +37,7 @@ KINDS = {
         SHARPENER, NETWORK.state_dict(), read_sharpener, lambda path, info: write_sharpener(path, NETWORK, info)
     ),
 }
-LATER = {"calibration": "", "reference_guidance": 0.0}
+LATER = {"calibration": "", "reference_guidance": 0.0, "student_steps": 0, "scheduler": ""}
 """Fields that files of earlier versions do not have."""
 FIELDS = [
     (kind, field)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 import comfy.model_management
@@ -17,6 +17,7 @@ from torch import Tensor
 from ...errors import InvalidConfig
 from ...guidance.cfg import cfg_scale_of
 from ...guidance.flow import Velocity, euler_along, sample
+from ...training.mixed_precision import mixed_precision
 from ...training.settings import DistillSettings
 from ...training.students import STUDENTS
 from ...training.students.student import MixedRows
@@ -137,7 +138,13 @@ class Distillation:
         """Return the loss of the student against the teacher, for rows of the trajectories."""
         example = example.to(self.network.device)
         student = self.velocity(example.prompt_B.tolist(), example.null_B.tolist(), example.w_B)
-        return replay_loss(student, example, self.settings.guidance_error_weight)
+        with self.precision():
+            return replay_loss(student, example, self.settings.guidance_error_weight)
+
+    def precision(self) -> AbstractContextManager[object]:
+        """Return a context with the precision of a training step."""
+        wanted = self.settings.mixed_precision
+        return mixed_precision(self.network.device, self.network.dtype) if wanted else nullcontext()
 
     def velocity(self, prompts: Sequence[int], nulls: Sequence[int], w_B: Tensor) -> Velocity:
         """Return the student's velocity field.

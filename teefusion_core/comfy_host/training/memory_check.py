@@ -111,7 +111,9 @@ def student_peak(distil: Distillation, rows: int) -> int:
             target_BCHW=zero_BCHW.clone(), guidance_BCHW=zero_BCHW.clone(), weight_B=half_B,
         )  # fmt: skip
         velocity = distil.velocity([longest] * rows, [0] * rows, example.w_B)
-        replay_loss(velocity, example, distil.settings.guidance_error_weight).backward()
+        with distil.precision():
+            loss = replay_loss(velocity, example, distil.settings.guidance_error_weight)
+        loss.backward()
 
     return peak_of(step, distil.network.device, distil.network.module, distil.student.update)
 
