@@ -105,6 +105,18 @@ class Recipe:
         return STUDENTS / f"{self.name}.safetensors"
 
 
+FEW_STEPS = {4: 20, 6: 24, 8: 24, 10: 20}
+"""Steps of a student -> steps of its teacher."""
+
+
+def few_steps(steps: int, seed: int = 0) -> Recipe:
+    """Return the recipe of a student of few steps."""
+    return Recipe(
+        "W2SD", seed=seed, steps=2000, trajectories=100, learning_rate=2e-3, guidance_margin=0.25,
+        mixed_precision=True, student_steps=steps, teacher_steps=FEW_STEPS[steps], scheduler="sgm_uniform",
+    )  # fmt: skip
+
+
 def captions(num: int, seed: int, open_ground: bool = False) -> list[str]:
     """Return correct captions of training scenes; with open_ground none mentions its background."""
     rng = random.Random(seed)

@@ -1,17 +1,20 @@
 """Training steps whose matrix products are in bfloat16."""
 
+import sys
+
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
-
-from teefusion_core.training import mixed_precision
 
 from .distillation_parts import example_of, shaken
 
 
 @pytest.fixture
-def step(distil):
-    def make(mixed, **options):
+def step(pack, distil, monkeypatch):
+    module = sys.modules[f"{pack.module.__name__}.teefusion_core.training.mixed_precision"]
+
+    def make(mixed, device_can=True, **options):
+        monkeypatch.setattr(module, "_multiplies_bfloat16", lambda device: device_can)
         distillation = shaken(distil(mixed_precision=mixed, **options))
         example = example_of(distillation.trajectory(0))
         with distillation.in_training():
@@ -24,8 +27,7 @@ def step(distil):
 
 
 @pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}, {"trainable": "everything"}], ids=str)
-def test_a_step_is_that_of_float32_but_for_rounding(step, monkeypatch, options):
-    monkeypatch.setattr(mixed_precision, "_multiplies_bfloat16", lambda device: True)
+def test_a_step_is_that_of_float32_but_for_rounding(step, options):
     (exact, wanted), (loss, found) = step(False, **options), step(True, **options)
     assert loss.dtype == torch.float32 and 0 < abs(float(loss / exact) - 1) < 1e-2
     assert {grad.dtype for grad in found.values()} == {torch.float32}
@@ -34,6 +36,5 @@ def test_a_step_is_that_of_float32_but_for_rounding(step, monkeypatch, options):
             assert float(cosine_similarity(grad.flatten(), wanted[name].flatten(), dim=0)) > 0.99, name
 
 
-def test_without_the_arithmetic_nothing_changes(step, monkeypatch):
-    monkeypatch.setattr(mixed_precision, "_multiplies_bfloat16", lambda device: False)
-    assert torch.equal(step(True)[0], step(False)[0])
+def test_without_the_arithmetic_nothing_changes(step):
+    assert torch.equal(step(True, device_can=False)[0], step(False)[0])

@@ -11,8 +11,8 @@ TYPES = {
     "CONDITIONING": "positive null conditioning negative base add subtract reference weak_positive weak_negative",
     "IMAGE": "images images_a images_b images_c images_d images_e images_f",
     "STRING": "prompts name accept_changes negative_prompts methods costs",
-    "INT": "seed run_seed noise_seed steps reflect_steps rounds teacher_steps width height rank batch_size"
-    " preview_every images_per_trajectory cache_size save_every image_size calibration",
+    "INT": "seed run_seed noise_seed steps reflect_steps rounds student_steps teacher_steps width height rank"
+    " batch_size preview_every images_per_trajectory cache_size save_every image_size calibration",
     "FLOAT": "guidance guidance_min guidance_max alpha beta add_weight subtract_weight strong_cfg weak_cfg final_cfg"
     " cfg inversion_cfg chats_alpha denoise learning_rate reuse negative_share initial_gain_ratio",
     "COMBO": "variant student sharpener scheduler trainable target timestep_sampling method inversion rule"
