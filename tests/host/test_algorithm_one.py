@@ -38,6 +38,7 @@ def test_the_loss_of_a_batch(host, pack, golden_model, case):
     settings = DistillSettings(
         guidance_margin=0.0,  # the paper draws w from its range
         guidance_min=W_MIN, guidance_max=W_MAX, teacher_steps=STEPS, target="re-evaluated", guidance_error_weight=1.0,
+        mixed_precision=False,
         images_per_trajectory=2, rank=2,
     )  # fmt: skip
     distil = parts.Distillation(model, teacher, prompts, nulls, settings, images=pictures)

@@ -71,7 +71,13 @@ def literal_twin(host, backbone, model, null, w, gain):
 def distillation(host, pack, backbone, model, positives=None, **options):
     parts, cfg = pack.comfy_host, host.comfy.samplers.CFGGuider(model)
     settings = dict(
-        teacher_steps=STEPS, images_per_trajectory=2, cache_size=1, rank=2, initial_gain_ratio=0.3, guidance_max=6.0
+        teacher_steps=STEPS,
+        images_per_trajectory=2,
+        cache_size=1,
+        rank=2,
+        initial_gain_ratio=0.3,
+        guidance_max=6.0,
+        mixed_precision=False,
     )
     return parts.Distillation(
         model, parts.Teacher(cfg, host.comfy.samplers.sampler_object("euler")),

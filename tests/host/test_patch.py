@@ -289,6 +289,17 @@ def test_student_metadata_sets_gain_precision_range(golden_model, pack, runner, 
             pack.comfy_host.apply_fusion(student, positive, null, w)
 
 
+def test_a_student_says_what_its_guidance_means(golden_model, pack, prompts, caplog):
+    positive, null, _ = prompts
+    student = golden_model(CASE).clone()
+    metadata = dict(gain=0.25, guidance_min=1.0, guidance_max=8.0, guidance_precision=EXACT, teacher="a W2SD guider")
+    student.set_attachments(pack.comfy_host.STUDENT_KEY, metadata | {"student_steps": 6, "scheduler": "simple"})
+    with caplog.at_level(logging.INFO):
+        pack.comfy_host.apply_fusion(student, positive, null, 3.0)
+    [said] = [line for line in caplog.messages if "a W2SD guider" in line]
+    assert all(part in said for part in ("w 3 ", "CFG scale 4;", "from 1 to 8", "cfg 1 in 6 steps"))
+
+
 def test_a_calibrated_student_gets_the_w_that_it_needs(golden_model, pack, runner, prompts):
     x, (positive, null, _) = inputs(CASE)["x"][:1], prompts
     columns = {"wanted": [1, 3, 6], "inner": [1.5, 5, 9], "teacher": [2, 4, 7], "before": [1, 2, 3], "after": [2, 4, 7]}

@@ -65,6 +65,18 @@ def inner_guidance(w_B: Tensor, student: Mapping) -> Tensor:
     return curve.inner_of(w_B)
 
 
+def guidance_line(w_B: Tensor, student: Mapping) -> str:
+    """Return what a user should know about guidance w_B [B] on a student, given the metadata of its file."""
+    if "teacher" not in student:
+        return ""
+    low, high = float(student["guidance_min"]), float(student["guidance_max"])
+    steps = f" in {student['student_steps']} steps" if student.get("student_steps") else ""
+    return (
+        f"student of {student['teacher']}: w {shown(w_B)} is like CFG scale {shown(w_B + 1)}; trained for w from "
+        f"{low:g} to {high:g}. Sample it at cfg 1{steps}"
+    )
+
+
 def outside(w_B: Tensor, low: float, high: float) -> bool:
     """Return whether a w is outside of a range, but for rounding."""
     return bool(((w_B < low - ROUNDING * abs(low)) | (w_B > high + ROUNDING * abs(high))).any())

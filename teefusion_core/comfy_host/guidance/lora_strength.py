@@ -22,13 +22,14 @@ DECIMALS = 4
 """Of the strength, so that a LoRA loader at the strength that we report gives the same image."""
 
 
-def at_strength(model_patcher, reference: float, w_B: Tensor):
+def at_strength(model_patcher, reference: float, w_B: Tensor, line: str = ""):
     """Return a clone with the LoRA of the student at the strength w / reference.
 
     Args:
         model_patcher: MODEL of a student file with a guidance LoRA.
         reference: w at which the strength is 1.
         w_B: the w that the student needs, the same for all rows.
+        line: text before the strength, for the user.
     Raises:
         InvalidConfig: several w, or the LoRA is already applied at another strength.
     """
@@ -48,7 +49,7 @@ def at_strength(model_patcher, reference: float, w_B: Tensor):
         student.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, _note_run)
         if strength:  # at 0 the model stays its base, bit for bit
             student.add_patches(model_patcher.get_attachment(LORA_KEY), strength)
-    tell(f"LoRA strength {strength:g}; null is not used by this student")
+    tell(f"{line}{'. ' * bool(line)}LoRA strength {strength:g}; null is not used by this student")
     return student
 
 

@@ -31,7 +31,7 @@ from ..notes import tell, warn
 from ..prompts.prompt_check import check_finite
 from ..weights import compute_dtype
 from .attachments import EMBEDDER_KEY, STUDENT_KEY, WRAPPER_KEY
-from .guidance_range import inner_guidance, outside
+from .guidance_range import guidance_line, inner_guidance, outside
 from .lora_strength import at_strength, is_guidance_lora
 from .wiring import note_run
 
@@ -63,10 +63,13 @@ def apply_fusion(
         ShapeMismatch: widths or numbers of rows differ.
     """
     student = model_patcher.get_attachment(STUDENT_KEY) or {}
-    w_B = inner_guidance(guidance_rows(guidance), student)
+    wanted_B = guidance_rows(guidance)
+    w_B = inner_guidance(wanted_B, student)
+    if line := guidance_line(wanted_B, student):
+        tell(line)
     check_finite(positive, "positive")
     if student.get("method") == GUIDANCE_LORA:
-        return at_strength(model_patcher, float(student["reference_guidance"]), w_B), list(positive)
+        return at_strength(model_patcher, float(student["reference_guidance"]), w_B, line), list(positive)
     architecture = architecture_of(model_patcher.model.diffusion_model)
     pooled_width, _ = architecture.widths(model_patcher.model.diffusion_model)
     precision = guidance_precision or student.get("guidance_precision", OFFICIAL_BF16)
