@@ -31,7 +31,7 @@ OPTIONAL = {
     "DICESharpen": "null negative model", "TextEmbeddingBlend": "add subtract reference",
     "W2SDTeacherSampler": "weak_model weak_positive weak_negative",
     "ReflectionGuider": "weak_model weak_positive weak_negative",
-    "DistillTrainer": "clip vae negative_prompts positive null latents method whole_model calibration",
+    "DistillTrainer": "clip vae negative_prompts positive null latents method whole_model calibration student_steps",
     "GuidanceReport": "vae",
     "CompareGrid": "images_b images_c images_d images_e images_f",
 }  # fmt: skip
