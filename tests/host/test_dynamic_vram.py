@@ -202,7 +202,7 @@ class TestTraining:
     def test_memory_that_the_host_can_evict_is_free(self, top, pack, distil, monkeypatch):
         network = distil().network
         monkeypatch.setattr(network.model, "get_free_memory", lambda device: 7, raising=False)
-        assert pack.comfy_host.memory_check._free(network) == 7
+        assert pack.comfy_host.memory_check._free(network, 0) == 7
 
 
 def test_a_guidance_lora_is_merged_at_the_strength_of_each_run(pack, top, models, tmp_path, add_folder):
