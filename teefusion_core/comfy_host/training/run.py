@@ -190,11 +190,16 @@ class Training:
 
     def _trajectories(self) -> TrajectoryCache:
         settings = self.distillation.settings
-        return TrajectoryCache(
-            self._trajectory, self.folder.path / "trajectories",
+
+        def make(number: int) -> Trajectory:
+            return self._trajectory(number, self._made(cache))
+
+        cache = TrajectoryCache(
+            make, self.folder.path / "trajectories",
             examples=(len(self.distillation.grid_S) - 1) * settings.images_per_trajectory,
             cache_size=settings.cache_size, reuse=settings.reuse, seed=settings.run_seed, processes=self.processes,
         )  # fmt: skip
+        return cache
 
     def _made(self, cache: TrajectoryCache) -> int:
         """Return the number of trajectories of the whole run."""
@@ -202,9 +207,9 @@ class Training:
         draws = loop.steps * loop.gradient_accumulation
         return cache.made((draws - 1) * loop.batch_size * self.processes.size)
 
-    def _trajectory(self, number: int) -> Trajectory:
-        """Return the trajectory with a number, and tell how far it is."""
-        start, name = time.monotonic(), f"trajectory {number + 1} of {self._made(self._trajectories())}"
+    def _trajectory(self, number: int, count: int) -> Trajectory:
+        """Return one of a number of trajectories, and tell how far it is."""
+        start, name = time.monotonic(), f"trajectory {number + 1} of {count}"
         trajectory = self.distillation.trajectory(number, said=f"the teacher makes {name}")
         tell(f"{name} took {duration(time.monotonic() - start)}; training goes on")
         return trajectory
