@@ -62,5 +62,5 @@ def is_guidance_lora(patch) -> bool:
 
 
 def _note_run(executor, *args, **kwargs):
-    note_run(executor.class_obj, *args)
+    note_run(executor.class_obj, *args, **kwargs)
     return executor(*args, **kwargs)

@@ -283,7 +283,7 @@ def _check_hooks(base, architecture: Architecture) -> None:
 def _note_run(executor, *args, **kwargs):
     """Warn once per run of wrong settings of the sampler, and if no prompt carries guidance."""
     guider = executor.class_obj
-    note_run(guider, *args)
+    note_run(guider, *args, **kwargs)
     if not any(TIMESTEP_KEY in cond for conds in getattr(guider, "conds", {}).values() for cond in conds):
         warn("no prompt of this run carries guidance; connect the CONDITIONING of TeEFusion Conditioning too.")
     return executor(*args, **kwargs)

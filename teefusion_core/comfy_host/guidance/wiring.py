@@ -32,14 +32,16 @@ def unused_models(prompt: Mapping) -> dict[str, str]:
     return {number: text for number in fusing if (number, CONDITIONING) in links}
 
 
-def note_run(guider, noise: Tensor, latent_image: Tensor, sampler, sigmas_S: Tensor, *_) -> None:
+def note_run(guider, noise: Tensor, latent_image: Tensor, sampler, sigmas: Tensor, *_, **__) -> None:
     """Warn in the running node if a run guides a second time, or in other steps than the student has learned.
 
-    The arguments behind the guider are those of its `outer_sample`.
+    Args:
+        guider: GUIDER of the run.
+        noise, latent_image, sampler, sigmas: as in its `outer_sample`; another pack may pass them by name.
     """
     begin()
     student = guider.model_patcher.get_attachment(STUDENT_KEY) or {}
-    learned, steps = student.get("student_steps", 0), len(sigmas_S) - 1
+    learned, steps = student.get("student_steps", 0), len(sigmas) - 1
     if learned and steps != learned:
         warn(
             f"this student learned to sample in {learned} steps, but this run has {steps}; set steps to {learned} and "
