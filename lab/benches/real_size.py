@@ -153,7 +153,8 @@ def gap_table(result: dict[str, Any]) -> list[list[str]]:
     for name, found in part["memory"].items():
         memory = (f"{found[kind]:.2f} GiB" if kind in found else "not loaded" for kind in KINDS)
         gap = part["gap"][name]
-        lines.append([name, *memory, *(f"{gap.get(kind, 0.0):.1e}" for kind in ("LoRA gap", "two models"))])
+        far = (f"{gap[kind]:.1e}" if kind in gap else "the reference" for kind in ("LoRA gap", "two models"))
+        lines.append([name, *memory, *far])
     return lines
 
 

@@ -43,12 +43,11 @@ class Recipe:
         seed: seed of prompts, trajectories, noise and weights.
         steps, batch_size, rank, trajectories: size of the training; all trajectories are made before its first step.
         negative_share: share of trajectories with a background as negative prompt; prompts then mention none.
-        guidance_min, guidance_max: range of the guidance in training.
+        guidance_max: the largest guidance in training.
         w: the single guidance of a sharpener's teacher.
         learning_rate: a learning rate to use instead of that in LEARNING_RATE.
         initial_gain_ratio: strength of the guidance term at the start, see `initial_gain_ratio` in docs/training.md.
-        guidance_margin, mixed_precision, calibration, guidance_error_weight: as in docs/training.md.
-        student_steps, teacher_steps, scheduler: schedules of student and teacher, as in docs/training.md.
+        guidance_margin, mixed_precision, student_steps, teacher_steps, scheduler: as in docs/training.md.
     """
 
     teacher: str = "CFG"
@@ -60,15 +59,12 @@ class Recipe:
     rank: int = 64
     trajectories: int = 50
     negative_share: float = 0.0
-    guidance_min: float = 0.5
     guidance_max: float = 4.0
     w: float = 2.0
     learning_rate: float | None = None
     initial_gain_ratio: float = 0.25
     guidance_margin: float = 0.0
     mixed_precision: bool = False
-    calibration: int = 0
-    guidance_error_weight: float = 4.0
     student_steps: int = 0
     teacher_steps: int = 20
     scheduler: str = "normal"
@@ -87,7 +83,7 @@ class Recipe:
 
     @property
     def guidance(self) -> tuple[float, float]:
-        return (self.w, self.w) if self.method == DICE else (self.guidance_min, self.guidance_max)
+        return (self.w, self.w) if self.method == DICE else (0.5, self.guidance_max)
 
     @property
     def cache(self) -> Path:
@@ -95,7 +91,6 @@ class Recipe:
         less = f"-less-{self.negative_share:g}" if self.negative_share else ""
         low, high = self.guidance
         w = f"{high:g}-alone" if low == high else f"{high:g}"
-        w += f"-from-{low:g}" if low not in (high, 0.5) else ""
         w += f"-margin-{self.guidance_margin:g}" if self.guidance_margin else ""
         w += f"-in-{self.student_steps}-of-{self.teacher_steps}-{self.scheduler}" if self.student_steps else ""
         return STUDENTS / "trajectories" / f"{self.teacher}-{self.seed}-{self.trajectories}-w-{w}{less}".lower()
@@ -139,7 +134,7 @@ def described(recipe: Recipe) -> dict[str, dict]:
     distil |= {"cache_size": recipe.trajectories, "run_seed": recipe.seed}
     same = (
         "rank", "initial_gain_ratio", "trainable", "method", "negative_share", "guidance_margin", "mixed_precision",
-        "guidance_error_weight", "student_steps", "teacher_steps", "scheduler",
+        "student_steps", "teacher_steps", "scheduler",
     )  # fmt: skip
     distil |= {name: getattr(recipe, name) for name in same}
     distil = {name: value for name, value in distil.items() if name not in unread(distil)}
@@ -149,7 +144,7 @@ def described(recipe: Recipe) -> dict[str, dict]:
     return {
         "model": {"demo_model": "base"}, "teacher": TEACHERS[recipe.teacher],
         "data": data | ({"negative_prompts": negatives} if recipe.negative_share else {}), "distillation": distil,
-        "training": train, "output": {"name": recipe.name, "calibration": recipe.calibration},
+        "training": train, "output": {"name": recipe.name, "calibration": 0},
     }  # fmt: skip
 
 

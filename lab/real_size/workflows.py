@@ -19,8 +19,6 @@ from . import graphs
 from .files import without_update
 
 PIXELS, STEPS = 256, 2
-FIRST_TRAJECTORY, FIRST_STEP = "trajectory", "step 1/"
-"""Words in the lines of the trainer by which its phases are found."""
 GIB = 2**30
 
 

@@ -143,8 +143,7 @@ def distil(host, pack, world, encoded):
         teacher = parts.Teacher(guider, sampler or host.comfy.samplers.sampler_object("euler"))
         positives = options.pop("positives", None) or parts.Prompts([encoded[text] for text in texts], "prompt")
         start = {name: options.pop(name) for name in ("images",) if name in options} or {"latent_CHW": LATENT}
-        settings = dict(teacher_steps=STEPS, images_per_trajectory=ROWS, cache_size=2, rank=4)
-        settings |= dict(mixed_precision=False)
+        settings = dict(teacher_steps=STEPS, images_per_trajectory=ROWS, cache_size=2, rank=4, mixed_precision=False)
         settings |= dict(initial_gain_ratio=0.25, guidance_min=1.0, guidance_max=6.0)
         settings = DistillSettings(**settings | options)
         null = parts.Prompts([encoded[text] for text in nulls], "null")
