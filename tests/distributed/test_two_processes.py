@@ -32,6 +32,7 @@ def config(name, *, batch_size=1, parallel=None, distillation=None, **train):
     distil = {
         "teacher_steps": 4, "images_per_trajectory": 2, "cache_size": 2, "initial_gain_ratio": 0.25,
         "guidance_max": 6.0, "guidance_margin": 0.0, "guidance_error_weight": 1.0,
+        "mixed_precision": False,  # which rounds two rows together and two apart differently
     }  # fmt: skip
     distil |= {"trainable": "lora on modulation", "rank": 3} | (distillation or {})
     distil, compared = {key: value for key, value in distil.items() if value is not None}, int(bool(distillation))
