@@ -18,9 +18,12 @@ from teefusion_core.guidance.flow import secant, velocity_of
 
 
 class Study:
-    """Models with `prompts` held-out prompts and their noise; trajectories are compared on the first `few` of them."""
+    """Models with `prompts` held-out prompts and their noise.
 
-    def __init__(self, prompts: int, few: int) -> None:
+    Trajectories are compared on the first `few` of them, at one of `every` steps.
+    """
+
+    def __init__(self, prompts: int, few: int, every: int = 1) -> None:
         from teefusion_core.comfy_host.demo_model import load_demo
 
         with torch.inference_mode():
@@ -28,7 +31,7 @@ class Study:
             self.bench = Bench(self.clip, self.vae, prompts)
             self.sigmas = self.schedule(STEPS)
         self.trajectories: dict[tuple[str, float], tuple] = {}
-        self.first, self.few = first_rows(self.bench.conditionings[0], few), few
+        self.first, self.few, self.every = first_rows(self.bench.conditionings[0], few), few, every
 
     def schedule(self, steps: int, scheduler: str = SCHEDULER) -> torch.Tensor:
         from teefusion_core.comfy_host.sampling import schedule
@@ -71,7 +74,7 @@ class Study:
         if (name, w) not in self.trajectories:
             noise = self.bench.noise_NCHW[: self.few]
             states, _ = self.teacher(name).sample(self.first, self.bench.null, noise, self.sigmas, cfg_scale_of(w))
-            where, moves = self.moves(states, self.sigmas)
+            where, moves = (part[:: self.every] for part in self.moves(states, self.sigmas))
             self.trajectories[name, w] = (where, moves, *self.branches(where))
         return self.trajectories[name, w]
 

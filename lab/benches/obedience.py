@@ -1,0 +1,120 @@
+"""Whether students guide as they are told, ten minutes after their training began.
+
+A student that has not been trained yet is trained first. Guidance is measured at states of the teacher, for prompts
+that training did not use, with the student's calibration and without it.
+"""
+
+import json
+import statistics
+from functools import partial
+from typing import Any
+
+import torch
+from runner.stop import say
+from torch import Tensor
+
+from lab.demo_world.distill_student import Recipe, distilled, ten_minutes
+from teefusion_core.comfy_host.guidance.attachments import STUDENT_KEY
+from teefusion_core.comfy_host.guidance.patch import apply_fusion
+from teefusion_core.errors import InvalidConfig
+from teefusion_core.guidance.methods import GUIDANCE_LORA, TEEFUSION
+
+from ._study import Study, load, mean_guidance
+
+NUM_PROMPTS, FEW, EVERY = 256, 128, 4
+"""Number of prompts that are scored, number of those whose guidance is measured, and at which of 20 steps."""
+GUIDANCE = (1.0, 2.0, 3.0)
+EFFECTIVE = (0.5, 1.0, 2.0, 3.0, 4.0)
+ERROR_AT = 2.0
+TEACHERS, METHODS, SEEDS = ("CFG", "W2SD"), (GUIDANCE_LORA, TEEFUSION), (0, 1, 2)
+
+
+def measure() -> dict[str, Any]:
+    """Train missing students; return a row per teacher and per student."""
+    study, rows = Study(NUM_PROMPTS, FEW, EVERY), []
+    for name in TEACHERS:
+        rows.append(_teacher(study, name))
+        rows += [_student(study, ten_minutes(name, method, seed)) for method in METHODS for seed in SEEDS]
+    return {"rows": rows, "settings": {"prompts": NUM_PROMPTS, "guidance of prompts": FEW, "every": EVERY}}
+
+
+@torch.inference_mode()
+def _teacher(study: Study, name: str) -> dict[str, Any]:
+    teacher = study.teacher(name)
+    right = {str(w): study.bench.judged(partial(study.images, teacher, w))["overall"] for w in GUIDANCE}
+    return {
+        "teacher": name,
+        "method": "",
+        "right": right,
+        "after": {str(w): study.effective(name, w) for w in EFFECTIVE},
+    }
+
+
+@torch.inference_mode()
+def _student(study: Study, recipe: Recipe) -> dict[str, Any]:
+    path = distilled(recipe)
+    took = json.loads(path.with_suffix(".json").read_text())
+    student = load(study.base, path)
+    plain = student.clone()
+    plain.set_attachments(STUDENT_KEY, {**student.get_attachment(STUDENT_KEY), "calibration": ""})
+    row = {name: took[name] for name in ("teacher", "method", "seed", "steps", "seconds", "threads")}
+    row["before"] = {str(w): _effective(study, recipe.teacher, plain, w) for w in EFFECTIVE}
+    row["after"] = {str(w): _effective(study, recipe.teacher, student, w) for w in EFFECTIVE}
+    row["error"] = _error(study, recipe.teacher, plain, ERROR_AT)
+    row["right"] = {str(w): _right(study, student, w) for w in GUIDANCE}
+    say(f"{recipe.name}: {row}")
+    return row
+
+
+def _velocities(study: Study, name: str, student: Any, w: float) -> list[Tensor]:
+    """Return the velocities of a student at the states of its teacher."""
+    where = study.trajectory(name, w)[0]
+    return study.velocities(*apply_fusion(student, study.first, study.bench.null, w), where)
+
+
+def _effective(study: Study, name: str, student: Any, w: float) -> float | None:
+    """Return the effective guidance, or None where the student refuses w."""
+    try:
+        return mean_guidance(_velocities(study, name, student, w), *study.trajectory(name, w)[2:])
+    except InvalidConfig:
+        return None
+
+
+def _error(study: Study, name: str, student: Any, w: float) -> float:
+    """Return the squared error relative to the guidance of the teacher, as a mean over noise levels."""
+    _, moves, cond, _ = study.trajectory(name, w)
+    seen = zip(_velocities(study, name, student, w), moves, cond, strict=True)
+    return statistics.fmean(float((v - move).square().sum() / (move - own).square().sum()) for v, move, own in seen)
+
+
+def _right(study: Study, student: Any, w: float) -> float | None:
+    """Return the share of images that are right in all, or None where the student refuses w."""
+    try:
+        return study.bench.row("", student, 1.0, w)["overall"]
+    except InvalidConfig:
+        return None
+
+
+def table(result: dict[str, Any]) -> list[list[str]]:
+    """Return the heading and a line per teacher and student."""
+    head = ["teacher", "student", "seed", "minutes", "error at w 2"]
+    head += [f"w {w:g}, uncalibrated" for w in EFFECTIVE] + [f"w {w:g}" for w in EFFECTIVE]
+    lines = [head + [f"right at w {w:g}" for w in GUIDANCE]]
+    teacher: dict[str, Any] = {}
+    for row in result["rows"]:
+        teacher = teacher if row["method"] else row
+        start = [row["teacher"], row["method"], str(row.get("seed", ""))]
+        start += [f"{row['seconds'] / 60:.1f}", f"{row['error']:.3f}"] if row["method"] else ["", ""]
+        guided = [_cell(row.get(when, {}), teacher["after"], w) for when in ("before", "after") for w in EFFECTIVE]
+        lines.append(start + guided + [_cell(row["right"], teacher["right"], w) for w in GUIDANCE])
+    return lines
+
+
+def _cell(values: dict[str, float | None], teachers: dict[str, float], w: float) -> str:
+    """Return a value with its difference from the teacher's in percent."""
+    if str(w) not in values:
+        return ""
+    value, wanted = values[str(w)], teachers[str(w)]
+    if value is None:
+        return "refused"
+    return f"{value:.3f}" if value == wanted else f"{value:.3f} ({100 * (value / wanted - 1):+.1f} %)"
