@@ -26,7 +26,10 @@ class TeEFusionConditioning(io.ComfyNode):
                 "Adds guidance to the prompt of a TeEFusion student, so that each step costs 1 forward pass "
                 "instead of the 2 of CFG. Connect both outputs to the sampler and set its cfg to 1."
             ),
-            search_aliases=["guidance distillation", "cfg distillation", "one pass cfg", "text embedding fusion"],
+            search_aliases=[
+                "guidance", "cfg in one pass", "fast", "faster", "speed", "half the passes", "negative prompt",
+                "distilled", "student guidance", "text embedding fusion",
+            ],
             inputs=[
                 inp(
                     io.Model.Input, "model",

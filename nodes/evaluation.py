@@ -29,7 +29,7 @@ class GuidanceReport(io.ComfyNode):
                 "each step really had. It also reports passes, seconds and clipped colors. Measuring adds 2 "
                 "passes of model per step."
             ),
-            search_aliases=["effective guidance", "w_e", "evaluate guider", "count passes", "nfe", "compare cfg"],
+            search_aliases=["effective guidance", "w_e", "measure cfg", "count passes", "compare teacher and student"],
             inputs=[
                 inp(
                     io.Model.Input, "model",
@@ -128,7 +128,7 @@ class CompareGrid(io.ComfyNode):
                 "Puts the images of up to 6 methods side by side, with one column per method, one row per "
                 "prompt and the costs below. Use the same prompts and seeds for every method."
             ),
-            search_aliases=["xy plot", "side by side", "contact sheet", "comparison", "labeled grid"],
+            search_aliases=["xy plot", "side by side", "contact sheet", "comparison", "teacher and student"],
             inputs=[
                 inp(
                     io.Image.Input, "images_a",

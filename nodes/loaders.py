@@ -25,7 +25,7 @@ class TeEFusionStudentLoader(io.ComfyNode):
                 "Applies a student file to the base model that it was trained from. Connect the result to "
                 "TeEFusion Conditioning; sampling then costs 1 forward pass per step."
             ),
-            search_aliases=["guidance distillation student", "distilled lora", "load student"],
+            search_aliases=["distilled student", "guidance lora", "one pass", "fast model"],
             inputs=[
                 inp(
                     io.Model.Input, "model", optional=True,
@@ -76,7 +76,7 @@ class TinySD3Loader(io.ComfyNode):
                 "in seconds on a CPU, from English prompts such as: a red circle left of a small blue square "
                 "on a white background."
             ),
-            search_aliases=["teefusion demo", "tiny model", "guidance distillation demo"],
+            search_aliases=["teefusion demo", "tiny model", "demo student", "demo teacher"],
             inputs=[
                 inp(
                     io.Combo.Input, "variant", options=demo_variants(), default="base",

@@ -25,7 +25,7 @@ class DICESharpen(io.ComfyNode):
                 "model needs 1 forward pass per step instead of 2. Set the sampler's cfg to 1. Distill "
                 "Trainer makes such files."
             ),
-            search_aliases=["teefusion", "dice", "sharpener", "cfg free", "guidance distillation", "one pass cfg"],
+            search_aliases=["teefusion", "dice", "sharpener", "guidance in the prompt", "cfg in one pass", "distilled"],
             inputs=[
                 inp(
                     io.Conditioning.Input, "conditioning",

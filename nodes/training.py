@@ -223,7 +223,14 @@ class DistillTrainer(io.ComfyNode):
                 "Connect the teacher as GUIDER and SAMPLER, enter prompts and run. You can cancel at any time and "
                 "resume later."
             ),
-            search_aliases=["distill", "guidance distillation", "train student", "lora trainer", "teefusion training"],
+            search_aliases=[
+                "distill",
+                "guidance distillation",
+                "train student",
+                "teacher to student",
+                "lora trainer",
+                "faster model",
+            ],
             is_input_list=True,
             is_output_node=True,
             is_experimental=True,

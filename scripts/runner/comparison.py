@@ -25,10 +25,9 @@ from .stop import Stop, say
 WORKFLOW = WORKFLOWS / "01 Student beside teacher.json"
 PICTURE = "teacher_vs_student.png"
 SEED = 20250723
-MODEL_SIDE = 64
-"""Pixels of the demo model's pictures."""
 PROMPT_NODE = "Prompt"
 STUDENT_NODE = "TeEFusionConditioning"
+GRID_NODES = ("CompareGrid", "SaveImage")
 INNER = 128
 """Pixels of a shown picture: two for each of the 64 that the demo model samples."""
 SHOWN = 2
@@ -69,6 +68,17 @@ def methods() -> tuple[Method, ...]:
     return tuple(Method(name, f"{title} sampler", f"{title} images") for title, name in names.items())
 
 
+def with_pictures(prompt: Json) -> Json:
+    """Return the prompt with a node for each method that saves its pictures, instead of the grid of all."""
+    alone = {key: node for key, node in prompt.items() if node["class_type"] not in GRID_NODES}
+    for column in methods():
+        sampler = find(prompt, column.sampler)
+        [decoder] = [key for key, node in prompt.items() if node["inputs"].get("samples") == [sampler, 0]]
+        inputs = {"images": [decoder, 0], "filename_prefix": f"demo/{column.name}"}
+        alone[column.pictures] = {"class_type": "SaveImage", "inputs": inputs, "_meta": {"title": column.pictures}}
+    return alone
+
+
 def compare(comfyui: Path, num_prompts: int, out: Path, *, serve: bool, port: int | None) -> None:
     """Run the comparison; with `serve`, keep ComfyUI running afterwards."""
     check_models(ROOT / "models")
@@ -87,7 +97,7 @@ def compare(comfyui: Path, num_prompts: int, out: Path, *, serve: bool, port: in
         if serve:
             say("You can open it now. The comparison runs first; your own runs wait between its prompts.")
         try:
-            columns, rows = _run_all(server, to_prompt(workflow, server.get("/object_info")), prompts)
+            columns, rows = _run_all(server, with_pictures(to_prompt(workflow, server.get("/object_info"))), prompts)
             target = draw_sheet(rows, [column.label() for column in columns], out / PICTURE)
             print(f"\n{table(columns)}\n\nPrompt by prompt: {target}", flush=True)
         except Stop as stop:  # such as Cancel in the browser
@@ -128,7 +138,7 @@ def _run_all(server: Server, prompt: Json, prompts: list[tuple[str, Any]]) -> tu
         passes = passes_per_step(server, run, filled, columns)
         cells = []
         for column, rate in zip(columns, passes, strict=True):
-            images = as_made(pictures(server, run, find(filled, column.pictures)))
+            images = pictures(server, run, find(filled, column.pictures))
             verdicts = [judge(image, scene).overall for image in images]
             column.guidance = guidance_of(filled, find(filled, column.sampler))
             column.seconds.append(run.seconds.get(find(filled, column.sampler), 0.0))
@@ -156,12 +166,6 @@ def draw_sheet(rows: list[Row], labels: list[str], target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(target)
     return target
-
-
-def as_made(images_BHW3: np.ndarray) -> np.ndarray:
-    """Undo the workflow's enlargement: it repeats pixels, so that every n-th is the one that the model made."""
-    n = images_BHW3.shape[1] // MODEL_SIDE
-    return images_BHW3[:, n // 2 :: n, n // 2 :: n]
 
 
 def fill(prompt: Json, text: str, seed: int, samplers: list[str]) -> Json:

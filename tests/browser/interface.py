@@ -145,8 +145,8 @@ class Interface:
 
     # what a person does
 
-    def search(self, text: str, wanted: Iterable[str], at: tuple[float, float] = (880, 500)) -> None:
-        """Open the search at an empty place, type; wait until it offers the wanted names."""
+    def search(self, text: str, wanted: Iterable[str], at: tuple[float, float] = (880, 500)) -> list[str]:
+        """Open the search at an empty place, type; wait until it offers the wanted names; return all offers."""
         for _ in range(3):
             self.page.mouse.dblclick(*at, delay=5)
             self._search_box().press_sequentially(text)
@@ -155,6 +155,7 @@ class Interface:
             self.page.keyboard.press("Escape")  # on a slow machine the box may close under the typing
         for name in wanted:
             self.page.wait_for_function(FIND_OFFER, arg=[OFFERS, name])
+        return [offer.split("\n")[0].strip() for offer in self.page.locator(OFFERS).all_inner_texts()]
 
     def drop(self, name: str, at: tuple[float, float]) -> None:
         """Find a node by its whole name, put it at an empty place."""

@@ -106,3 +106,24 @@ def test_templates_are_offered_where_a_host_serves_no_pictures(open_page):
     assert not card.evaluate("card => [...card.querySelectorAll('img')].some(image => !image.naturalWidth)")
     card.click()
     ui.page.wait_for_function("number => app.graph.nodes.length === number", arg=len(FILES[HERE[0]]["nodes"]))
+
+
+@pytest.mark.parametrize("size", [(1366, 768), (1920, 1080)])
+def test_the_first_template_opens_with_its_result_in_view(each_ui, size):
+    page, name = each_ui.page, HERE[0]
+    before = page.viewport_size
+    page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    try:
+        each_ui.load(FILES[name])
+        page.wait_for_timeout(500)
+        assert not page.evaluate("() => app.canvas.low_quality")
+        shown = page.evaluate("() => { app.canvas.ds.computeVisibleArea(); return [...app.canvas.ds.visible_area] }")
+        for node in FILES[name]["nodes"]:
+            left, top, width, height = page.evaluate("id => [...app.graph.getNodeById(id).boundingRect]", node["id"])
+            inside = shown[0] <= left and left + width <= shown[0] + shown[2]
+            assert inside and shown[1] <= top and top + height <= shown[1] + shown[3], (node["title"], shown)
+        each_ui.run()
+        page.wait_for_timeout(1500)
+        each_ui.shot(f"first_{each_ui.way}_{size[0]}")
+    finally:
+        page.set_viewport_size(before)

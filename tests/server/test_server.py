@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from runner.client import pictures, run_prompt
-from runner.comparison import WORKFLOW, as_made, fill, guidance_of, methods, passes_per_step
+from runner.comparison import WORKFLOW, fill, guidance_of, methods, passes_per_step, with_pictures
 from runner.graph import find, to_prompt
 from runner.places import WORKFLOWS
 from runner.server import make_base, running
@@ -99,8 +99,8 @@ def test_a_server_that_dies_at_work_points_at_its_log(comfyui, tmp_path):
 
 
 def test_the_shipped_comparison_runs_with_counted_passes(server):
-    prompt = to_prompt(json.loads(Path(WORKFLOW).read_text(encoding="utf-8")), server.get("/object_info"))
-    columns = methods()
+    shipped = to_prompt(json.loads(Path(WORKFLOW).read_text(encoding="utf-8")), server.get("/object_info"))
+    prompt, columns = with_pictures(shipped), methods()
     samplers = [column.sampler for column in columns]
     filled = fill(prompt, "a red circle on a white background", 3, samplers)
     for title in samplers:
@@ -111,7 +111,7 @@ def test_the_shipped_comparison_runs_with_counted_passes(server):
     guidance = [guidance_of(filled, find(filled, title)) for title in samplers]
     assert guidance == ["cfg 1", "cfg 4", "cfg 1 / 1 / 4", "w 3 (as cfg 4)"]
     for column in columns:
-        assert as_made(pictures(server, run, find(filled, column.pictures))).shape == (4, 64, 64, 3)
+        assert pictures(server, run, find(filled, column.pictures)).shape == (3, 64, 64, 3)
 
 
 def test_the_shipped_report_measures_teacher_and_student(server):
@@ -136,8 +136,8 @@ def test_the_shipped_arithmetic_shows_the_background_that_was_added(server):
     run = run_prompt(server, prompt)
     grounds = {}
     for name in ("Whole", "Base", "Sum"):
-        shown = as_made(pictures(server, run, find(prompt, f"{name} images")))
-        grounds[name] = [read_picture(picture)[0] for picture in shown]
+        shown = pictures(server, run, find(prompt, f"{name} images"))
+        grounds[name] = [read_picture(picture[2::4, 2::4])[0] for picture in shown]  # enlarged by the workflow
     assert grounds["Whole"] == grounds["Sum"] == ["brown"] * 4 != grounds["Base"]
     report = run.outputs[find(prompt, "Cosines of the sum")]["text"][0].splitlines()
     to_base, to_whole, before = (float(line.rpartition("pooled ")[2]) for line in report)
