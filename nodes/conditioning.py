@@ -42,7 +42,7 @@ class TeEFusionConditioning(io.ComfyNode):
                     "vector of the model's CLIP encoders, except for a guidance lora.",
                 ),
                 inp(
-                    io.Conditioning.Input, "null",
+                    io.Conditioning.Input, "null", display_name="empty or negative prompt",
                     tooltip="The encoded empty prompt: connect an empty CLIP Text Encode and do not zero it out. A "
                     "negative prompt also works here if the student was trained with negative prompts. A guidance "
                     "lora does not use this input.",

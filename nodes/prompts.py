@@ -49,7 +49,7 @@ class DICESharpen(io.ComfyNode):
                     "effect.",
                 ),
                 inp(
-                    io.Conditioning.Input, "null", optional=True,
+                    io.Conditioning.Input, "null", display_name="empty prompt", optional=True,
                     tooltip="The encoded empty prompt: connect an empty CLIP Text Encode and do not zero it out. It "
                     "is required if negative is not connected or beta is above 0.",
                 ),
