@@ -35,23 +35,17 @@ def _teacher() -> list:
     return [
         inp(io.Model.Input, "model", tooltip="The model that the student starts from. It is not changed."),
         inp(
-            io.Guider.Input,
-            "guider",
-            tooltip=(
-                "The teacher's guidance: CFGGuider, Reflection Guider or another guider that a single CFG scale sets. "
-                "The trainer replaces its prompts. It sets the scale of CFGGuider to 1 + w. In Reflection Guider it "
-                "sets final_cfg to 1 + w, and strong_cfg too if both are the same; weak_cfg stays."
-            ),
+            io.Guider.Input, "guider",
+            tooltip="The teacher's guidance: CFGGuider, Reflection Guider or another guider that a single CFG scale "
+            "sets. The trainer replaces its prompts. It sets the scale of CFGGuider to 1 + w. In Reflection Guider it "
+            "sets final_cfg to 1 + w, and strong_cfg too if both are the same; weak_cfg stays.",
         ),
         inp(
-            io.Sampler.Input,
-            "sampler",
-            tooltip=(
-                "The teacher's sampler: euler, heun, Reflection Sampler or another one that adds no noise and keeps no "
-                "history between steps. No ancestral, SDE or multistep samplers, such as dpmpp_2m."
-            ),
+            io.Sampler.Input, "sampler",
+            tooltip="The teacher's sampler: euler, heun, Reflection Sampler or another one that adds no noise and "
+            "keeps no history between steps. No ancestral, SDE or multistep samplers, such as dpmpp_2m.",
         ),
-    ]
+    ]  # fmt: skip
 
 
 def _common() -> list:
@@ -246,6 +240,12 @@ class DistillTrainer(io.ComfyNode):
                 ),
                 io.Int.Output("steps_done", display_name="steps", tooltip="Number of finished training steps."),
                 io.String.Output("file", display_name="file", tooltip="The student file, for Load TeEFusion Student."),
+                io.Model.Output(
+                    "student",
+                    display_name="student",
+                    tooltip="The new student, for TeEFusion Conditioning. A whole model or a sharpener is not loaded "
+                    "here: choose its file in Load TeEFusion Student or DICE Sharpen.",
+                ),
             ],
         )
 
@@ -287,7 +287,8 @@ class DistillTrainer(io.ComfyNode):
                 whole_model=whole_model[0], preview_every=preview_every[0],
                 vae=vae[0], calibration=calibration[0],
             )  # fmt: skip
-        return io.NodeOutput(trained.file.lora, {"loss": trained.losses}, trained.file.info.step, str(path))
+            student = trainer.student_in_graph(model[0], path, settings, whole_model[0])
+        return io.NodeOutput(trained.file.lora, {"loss": trained.losses}, trained.file.info.step, str(path), student)
 
 
 def _trainer():

@@ -20,7 +20,7 @@ FILES = {"__init__.py", "pyproject.toml", "README.md", "README.zh-CN.md", "CHANG
 KINDS = {"", ".json", ".jpg", ".md", ".png", ".py", ".safetensors", ".toml", ".ttf"}
 LARGEST = 42_000_000  # bytes before compression, all but 1.6 million of them the demo model
 COMFYUI_BRINGS = {"torch", "numpy", "PIL", "einops", "safetensors", "tokenizers", "tqdm", "transformers"}
-COMFYUI_IS = {"comfy", "comfy_api", "folder_paths", "latent_preview"}
+COMFYUI_IS = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview"}
 AROUND = COMFYUI_BRINGS | COMFYUI_IS | sys.stdlib_module_names | {"tomllib"}
 ENVIRONMENTS = {f"GPU :: {name}" for name in ("NVIDIA CUDA", "AMD ROCm", "Intel Arc", "Apple Metal")}
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))

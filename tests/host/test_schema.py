@@ -23,7 +23,7 @@ OUTPUTS = {
     "TinySD3Loader": "MODEL CLIP VAE", "TeEFusionStudentLoader": "MODEL", "TeEFusionConditioning": "MODEL CONDITIONING",
     "DICESharpen": "CONDITIONING", "TextEmbeddingBlend": "CONDITIONING STRING", "W2SDTeacherSampler": "LATENT",
     "ZSampling": "LATENT", "ReflectionGuider": "GUIDER", "ReflectionSampler": "SAMPLER",
-    "DistillTrainer": "LORA_MODEL LOSS_MAP INT STRING", "GuidanceReport": "LATENT IMAGE STRING STRING",
+    "DistillTrainer": "LORA_MODEL LOSS_MAP INT STRING MODEL", "GuidanceReport": "LATENT IMAGE STRING STRING",
     "CompareGrid": "IMAGE", "ScoreImages": "STRING STRING",
 }  # fmt: skip
 OPTIONAL = {

@@ -72,7 +72,7 @@ def test_inputs_come_as_lists_and_the_node_shows_its_output(pack):
 
 def test_a_run_ends_in_a_student_that_the_other_nodes_take(pack, host, top, world, train, output, add_folder):
     before = weights_of(world.model)
-    lora, losses, steps, path = train()
+    lora, losses, steps, path, trained = train()
     assert path == str(output / "loras" / "mine.safetensors") and steps == 6 == len(losses["loss"])
     top.assert_clean(world.model, before)
     add_folder("loras", output / "loras")
@@ -80,6 +80,8 @@ def test_a_run_ends_in_a_student_that_the_other_nodes_take(pack, host, top, worl
     prompt, null = world.positive, world.negative
     fused, positive = pack.nodes["TeEFusionConditioning"].execute(student, prompt, null, 3.0).args
     picture = top.euler(world, model=fused, cfg=1.0, positive=positive)
+    at_once, positive = pack.nodes["TeEFusionConditioning"].execute(trained, prompt, null, 3.0).args
+    assert torch.equal(top.euler(world, model=at_once, cfg=1.0, positive=positive), picture)
     # the same weights by the host's own loader of what the node hands on
     stock = host.comfy.sd.load_lora_for_models(world.model, None, lora, 1.0, 0)[0]
     stock.set_attachments(pack.comfy_host.STUDENT_KEY, student.get_attachment(pack.comfy_host.STUDENT_KEY))
@@ -90,7 +92,8 @@ def test_a_run_ends_in_a_student_that_the_other_nodes_take(pack, host, top, worl
 def test_by_dice_it_makes_a_sharpener_that_dice_sharpen_takes(pack, top, world, train, output, shown, add_folder):
     top.unload()  # what an earlier run has patched
     before = weights_of(world.model)
-    lora, losses, steps, path = train(method="dice", guidance_min=2.0, guidance_max=2.0, learning_rate=3e-3)
+    lora, losses, steps, path, none = train(method="dice", guidance_min=2.0, guidance_max=2.0, learning_rate=3e-3)
+    assert type(none).__name__ == "ExecutionBlocker" and "DICE Sharpen" in none.message
     assert lora == {} and steps == 6 == len(losses["loss"])
     top.assert_clean(world.model, before)
     kind, image, _ = shown[-1][2]
@@ -144,7 +147,7 @@ def test_at_the_end_student_and_teacher_are_compared(
     monkeypatch.setattr(kind, "trajectory", lambda *args, **told: asked.append(told) or made(*args, **told))
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        _, losses, steps, _ = train(**learned)
+        _, losses, steps, *_ = train(**learned)
     assert steps == 40 == len(losses["loss"]) and asked == [{}], "the forecast's only, of which nothing is told"
     assert "comparing student and teacher at w 1 of 5" in caplog.text
     add_folder("loras", output / "loras")
@@ -207,7 +210,7 @@ def test_changes_are_accepted_by_the_names_of_the_inputs(pack, train):
     with pytest.raises(pack.errors.InvalidConfig, match="learning_rate.*0.01.*accept_changes"):
         train(learning_rate=0.01)
     changes = dict(steps=5, learning_rate=0.01, batch_size=1, rank=2, initial_gain_ratio=0.5, run_seed=1)
-    _, losses, steps, _ = train(preview_every=1, accept_changes=", ".join(changes), **changes)
+    _, losses, steps, *_ = train(preview_every=1, accept_changes=", ".join(changes), **changes)
     assert steps == 5 == len(losses["loss"])
 
 
@@ -221,7 +224,7 @@ def test_the_curve_of_a_resumed_run_is_whole(pack, train, monkeypatch):
 
     monkeypatch.setattr(watch, "loss_curve", spied)
     train(steps=3, preview_every=0)
-    _, losses, _, _ = train(steps=6, preview_every=0, accept_changes="steps")
+    _, losses, *_ = train(steps=6, preview_every=0, accept_changes="steps")
     assert len(drawn[0]) <= 3 and drawn[-1] == losses["loss"]
 
 
@@ -231,7 +234,7 @@ def test_encoded_prompts_with_latents(top, train, output):
         [clip.encode_from_tokens_scheduled(clip.tokenize(t)) for t in texts] for texts in ([PROMPT, OTHER, OTHER], [""])
     )
     latents = [{"samples": randn(1, 2, 16, 8, 8)}, {"samples": randn(2, 1, 16, 8, 8)}]
-    _, losses, _, _ = train(prompts="", clip=None, positive=positive, null=null, latents=latents)
+    _, losses, *_ = train(prompts="", clip=None, positive=positive, null=null, latents=latents)
     assert len(losses["loss"]) == 6
 
 

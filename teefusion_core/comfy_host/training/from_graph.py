@@ -9,14 +9,16 @@ from pathlib import Path
 import comfy.model_management
 import folder_paths
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ...errors import InvalidConfig
 from ...files.tensor_file import SUFFIX
+from ...guidance.methods import DICE
 from ...prompts.prompt_list import lines_of
 from ...training.loop_settings import TrainSettings
 from ...training.settings import DistillSettings
-from ..guidance.student_loader import MODELS, UPDATES
+from ..guidance.student_loader import MODELS, UPDATES, load_student
 from ..notes import tell
 from ..prompts.encoded import Prompts, encoded
 from .distillation import Distillation, check_negative_share
@@ -92,6 +94,21 @@ def train_in_graph(
     done = f"{trained.file.info.step} steps, loss {trained.losses[-1]:.4f}, saved as {path.relative_to(output.parent)}"
     tell(done + described_calibration(training, trained))
     return trained, path
+
+
+def student_in_graph(model, path: Path, settings: DistillSettings, whole_model: bool):
+    """Return the student of a file as MODEL; what another node loads stops the nodes behind this output with a message.
+
+    Args:
+        model: MODEL that the student started from.
+        path: its file.
+        settings, whole_model: as in `train_in_graph`.
+    """
+    if settings.method == DICE:
+        return ExecutionBlocker(f"{path.name} is a prompt sharpener, not a model; choose it in DICE Sharpen")
+    if whole_model:
+        return ExecutionBlocker(f"{path.name} is a whole model; choose it in Load TeEFusion Student")
+    return load_student(model, path)
 
 
 def _run(training: Training, progress: TrainingProgress) -> Result:
