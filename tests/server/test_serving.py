@@ -1,29 +1,44 @@
 """What docs/serving.md says to a client."""
 
 import json
+import os
 import re
 import subprocess
-import sys
+import time
 
 from runner.comparison import WORKFLOW, read_workflow
 from runner.graph import to_prompt
 from runner.places import ROOT
 
+DEADLINE = 300  # seconds
 
-def test_the_program_in_the_docs_samples_three_strengths(server, tmp_path):
-    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(encoding="utf-8"), re.S)
+
+def asked(program, server, folder):
+    """Run the commands of the page; return what the history says of each prompt."""
+    command, environment = ["bash", "-e", "-c", program], {**os.environ, "SERVER": server.url}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = []
+    for number in re.findall(r'"prompt_id": "([^"]+)"', done.stdout):
+        end = time.monotonic() + DEADLINE
+        while not (history := server.get(f"/history/{number}")):
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        found.append(history[number])
+    return found
+
+
+def test_the_commands_in_the_docs_sample_three_strengths(server, tmp_path):
+    (program,) = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(encoding="utf-8"), re.S)
     prompt = to_prompt(read_workflow(WORKFLOW), server.get("/object_info"))
     for node in prompt.values():
         if "steps" in node["inputs"]:
             node["inputs"]["steps"] = 2
-    (tmp_path / "workflow_api.json").write_text(json.dumps(prompt), encoding="utf-8")
-    command = [sys.executable, "-c", program, server.url]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert [line[0] for line in lines] == ["1.0", "2.0", "4.0"]
-    assert len({name for line in lines for name in line[1:]}) == 3, done.stdout
-    ranged = program.replace("(1.0, 2.0, 4.0)", "(50.0,)")
-    done = subprocess.run([*command[:2], ranged, server.url], cwd=tmp_path, capture_output=True, text=True, timeout=300,
-                          check=False)  # fmt: skip
-    assert done.returncode != 0 and "trained for w from 0.5 to" in done.stderr
+    (tmp_path / "workflow_api.json").write_text(json.dumps(prompt, indent=2), encoding="utf-8")
+    runs = asked(program, server, tmp_path)
+    assert [run["status"]["status_str"] for run in runs] == ["success"] * 3
+    images = [image["filename"] for run in runs for out in run["outputs"].values() for image in out.get("images", ())]
+    assert len(set(images)) == 3
+    (wrong,) = asked(program.replace("1.0 2.0 4.0", "50.0"), server, tmp_path)
+    assert wrong["status"]["status_str"] == "error"
+    assert "trained for w from 0.5 to" in json.dumps(wrong["status"]["messages"])
