@@ -42,7 +42,7 @@ def measured(name: str, comfyui: Path, models: Path) -> dict[str, Any]:
             row, run = _timed(server, name, prompt)
             found: dict[str, Any] = {"row": row}
             if name == graphs.DISTILL:
-                found |= {"trainer": _phases(prompt, run), "student": _student(server, prompt, info, base)}
+                found |= {"trainer": _phases(prompt, run, base), "student": _student(server, prompt, info, base)}
         return found
 
 
@@ -61,10 +61,10 @@ def _timed(server: Server, name: str, prompt: Json) -> tuple[dict[str, Any], Run
     return row, run
 
 
-def _phases(prompt: Json, run: Run) -> dict[str, Any]:
-    """Return when the trainer said what, in seconds since Run."""
+def _phases(prompt: Json, run: Run, base: Path) -> dict[str, Any]:
+    """Return when the trainer said what, in seconds since Run; `base` is left out of the paths."""
     trainer = graphs.node_of(prompt, "DistillTrainer")
-    lines = [(seconds, text) for seconds, node, text in run.texts if node == trainer]
+    lines = [(spent, text.replace(f"{base}/", "")) for spent, node, text in run.texts if node == trainer]
     return {"first_sign": round(lines[0][0], 2), "lines": [[round(seconds, 2), text] for seconds, text in lines]}
 
 

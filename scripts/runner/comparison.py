@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from .client import Run, pictures, run_prompt
+from .demo_table import table
 from .graph import Json, find, to_prompt
 from .places import BASE, HOST, ROOT, WORKFLOWS
 from .server import USUAL_PORT, Server, any_free_port, choose_port, is_free, make_base, running
@@ -44,14 +45,16 @@ class Method:
     sampler: str
     pictures: str
     guidance: str = ""
+    scale: float = 1.0
+    steps: int = 0
     seconds: list[float] = field(default_factory=list)
     passes: list[float] = field(default_factory=list)
     right: list[bool] = field(default_factory=list)
 
     def label(self) -> str:
-        """Return the head of the column: name, passes per step, seconds for all images of a prompt."""
+        """Return the head of the column: name and passes per step."""
         passes = _plain(statistics.mean(self.passes))
-        return f"{self.name}: {passes} pass{'' if passes == '1' else 'es'}, {statistics.median(self.seconds):.1f} s"
+        return f"{self.name}: {passes} pass{'' if passes == '1' else 'es'} per step"
 
 
 @dataclass
@@ -131,6 +134,8 @@ def _run_all(server: Server, prompt: Json, prompts: list[tuple[str, Any]]) -> tu
     from lab.demo_world.verifier import judge
 
     columns, rows = methods(), []
+    _show("one run to load everything", end="\n")
+    run_prompt(server, fill(prompt, prompts[0][0], SEED - 1, [column.sampler for column in columns]))
     for index, (text, scene) in enumerate(prompts):
         filled = fill(prompt, text, SEED + index, [column.sampler for column in columns])
         label = f"prompt {index + 1}/{len(prompts)}"
@@ -140,7 +145,9 @@ def _run_all(server: Server, prompt: Json, prompts: list[tuple[str, Any]]) -> tu
         for column, rate in zip(columns, passes, strict=True):
             images = pictures(server, run, find(filled, column.pictures))
             verdicts = [judge(image, scene).overall for image in images]
-            column.guidance = guidance_of(filled, find(filled, column.sampler))
+            sampler = find(filled, column.sampler)
+            column.guidance, column.scale = guidance_of(filled, sampler)
+            column.steps = _number(filled, filled[sampler]["inputs"]["steps"])
             column.seconds.append(run.seconds.get(find(filled, column.sampler), 0.0))
             column.passes.append(rate)
             column.right += verdicts
@@ -189,18 +196,19 @@ def passes_per_step(server: Server, run: Run, prompt: Json, columns: tuple[Metho
     return found
 
 
-def guidance_of(prompt: Json, sampler: str) -> str:
-    """Say how strongly the sampler is guided: by its own cfg, or by a w fused into its model."""
+def guidance_of(prompt: Json, sampler: str) -> tuple[str, float]:
+    """Say how strongly the sampler is guided: by its own cfg, or by a w fused into its model; and its CFG scale."""
     inputs = prompt[sampler]["inputs"]
     above = inputs.get("model")
     while isinstance(above, list):
         node = prompt[above[0]]
         if node["class_type"] == STUDENT_NODE:
             w = _number(prompt, node["inputs"]["guidance"])
-            return f"w {_plain(w)} (as cfg {_plain(w + 1)})"
+            return f"w {_plain(w)} (as cfg {_plain(w + 1)})", 1 + w
         above = node["inputs"].get("model")
     scales = [inputs[name] for name in ("strong_cfg", "weak_cfg", "final_cfg") if name in inputs] or [inputs["cfg"]]
-    return f"cfg {' / '.join(_plain(_number(prompt, scale)) for scale in scales)}"
+    numbers = [_number(prompt, scale) for scale in scales]
+    return f"cfg {' / '.join(map(_plain, numbers))}", numbers[-1]
 
 
 def _number(prompt: Json, value: Any) -> float:
@@ -210,23 +218,6 @@ def _number(prompt: Json, value: Any) -> float:
 
 def _plain(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
-
-
-def table(columns: tuple[Method, ...]) -> str:
-    head = ("method", "guidance", "passes/step", "seconds", "alignment")
-    lines = [head]
-    for column in columns:
-        alignment = f"{float(np.mean(column.right)):.2f} of {len(column.right)} images"
-        costs = _plain(statistics.mean(column.passes)), f"{statistics.median(column.seconds):.2f}"
-        lines.append((column.name, column.guidance, *costs, alignment))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    note = (
-        "seconds: median over prompts, sampling only; alignment: share of all images that show all of their prompt, "
-        f"the first {SHOWN} of each prompt are in the picture below"
-    )
-    return "\n".join([*text, note])
 
 
 def _show_step(label: str, title: str, step: int, steps: int) -> None:

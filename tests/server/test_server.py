@@ -108,8 +108,9 @@ def test_the_shipped_comparison_runs_with_counted_passes(server):
     run = run_prompt(server, filled)
     two_reflected_steps_and_one_plain = 2 * 4 + 2
     assert passes_per_step(server, run, filled, columns) == [1.0, 2.0, two_reflected_steps_and_one_plain / 3, 1.0]
-    guidance = [guidance_of(filled, find(filled, title)) for title in samplers]
-    assert guidance == ["cfg 1", "cfg 4", "cfg 1 / 1 / 4", "w 3 (as cfg 4)"]
+    guidance, scales = zip(*(guidance_of(filled, find(filled, title)) for title in samplers), strict=True)
+    assert scales == (1, 3, 3, 3)
+    assert guidance == ("cfg 1", "cfg 3", "cfg 1 / 1 / 3", "w 2 (as cfg 3)")
     for column in columns:
         assert pictures(server, run, find(filled, column.pictures)).shape == (3, 64, 64, 3)
 

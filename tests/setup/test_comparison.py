@@ -1,9 +1,11 @@
 """What the demo makes of what the server gave."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
-from runner import comparison
+from runner import comparison, demo_table
 from runner.comparison import INNER, SHOWN, Method, Row
 from runner.stop import Stop
 
@@ -19,8 +21,8 @@ PROMPT = {
 
 
 def test_guidance_is_read_from_the_graph():
-    assert comparison.guidance_of(PROMPT, "5") == "w 3.5 (as cfg 4.5)"
-    assert comparison.guidance_of(PROMPT, "6") == "cfg 4.5"
+    assert comparison.guidance_of(PROMPT, "5") == ("w 3.5 (as cfg 4.5)", 4.5)
+    assert comparison.guidance_of(PROMPT, "6") == ("cfg 4.5", 4.5)
 
 
 def test_both_methods_get_the_same_noise_on_a_copy():
@@ -30,14 +32,19 @@ def test_both_methods_get_the_same_noise_on_a_copy():
     assert PROMPT["1"]["inputs"]["text"] == "old" and PROMPT["5"]["inputs"]["seed"] == 1
 
 
-def test_the_table_tells_what_was_measured():
-    student = Method("Student", "", "", "w 3 (as cfg 4)", [1.0, 3.0, 1.5], [1.0, 1.0], [True, True, False, True])
-    text = comparison.table((student,))
-    line = text.splitlines()[2]
-    assert [cell.strip() for cell in line.split("  ") if cell.strip()] == [
-        "Student", "w 3 (as cfg 4)", "1", "1.50", "0.75 of 4 images",
+def test_the_table_tells_passes_times_and_scores():
+    student = Method("Student", "", "", "w 2 (as cfg 3)", 3.0, 20, [1.0, 3.0, 1.5], [1.0, 1.0])
+    cfg = Method("CFG", "", "", "cfg 3", 3.0, 20, [1.6, 4.2, 2.4], [2.0, 2.0])
+    other = Method("CFG", "", "", "cfg 7", 7.0, 20, [2.0, 6.0, 3.0], [2.0, 2.0])
+    lines = demo_table.table((cfg, other, student)).splitlines()
+    cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines[2:5]]
+    assert [row[:4] for row in cells] == [
+        ["CFG", "cfg 3", "40", "1.6 x"], ["CFG", "cfg 7", "40", "2.0 x"], ["Student", "w 2 (as cfg 3)", "20", "1.0 x"],
     ]  # fmt: skip
-    assert student.label() == "Student: 1 pass, 1.5 s"
+    scores = json.loads(demo_table.SCORES.read_text(encoding="utf-8"))["rows"]
+    (share,) = [row["overall"] for row in scores if row["method"] == "CFG" and row["cfg"] == 3.0]
+    assert cells[0][4].startswith(f"{share:.2f} (0.") and cells[1][4] == "not scored"
+    assert student.label() == "Student: 1 pass per step"
 
 
 def test_the_sheet_shows_each_method_with_its_verdict(tmp_path):
