@@ -7,11 +7,13 @@ from ..teefusion_core.comfy_host.evaluation.images import as_images, as_pictures
 from ..teefusion_core.comfy_host.evaluation.scoring import score_file, score_files, score_pictures
 from ..teefusion_core.errors import reported_by
 from ..teefusion_core.evaluation.comparison import compared
+from ..teefusion_core.evaluation.guidance_overlay import overlay
 from ..teefusion_core.evaluation.judges import JUDGES, OFF
 from ..teefusion_core.prompts.prompt_list import prompt_of_each
 from ._schema import CATEGORY, inp, schema
 
 REPORT, GRID, SCORE = "Guidance Report", "Compare Grid", "Score Images"
+READING = "GUIDANCE_READING"
 
 
 class GuidanceReport(io.ComfyNode):
@@ -68,6 +70,15 @@ class GuidanceReport(io.ComfyNode):
                     tooltip="Decodes the result to measure clipped colors and saturation. If not connected, the "
                     "report leaves them out.",
                 ),
+                inp(
+                    io.Custom(READING).Input, "beside", optional=True,
+                    tooltip="The reading of another Guidance Report, for example of the teacher. The plot then shows "
+                    "both, so that one look tells whether the student is guided as its teacher is.",
+                ),
+                inp(
+                    io.String.Input, "run_name", default="", optional=True,
+                    tooltip="What you call this run, for the plot and the costs. Empty: the name of the guider.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -85,19 +96,36 @@ class GuidanceReport(io.ComfyNode):
                     "cost", display_name="cost",
                     tooltip="One line with steps, passes and seconds, for the costs of Compare Grid.",
                 ),
+                io.Custom(READING).Output(
+                    "reading", display_name="reading",
+                    tooltip="What was measured, for beside of another Guidance Report.",
+                ),
             ],
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, model, guider, sampler, sigmas, latent_image, positive, negative, noise_seed, vae=None
+        cls,
+        model,
+        guider,
+        sampler,
+        sigmas,
+        latent_image,
+        positive,
+        negative,
+        noise_seed,
+        vae=None,
+        beside=(),
+        run_name="",
     ) -> io.NodeOutput:
         """Sample with measurement, with errors that carry the node's name."""
         with reported_by(REPORT):
             out, report = report_guidance(
-                model, guider, sampler, sigmas, latent_image, positive, negative, noise_seed, vae
+                model, guider, sampler, sigmas, latent_image, positive, negative, noise_seed, vae, name=run_name.strip()
             )
-        return io.NodeOutput(out, as_images(report.plot()), report.text(), report.cost())
+            readings = (*beside, report)
+            plot = overlay(readings) if beside else report.plot()
+        return io.NodeOutput(out, as_images(plot), report.text(), report.cost(), readings)
 
 
 MORE_IMAGES = ("images_b", "images_c", "images_d", "images_e", "images_f")

@@ -67,7 +67,7 @@ class Row:
 
 def methods() -> tuple[Method, ...]:
     """Return the columns, by the titles that their nodes have in the workflow."""
-    names = {"Unguided": "No guidance", "CFG": "CFG", "W2SD": "W2SD", "Student": "Student"}
+    names = {"Unguided": "Unguided", "CFG": "CFG", "W2SD": "W2SD", "Student": "Student"}
     return tuple(Method(name, f"{title} sampler", f"{title} images") for title, name in names.items())
 
 

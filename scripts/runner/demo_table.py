@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from .places import ROOT
 
 SCORES, SIZES = (ROOT / "lab" / "results" / f"{name}.json" for name in ("alignment", "real_size"))
-SCORED = {"No guidance": "CFG", "CFG": "CFG", "W2SD": "W2SD teacher", "Student": "TeEFusion student"}
+SCORED = {"Unguided": "CFG", "CFG": "CFG", "W2SD": "W2SD teacher", "Student": "TeEFusion student"}
 """Method -> its name in SCORES."""
 STUDENT = "Student"
 HEAD = ("method", "guidance", "passes per image", "time", "right")

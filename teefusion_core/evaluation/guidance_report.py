@@ -74,7 +74,7 @@ class GuidanceReport:
         """Return the mean effective guidance as one line, over the steps and images that have one."""
         if self.broken:
             return f"no reading: NaN or infinite values from {self.broken} on; {WHAT_TO_DO}"
-        mean, predicted = (_mean(of.flatten()) for of in (self.moved_SB, self.predicted_SB))
+        mean, predicted = (mean_of(of.flatten()) for of in (self.moved_SB, self.predicted_SB))
         if math.isnan(mean):
             return f"effective guidance {UNDEFINED}"
         return f"effective guidance as a CFG scale: {mean:.2f} (steps), {predicted:.2f} (predictions)"
@@ -90,7 +90,7 @@ class GuidanceReport:
             labels.text((16, 14 + row * 24), labels.fitted(line, SIZE[0] - 32, TEXT), INK, TEXT)
         self._legend(labels)
         frame = Frame(labels, BOX, (0, max(len(self.sigmas) - 1, 1)), self._span())
-        for level in _levels(*frame.y):
+        for level in levels_between(*frame.y):
             frame.level(level, f"{level:g}", SMALL)
         every = max(1, -(-len(self.sigmas) // MOST_MARKS))
         for step in range(0, len(self.sigmas), every):
@@ -100,8 +100,8 @@ class GuidanceReport:
         )
         if not self.broken:
             frame.band(_points(self.moved_SB.amin(1)), _points(self.moved_SB.amax(1)), PALE)
-            frame.line(_points(map(_mean, self.moved_SB)), STRONG, width=3, dots=True)
-            frame.line(_points(map(_mean, self.predicted_SB)), OTHER, width=2)
+            frame.line(_points(map(mean_of, self.moved_SB)), STRONG, width=3, dots=True)
+            frame.line(_points(map(mean_of, self.predicted_SB)), OTHER, width=2)
         labels.report()
         return image
 
@@ -113,29 +113,33 @@ class GuidanceReport:
 
     def _span(self) -> tuple[float, float]:
         """Return the lower and upper limit of the y axis; 0 is always inside."""
-        found = [value for of in (self.moved_SB, self.predicted_SB) for value in of.flatten().tolist()]
-        finite = [value for value in found if math.isfinite(value)]
-        low, high = min([0.0, *finite]), max([1.0, *finite])
-        return low, high + HEADROOM * (high - low)
+        return axis(value for of in (self.moved_SB, self.predicted_SB) for value in of.flatten().tolist())
+
+
+def axis(values: Iterable[float]) -> tuple[float, float]:
+    """Return the lower and upper limit of a y axis with these values; 0 and 1 are always inside."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min([0.0, *finite]), max([1.0, *finite])
+    return low, high + HEADROOM * (high - low)
 
 
 def _points(values_S: Iterable[float | Tensor]) -> list[tuple[float, float]]:
     return [(step, float(value)) for step, value in enumerate(values_S) if math.isfinite(value)]
 
 
-def _mean(values_B: Tensor) -> float:
+def mean_of(values_B: Tensor) -> float:
     """Return the mean over the images whose guidance is defined; NaN if there is none."""
     return float(values_B[~values_B.isnan()].mean())
 
 
 def _with_range(values_B: Tensor) -> str:
-    mean = _mean(values_B)
+    mean = mean_of(values_B)
     if len(values_B) == 1 or math.isnan(mean):
         return f"{mean:.3f}"
     return f"{mean:.3f} ({float(values_B.amin()):.3f} to {float(values_B.amax()):.3f})"
 
 
-def _levels(low: float, high: float) -> list[float]:
+def levels_between(low: float, high: float) -> list[float]:
     """Return about MOST_LEVELS round numbers between two."""
     rough = (high - low) / MOST_LEVELS
     power = 10.0 ** math.floor(math.log10(rough))

@@ -215,6 +215,17 @@ def test_noise_predicting_models_are_judged_too(pack, top, host):
 def test_the_node_gives_latent_plot_texts(pack, cfg, host, top, world):
     sampler = host.comfy.samplers.sampler_object("euler")
     arguments = world.model, cfg(2.0), sampler, top.sigmas(world, 2), top.empty(world), world.positive, world.negative
-    latent, plot, text, cost = pack.nodes["GuidanceReport"].execute(*arguments, SEED, world.vae).args
+    latent, plot, text, cost, _ = pack.nodes["GuidanceReport"].execute(*arguments, SEED, world.vae).args
     assert latent["samples"].shape == (1, 16, 8, 8) and plot.shape == (1, 512, 768, 3)
     assert 0 <= float(plot.min()) < float(plot.max()) <= 1 and text.startswith(cost + "\n") and "4 passes" in cost
+
+
+def test_the_node_shows_a_run_beside_another(pack, host, cfg, top, world):
+    node, sampler = pack.nodes["GuidanceReport"], host.comfy.samplers.sampler_object("euler")
+    shared = dict(model=world.model, sampler=sampler, sigmas=top.sigmas(world, STEPS), latent_image=top.empty(world, 1))
+    shared |= dict(positive=world.positive, negative=world.negative, noise_seed=SEED)
+    first = node.execute(guider=cfg(3.0), run_name=" my teacher ", **shared).args
+    both = node.execute(guider=cfg(2.0), beside=first[4], **shared).args
+    assert first[3].startswith("my teacher: ") and both[3].startswith("CFGGuider: ")
+    assert [reading.name for reading in both[4]] == ["my teacher", "CFGGuider"] and len(first[4]) == 1
+    assert both[1].shape == first[1].shape and not torch.equal(both[1], first[1])

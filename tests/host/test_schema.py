@@ -10,7 +10,8 @@ TYPES = {
     "SIGMAS": "sigmas", "LATENT": "latent_image latents", "BOOLEAN": "gradient_checkpointing whole_model",
     "CONDITIONING": "positive null conditioning negative base add subtract reference weak_positive weak_negative",
     "IMAGE": "images images_a images_b images_c images_d images_e images_f",
-    "STRING": "prompts name accept_changes negative_prompts methods costs",
+    "GUIDANCE_READING": "beside",
+    "STRING": "run_name prompts name accept_changes negative_prompts methods costs",
     "INT": "seed run_seed noise_seed steps reflect_steps rounds student_steps teacher_steps width height rank"
     " batch_size preview_every images_per_trajectory cache_size save_every image_size calibration",
     "FLOAT": "guidance guidance_min guidance_max alpha beta add_weight subtract_weight strong_cfg weak_cfg final_cfg"
@@ -23,7 +24,8 @@ OUTPUTS = {
     "TinySD3Loader": "MODEL CLIP VAE", "TeEFusionStudentLoader": "MODEL", "TeEFusionConditioning": "MODEL CONDITIONING",
     "DICESharpen": "CONDITIONING", "TextEmbeddingBlend": "CONDITIONING STRING", "W2SDTeacherSampler": "LATENT",
     "ZSampling": "LATENT", "ReflectionGuider": "GUIDER", "ReflectionSampler": "SAMPLER",
-    "DistillTrainer": "LORA_MODEL LOSS_MAP INT STRING MODEL", "GuidanceReport": "LATENT IMAGE STRING STRING",
+    "DistillTrainer": "LORA_MODEL LOSS_MAP INT STRING MODEL",
+    "GuidanceReport": "LATENT IMAGE STRING STRING GUIDANCE_READING",
     "CompareGrid": "IMAGE", "ScoreImages": "STRING STRING",
 }  # fmt: skip
 OPTIONAL = {
@@ -32,7 +34,7 @@ OPTIONAL = {
     "W2SDTeacherSampler": "weak_model weak_positive weak_negative",
     "ReflectionGuider": "weak_model weak_positive weak_negative",
     "DistillTrainer": "clip vae negative_prompts positive null latents method whole_model calibration student_steps",
-    "GuidanceReport": "vae",
+    "GuidanceReport": "vae beside run_name",
     "CompareGrid": "images_b images_c images_d images_e images_f",
 }  # fmt: skip
 CHOICES = {

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from teefusion_core.evaluation.guidance_overlay import overlay
 from teefusion_core.evaluation.guidance_report import BOX, HEADROOM, SIZE, GuidanceReport
 from teefusion_core.evaluation.plot import OTHER, STRONG
 
@@ -36,6 +37,25 @@ def test_the_line_goes_where_the_numbers_go():
 def test_predictions_have_a_line_of_their_own():
     x, y = inside(report([[1.0]] * 3, [[3.0]] * 3).plot(), OTHER)
     assert x.max() - x.min() == pytest.approx(RIGHT - LEFT, abs=4) and y.max() - y.min() <= 3
+
+
+def test_several_runs_have_a_line_each_over_the_same_steps():
+    teacher, student = report([[3.0]] * 8), report([[2.0], [1.0]])
+    image = overlay([teacher, student])
+    top, bottom = BOX[1], BOX[3]
+    y_of = {colour: inside(image, colour)[1] for colour in (OTHER, STRONG)}
+    assert image.size == SIZE and all(len(y) for y in y_of.values())
+    height = (bottom - top) / (3 * (1 + HEADROOM))
+    lines_in_legend = y_of[OTHER][y_of[OTHER] > top + 4]
+    assert bottom - lines_in_legend.mean() == pytest.approx(3 * height, abs=6)
+    assert bottom - y_of[STRONG].max() == pytest.approx(1 * height, abs=6)
+    x = inside(image, STRONG)[0]
+    assert x.max() == pytest.approx((LEFT + RIGHT) / 2, abs=6), "its second step of two begins in the middle"
+
+
+@pytest.mark.parametrize("moved", [[[math.nan]], [[-3.0, 900.0]] * 2])
+def test_odd_runs_are_drawn_beside_others(moved):
+    assert overlay([report(moved), report([[1.0]], broken="step 1")]).size == SIZE
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,9 @@ from ..recording import Recording, record
 COUNTER_KEY = "teefusion_report"
 
 
-def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, positive, negative, seed: int, vae=None):
+def report_guidance(
+    model, guider, sampler, sigmas_S: Tensor, latent: dict, positive, negative, seed: int, vae=None, *, name: str = ""
+):
     """Sample with a guider, then measure the effective guidance at every state of the run.
 
     Args:
@@ -46,6 +48,7 @@ def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, posi
         positive, negative: CONDITIONING of the reference, the prompt and the encoded empty prompt.
         seed: of the noise.
         vae: decodes the result to measure clipping and saturation; None skips this.
+        name: what the user calls the run; if it is empty, the name of the guider.
     Returns:
         (LATENT, GuidanceReport).
     Raises:
@@ -77,7 +80,7 @@ def report_guidance(model, guider, sampler, sigmas_S: Tensor, latent: dict, posi
     broken = _first_broken(run) or unmeasured
     pixels = None if vae is None or broken else _pixels(vae, samples)
     report = GuidanceReport(
-        _name_of(guider), sigmas_S[:-1].tolist(), predicted_SB, moved_SB,
+        name or _name_of(guider), sigmas_S[:-1].tolist(), predicted_SB, moved_SB,
         # a ReflectionGuider counts the passes of both models itself
         passes=getattr(counted, "passes", passes.rows / len(noise)), seconds=begin - (passes.started or begin),
         own_passes=own / len(noise), own_seconds=time.perf_counter() - begin,
