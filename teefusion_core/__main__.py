@@ -102,8 +102,8 @@ def _train(path: Path) -> None:
     trained = training.run(on_step=ProgressLines())
     if first:
         training.write(trained, target)
-        done = f"student of {trained.file.info.step} steps written to {target}"
-        print(done + described_calibration(training, trained), flush=True)
+        done = f"student of {trained.file.info.step} steps written to {target}. "
+        print((done + described_calibration(training, trained)).rstrip(), flush=True)
     if together():
         dist.barrier()  # a process that leaves early breaks the connection of one that still writes
         dist.destroy_process_group()

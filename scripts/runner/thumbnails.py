@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .cards import CARDS, draw_card
 from .client import Json, Run, pictures, run_prompt
 from .comparison import read_workflow
 from .graph import to_prompt
@@ -34,6 +35,9 @@ def runs_here(workflow: Json) -> bool:
 def make_thumbnails(comfyui: Path, names: list[str]) -> None:
     """Run the named workflows, or all that run here, as they are shipped; write a .jpg beside each."""
     found = {path.stem: read_workflow(path) for path in sorted(WORKFLOWS.glob("*.json"))}
+    for name in CARDS:
+        if not names:
+            _save(draw_card(CARDS[name]), name)
     for name in names:
         if name not in found or not runs_here(found[name]):
             here = ", ".join(stem for stem, workflow in found.items() if runs_here(workflow))
@@ -41,10 +45,13 @@ def make_thumbnails(comfyui: Path, names: list[str]) -> None:
     with running(comfyui, make_base(BASE), HOST / "comfyui.log") as server:
         for name, workflow in found.items():
             if runs_here(workflow) and (not names or name in names):
-                thumbnail = _thumbnail(server, to_prompt(workflow, server.get("/object_info")))
-                target = WORKFLOWS / f"{name}.jpg"
-                thumbnail.save(target, quality=QUALITY, optimize=True)
-                say(f"{target.name}: {target.stat().st_size / 1000:.0f} kB")
+                _save(_thumbnail(server, to_prompt(workflow, server.get("/object_info"))), name)
+
+
+def _save(thumbnail: Image.Image, name: str) -> None:
+    target = WORKFLOWS / f"{name}.jpg"
+    thumbnail.save(target, quality=QUALITY, optimize=True)
+    say(f"{target.name}: {target.stat().st_size / 1000:.0f} kB")
 
 
 def _thumbnail(server: Server, prompt: Json) -> Image.Image:

@@ -30,7 +30,7 @@ def overlay(reports: Sequence[GuidanceReport]) -> Image.Image:
     for row, report in enumerate(reports):
         y, colour = TOP + row * ROW, COLOURS[row % len(COLOURS)]
         labels.draw.line((16, y + 9, 40, y + 9), colour, 3)
-        labels.text((48, y), labels.fitted(_legend(report), SIZE[0] - 64, SMALL), INK, SMALL)
+        labels.text((48, y), labels.fitted(report.short(), SIZE[0] - 64, SMALL), INK, SMALL)
     left, _, right, bottom = BOX
     box = (left, max(BOX[1], TOP + len(reports) * ROW + 8), right, bottom)
     frame = Frame(
@@ -48,9 +48,3 @@ def overlay(reports: Sequence[GuidanceReport]) -> Image.Image:
         frame.line(points, COLOURS[row % len(COLOURS)], width=3, dots=True)
     labels.report()
     return image
-
-
-def _legend(report: GuidanceReport) -> str:
-    mean = mean_of(report.moved_SB.flatten())
-    read = "no reading" if report.broken or math.isnan(mean) else f"CFG scale {mean:.2f}"
-    return f"{report.name}: {read}, {report.passes:g} passes"

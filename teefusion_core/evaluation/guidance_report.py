@@ -79,6 +79,12 @@ class GuidanceReport:
             return f"effective guidance {UNDEFINED}"
         return f"effective guidance as a CFG scale: {mean:.2f} (steps), {predicted:.2f} (predictions)"
 
+    def short(self) -> str:
+        """Return name, mean effective guidance of the steps and passes."""
+        mean = mean_of(self.moved_SB.flatten())
+        read = "no reading" if self.broken or math.isnan(mean) else f"CFG scale {mean:.2f}"
+        return f"{self.name}: {read}, {self.passes:g} passes"
+
     def plot(self) -> Image.Image:
         """Draw the effective guidance over the noise levels; the band is the range over all images."""
         image = Image.new("RGB", SIZE, PAPER)

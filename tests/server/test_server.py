@@ -152,20 +152,20 @@ def test_the_shipped_training_makes_a_student_that_samples(server):
     curve = pictures(server, run_prompt(server, prompt), find(prompt, "Loss curve"))
     assert curve.ndim == 4 and curve.std() > 1
     output = server.log.parent / "base" / "output"
-    student = output / "loras" / "demo_student.safetensors"
+    student = output / "loras" / "my_first_student.safetensors"
     written = load(student.read_bytes())
     student.unlink()
     run_prompt(server, prompt)  # the server keeps results, but this one's file is gone
     again = load(student.read_bytes())
     assert again.keys() == written.keys() and all(torch.equal(again[name], written[name]) for name in written)
-    assert list((output / "teefusion_runs" / "demo_student").glob("step-00000004/checkpoint.json"))
+    assert list((output / "teefusion_runs" / "my_first_student").glob("step-00000004/checkpoint.json"))
 
     def node(kind, title="", **inputs):
         return {"class_type": kind, "inputs": inputs, "_meta": {"title": title or kind}}
 
     graph = {
         "1": node("TinySD3Loader", variant="base"),
-        "2": node("TeEFusionStudentLoader", model=["1", 0], student="demo_student.safetensors"),
+        "2": node("TeEFusionStudentLoader", model=["1", 0], student="my_first_student.safetensors"),
         "3": node("CLIPTextEncode", clip=["1", 1], text="a red circle"),
         "4": node("CLIPTextEncode", clip=["1", 1], text=""),
         "5": node("TeEFusionConditioning", model=["2", 0], positive=["3", 0], null=["4", 0], guidance=3.0),

@@ -87,7 +87,7 @@ def report_guidance(
         clipped=None if pixels is None else float(clipping(pixels).mean()),
         saturation=None if pixels is None else float(saturation(pixels).mean()), broken=broken,
     )  # fmt: skip
-    tell(f"{report.cost()}; {report.strength()}")
+    tell(f"{report.short()}, {report.seconds:.1f} s" if not report.broken else report.strength())
     out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}
     return {**out, "samples": samples}, report
 

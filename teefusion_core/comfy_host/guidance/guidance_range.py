@@ -70,10 +70,10 @@ def guidance_line(w_B: Tensor, student: Mapping) -> str:
     if "teacher" not in student:
         return ""
     low, high = float(student["guidance_min"]), float(student["guidance_max"])
-    steps = f" in {student['student_steps']} steps" if student.get("student_steps") else ""
+    steps = f", steps to {student['student_steps']}" if student.get("student_steps") else ""
     return (
-        f"student of {student['teacher']}: w {shown(w_B)} stands for its teacher's CFG scale {shown(w_B + 1)}; "
-        f"trained for w from {low:g} to {high:g}. Sample it at cfg 1{steps}"
+        f"guidance {shown(w_B)} is like CFG scale {shown(w_B + 1)} of the teacher (trained for w from {low:g} to "
+        f"{high:g}). Set the sampler's cfg to 1{steps}. Student of {student['teacher']}"
     )
 
 

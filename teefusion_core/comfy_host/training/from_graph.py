@@ -91,8 +91,9 @@ def train_in_graph(
         trained = _run(training, TrainingProgress(training, every=preview_every, vae=vae))
     training.write(trained, path)
     _written.add(path)
-    done = f"{trained.file.info.step} steps, loss {trained.losses[-1]:.4f}, saved as {path.relative_to(output.parent)}"
-    tell(done + described_calibration(training, trained))
+    calibrated, steps = described_calibration(training, trained), trained.file.info.step
+    saved = f"saved as {path.relative_to(output.parent)}. "
+    tell(f"{saved}{calibrated}{steps} steps, loss {trained.losses[-1]:.4f}")
     return trained, path
 
 

@@ -232,13 +232,13 @@ class Training:
 
 
 def described_calibration(training: Training, trained: Result) -> str:
-    """Return what the calibration of a finished student means for a user, to be put behind a line; may be empty."""
+    """Return what the calibration of a finished student means for a user, a sentence and a space; may be empty."""
     if not (training.calibration and trained.finished and training.distillation.student.has_range):
         return ""
     if trained.calibration is None:
-        return "; it does not guide as its teacher does yet, so it is not calibrated: train longer"
+        return "Not calibrated, because it is weaker than its teacher at almost every w: train longer. "
     wanted = trained.calibration.wanted
-    return f"; calibrated for w from {wanted[0]:.4g} to {wanted[-1]:.4g}"
+    return f"Calibrated for w from {wanted[0]:.4g} to {wanted[-1]:.4g}. "
 
 
 def _run_of(path: Path) -> str | None:
