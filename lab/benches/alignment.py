@@ -19,7 +19,7 @@ NUM_PROMPTS = 512
 TEACHER = "W2SD"
 """The teacher of the shipped student."""
 CFG_SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
-GUIDANCE = (1.0, 2.0, 4.0)
+GUIDANCE = (1.0, 2.0, 3.0)
 WEAK_CFG = 3.0
 """CFG scale at which the weak base is shown."""
 

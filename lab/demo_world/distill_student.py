@@ -9,10 +9,11 @@ import random
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from teefusion_core.guidance.methods import DICE, TAUGHT, TEEFUSION
+from teefusion_core.guidance.methods import DICE, GUIDANCE_LORA, TAUGHT, TEEFUSION
 from teefusion_core.training.loop import StepReport
 
 from .captions import caption
@@ -101,6 +102,10 @@ class Recipe:
         return STUDENTS / f"{self.name}.safetensors"
 
 
+CALIBRATED: dict[str, Any] = {
+    "learning_rate": 2e-3, "guidance_margin": 0.25, "mixed_precision": True, "calibration": 64,
+}  # fmt: skip
+"""What the recipes of students that obey have in common."""
 FEW_STEPS = {4: 20, 6: 24, 8: 24, 10: 20}
 """Steps of a student -> steps of its teacher."""
 
@@ -108,17 +113,26 @@ FEW_STEPS = {4: 20, 6: 24, 8: 24, 10: 20}
 def ten_minutes(teacher: str, method: str, seed: int = 0) -> Recipe:
     """Return the recipe of a student that takes ten minutes on two cores, with all that belongs to it."""
     return Recipe(
-        teacher, method=method, seed=seed, steps=2000, trajectories=100, learning_rate=2e-3, guidance_margin=0.25,
-        mixed_precision=True, calibration=32,
+        teacher, method=method, seed=seed, steps=2000, trajectories=100, **CALIBRATED | {"calibration": 32},
     )  # fmt: skip
 
 
 def few_steps(steps: int, seed: int = 0) -> Recipe:
     """Return the recipe of a student of few steps."""
     return Recipe(
-        "W2SD", seed=seed, steps=2000, trajectories=100, learning_rate=2e-3, guidance_margin=0.25,
-        mixed_precision=True, student_steps=steps, teacher_steps=FEW_STEPS[steps], scheduler="sgm_uniform",
+        "W2SD", seed=seed, steps=2500, trajectories=200, rank=32, student_steps=steps, teacher_steps=FEW_STEPS[steps],
+        scheduler="sgm_uniform", **CALIBRATED,
     )  # fmt: skip
+
+
+SHIPPED = {
+    "student": Recipe("W2SD", steps=4000, trajectories=160, **CALIBRATED),
+    "student_8_steps": few_steps(8),
+    "student_guidance_lora": Recipe(
+        "CFG", method=GUIDANCE_LORA, steps=3500, trajectories=180, rank=32, **CALIBRATED
+    ),
+}  # fmt: skip
+"""Variant of the demo model -> how it was trained."""
 
 
 def captions(num: int, seed: int, open_ground: bool = False) -> list[str]:
@@ -207,8 +221,11 @@ def main() -> None:
     parser.add_argument("--trainable", choices=[name for name in LEARNING_RATE if name != DICE], default="lora")
     parser.add_argument("--method", choices=TAUGHT, default=TEEFUSION)
     parser.add_argument("--learning-rate", type=float, help=f"learning rate, if other than {LEARNING_RATE}")
+    parser.add_argument("--shipped", choices=SHIPPED, help="train this variant of the demo model instead")
+    given = vars(parser.parse_args())
+    shipped = given.pop("shipped")
     use_comfy()
-    print("saved", distilled(Recipe(**vars(parser.parse_args()))), flush=True)
+    print("saved", distilled(SHIPPED[shipped] if shipped else Recipe(**given)), flush=True)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ OPTIONAL = {
     "CompareGrid": "images_b images_c images_d images_e images_f",
 }  # fmt: skip
 CHOICES = {
-    "variant": "base, weak, student", "guidance_precision": "auto, official bf16, exact", "rule": "CFG, CHATS",
+    "variant": "base, weak, student, student_8_steps, student_guidance_lora",
+    "guidance_precision": "auto, official bf16, exact", "rule": "CFG, CHATS",
     "inversion": "exact, upper, official", "trainable": "lora, lora on modulation, embedders, everything",
     "target": "secant, re-evaluated, clean", "timestep_sampling": "schedule, jittered, uniform",
     "method": "teefusion, guidance only, distillcfg, teefusion split, dice, guidance lora",
