@@ -1,7 +1,9 @@
 """Student, reflection with one network, reflection over a LoRA gap: each with a literal twin of stock parts."""
 
+import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -98,16 +100,18 @@ class Student(Column):
         return self.run(setup if before else change(setup))
 
     def twin(self, setup, change):
-        """The student's weights with the formula written into the text embedder."""
+        """The student's weights with the formula written into the text embedder, at the w of its calibration."""
         network, info = setup.model.model.diffusion_model, setup.model.get_attachment("teefusion_student")
         null_1P = self.prompts()["negative"][0][1]["pooled_output"]
         assert info["guidance_precision"] == "exact"
+        curve = json.loads(info["calibration"])
+        inner = float(np.interp(W, curve["wanted"], curve["inner"]))
 
         def forward(y_BP):
             from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 
             F, G, null = network.y_embedder.mlp, network.t_embedder.mlp, null_1P.to(y_BP)
-            psi = timestep_embedding(torch.tensor([1000.0 * W]), 256).to(y_BP)
+            psi = timestep_embedding(torch.tensor([1000.0 * inner]), 256).to(y_BP)
             guided = F(y_BP) + info["gain"] * G(psi) * F(y_BP - null)
             return torch.where((y_BP == null).all(-1, keepdim=True), F(y_BP), guided)
 
