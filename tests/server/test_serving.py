@@ -39,6 +39,6 @@ def test_the_commands_in_the_docs_sample_three_strengths(server, tmp_path):
     assert [run["status"]["status_str"] for run in runs] == ["success"] * 3
     images = [image["filename"] for run in runs for out in run["outputs"].values() for image in out.get("images", ())]
     assert len(set(images)) == 3
-    (wrong,) = asked(program.replace("2.0 3.0 4.0", "50.0"), server, tmp_path)
+    (wrong,) = asked(program.replace("1.0 2.0 3.0", "50.0"), server, tmp_path)
     assert wrong["status"]["status_str"] == "error"
     assert "trained for w from 0.5 to" in json.dumps(wrong["status"]["messages"])
