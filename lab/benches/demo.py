@@ -32,7 +32,7 @@ def measure() -> dict[str, Any]:
     (first, _), (second, output) = runs
     lines = output.strip().splitlines()
     start = max(index for index, line in enumerate(lines) if line.startswith("method"))
-    return {"first_seconds": round(first, 1), "second_seconds": round(second, 1), "printed": lines[start : start + 4]}
+    return {"first_seconds": round(first, 1), "second_seconds": round(second, 1), "printed": lines[start : start + 6]}
 
 
 def _path_outside() -> str:
