@@ -1,4 +1,4 @@
-"""Whether students guide as they are told, ten minutes after their training began.
+"""Whether students guide as they are told, after a short training.
 
 A student that has not been trained yet is trained first. Guidance is measured at states of the teacher, for prompts
 that training did not use, with the student's calibration and without it.
@@ -6,12 +6,12 @@ that training did not use, with the student's calibration and without it.
 
 import json
 import statistics
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from runner.stop import say
-from torch import Tensor
 
 from lab.demo_world.distill_student import Recipe, distilled, ten_minutes
 from teefusion_core.comfy_host.guidance.attachments import STUDENT_KEY
@@ -19,7 +19,7 @@ from teefusion_core.comfy_host.guidance.patch import apply_fusion
 from teefusion_core.errors import InvalidConfig
 from teefusion_core.guidance.methods import GUIDANCE_LORA, TEEFUSION
 
-from ._study import Study, load, mean_guidance
+from ._study import Study, load
 
 NUM_PROMPTS, FEW, EVERY = 256, 128, 4
 """Number of prompts that are scored, number of those whose guidance is measured, and at which of 20 steps."""
@@ -35,7 +35,7 @@ def measure() -> dict[str, Any]:
     for name in TEACHERS:
         rows.append(_teacher(study, name))
         rows += [_student(study, ten_minutes(name, method, seed)) for method in METHODS for seed in SEEDS]
-    return {"rows": rows, "settings": {"prompts": NUM_PROMPTS, "guidance of prompts": FEW, "every": EVERY}}
+    return {"rows": rows, "settings": {"prompts": NUM_PROMPTS, "prompts for guidance": FEW, "every": EVERY}}
 
 
 @torch.inference_mode()
@@ -58,41 +58,30 @@ def _student(study: Study, recipe: Recipe) -> dict[str, Any]:
     plain = student.clone()
     plain.set_attachments(STUDENT_KEY, {**student.get_attachment(STUDENT_KEY), "calibration": ""})
     row = {name: took[name] for name in ("teacher", "method", "seed", "steps", "seconds", "threads")}
-    row["before"] = {str(w): _effective(study, recipe.teacher, plain, w) for w in EFFECTIVE}
-    row["after"] = {str(w): _effective(study, recipe.teacher, student, w) for w in EFFECTIVE}
+    for when, model in (("before", plain), ("after", student)):
+        row[when] = {str(w): _unless_refused(partial(study.effective, recipe.teacher, w, model)) for w in EFFECTIVE}
     row["error"] = _error(study, recipe.teacher, plain, ERROR_AT)
-    row["right"] = {str(w): _right(study, student, w) for w in GUIDANCE}
+    row["right"] = {
+        str(w): _unless_refused(lambda w=w: study.bench.row("", student, 1.0, w)["overall"]) for w in GUIDANCE
+    }
     say(f"{recipe.name}: {row}")
     return row
 
 
-def _velocities(study: Study, name: str, student: Any, w: float) -> list[Tensor]:
-    """Return the velocities of a student at the states of its teacher."""
-    where = study.trajectory(name, w)[0]
-    return study.velocities(*apply_fusion(student, study.first, study.bench.null, w), where)
-
-
-def _effective(study: Study, name: str, student: Any, w: float) -> float | None:
-    """Return the effective guidance, or None where the student refuses w."""
+def _unless_refused(measured: Callable[[], float]) -> float | None:
+    """Return a figure, or None where the student refuses w."""
     try:
-        return mean_guidance(_velocities(study, name, student, w), *study.trajectory(name, w)[2:])
+        return measured()
     except InvalidConfig:
         return None
 
 
 def _error(study: Study, name: str, student: Any, w: float) -> float:
     """Return the squared error relative to the guidance of the teacher, as a mean over noise levels."""
-    _, moves, cond, _ = study.trajectory(name, w)
-    seen = zip(_velocities(study, name, student, w), moves, cond, strict=True)
+    where, moves, cond, _ = study.trajectory(name, w)
+    velocities = study.velocities(*apply_fusion(student, study.first, study.bench.null, w), where)
+    seen = zip(velocities, moves, cond, strict=True)
     return statistics.fmean(float((v - move).square().sum() / (move - own).square().sum()) for v, move, own in seen)
-
-
-def _right(study: Study, student: Any, w: float) -> float | None:
-    """Return the share of images that are right in all, or None where the student refuses w."""
-    try:
-        return study.bench.row("", student, 1.0, w)["overall"]
-    except InvalidConfig:
-        return None
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:

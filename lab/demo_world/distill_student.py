@@ -111,7 +111,7 @@ FEW_STEPS = {4: 20, 6: 24, 8: 24, 10: 20}
 
 
 def ten_minutes(teacher: str, method: str, seed: int = 0) -> Recipe:
-    """Return the recipe of a student that takes ten minutes on two cores, with all that belongs to it."""
+    """Return a recipe that is meant to take ten minutes on two cores, with trajectories and calibration."""
     return Recipe(
         teacher, method=method, seed=seed, steps=2000, trajectories=100, **CALIBRATED | {"calibration": 32},
     )  # fmt: skip

@@ -3,9 +3,7 @@
 Run: python -m lab.demo_world.representative
 """
 
-import json
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -13,22 +11,19 @@ from .captions import held_out_prompts
 from .distill_student import TEACHERS
 from .host import MODELS, use_comfy
 from .measure import SCHEDULER, STEPS, encode, pictures, sample
+from .scored import scored
 from .verifier import judge
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "alignment.json"
 PROMPTS, IMAGES, SEED, W = 64, 3, 1, 2.0
 """Number of prompts to try, and the images, the seed and the guidance of the template."""
-SCORED = {"Unguided": ("CFG", 1.0), "CFG": ("CFG", 1 + W), "W2SD": ("W2SD teacher", 1 + W),
-          "Student": ("TeEFusion student", 1 + W)}  # fmt: skip
-"""Method of the template -> its name and CFG scale in RESULTS."""
+SCALES = {"Unguided": 1.0, "CFG": 1 + W, "W2SD": 1 + W, "Student": 1 + W}
+"""Method of the template -> its CFG scale."""
 
 
 def wanted() -> dict[str, int]:
-    """Return how many of the images should be right, from the shares in RESULTS."""
-    rows = json.loads(RESULTS.read_text())["rows"]
-    scales = [row["cfg"] if row["w"] is None else 1 + row["w"] for row in rows]
-    shares = {(row["method"], scale): row["overall"] for row, scale in zip(rows, scales, strict=True)}
-    return {name: round(IMAGES * shares[key]) for name, key in SCORED.items()}
+    """Return how many of the images should be right, from the shares of many prompts."""
+    shares = scored()[1]
+    return {name: round(IMAGES * shares[name, scale]) for name, scale in SCALES.items()}
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 SIDE, MARGIN, BAR, PASS = 480, 32, 30, 64
-"""Side of the card, its margin, height of a bar and width of one pass, in pixels."""
+"""Side of a thumbnail (the interface shows half of it), margin, height of a bar and width of one pass, in pixels."""
 PAPER, INK, FAINT, STRONG = (250, 250, 250), (30, 30, 30), (110, 110, 118), (20, 80, 180)
 
 

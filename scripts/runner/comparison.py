@@ -49,7 +49,6 @@ class Method:
     steps: int = 0
     seconds: list[float] = field(default_factory=list)
     passes: list[float] = field(default_factory=list)
-    right: list[bool] = field(default_factory=list)
 
     def label(self) -> str:
         """Return the head of the column: name and passes per step."""
@@ -67,8 +66,7 @@ class Row:
 
 def methods() -> tuple[Method, ...]:
     """Return the columns, by the titles that their nodes have in the workflow."""
-    names = {"Unguided": "Unguided", "CFG": "CFG", "W2SD": "W2SD", "Student": "Student"}
-    return tuple(Method(name, f"{title} sampler", f"{title} images") for title, name in names.items())
+    return tuple(Method(name, f"{name} sampler", f"{name} images") for name in ("Unguided", "CFG", "W2SD", "Student"))
 
 
 def with_pictures(prompt: Json) -> Json:
@@ -150,7 +148,6 @@ def _run_all(server: Server, prompt: Json, prompts: list[tuple[str, Any]]) -> tu
             column.steps = _number(filled, filled[sampler]["inputs"]["steps"])
             column.seconds.append(run.seconds.get(find(filled, column.sampler), 0.0))
             column.passes.append(rate)
-            column.right += verdicts
             cells.append(list(zip(images, verdicts, strict=True)))
         took = ", ".join(f"{column.name} {column.seconds[-1]:.1f} s" for column in columns)
         _show(f"{label}: {text} ({took})", end="\n")

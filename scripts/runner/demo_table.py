@@ -3,14 +3,12 @@
 import json
 import math
 import statistics
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from .places import ROOT
 
-SCORES, SIZES = (ROOT / "lab" / "results" / f"{name}.json" for name in ("alignment", "real_size"))
-SCORED = {"Unguided": "CFG", "CFG": "CFG", "W2SD": "W2SD teacher", "Student": "TeEFusion student"}
-"""Method -> its name in SCORES."""
+SIZES = ROOT / "lab" / "results" / "real_size.json"
 STUDENT = "Student"
 HEAD = ("method", "guidance", "passes per image", "time", "right")
 
@@ -30,15 +28,17 @@ class Measured(Protocol):
 def table(methods: Sequence[Measured]) -> str:
     """Return a line per method, and what the columns mean."""
     (student,) = (method for method in methods if method.name == STUDENT)
-    scores = json.loads(SCORES.read_text(encoding="utf-8"))
+    from lab.demo_world.scored import scored
+
+    prompts, shares = scored()
     lines = [HEAD]
     for method in methods:
         passes, times = f"{method.steps * statistics.mean(method.passes):.0f}", f"{_times(method, student):.1f} x"
-        lines.append((method.name, method.guidance, passes, times, _score(scores, method)))
+        lines.append((method.name, method.guidance, passes, times, _score(method, prompts, shares)))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple("-" * width for width in widths))
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*text, "", *_meaning(scores)])
+    return "\n".join([*text, "", *_meaning(prompts)])
 
 
 def _times(method: Measured, other: Measured) -> float:
@@ -46,21 +46,18 @@ def _times(method: Measured, other: Measured) -> float:
     return statistics.median(own / theirs for own, theirs in zip(method.seconds, other.seconds, strict=True))
 
 
-def _score(scores: dict[str, Any], method: Measured) -> str:
+def _score(method: Measured, prompts: int, shares: Mapping[tuple[str, float], float]) -> str:
     """Return the share of right images with its 95 % interval, if the method was scored at this guidance."""
-    for row in scores["rows"]:
-        scale = row["cfg"] if row["w"] is None else 1 + row["w"]
-        if row["method"] == SCORED[method.name] and math.isclose(scale, method.scale):
-            share, prompts = row["overall"], scores["settings"]["prompts"]
-            half = 1.96 * math.sqrt(share * (1 - share) / prompts)
-            return f"{share:.2f} ({share - half:.2f} to {share + half:.2f})"
-    return "not scored"
+    share = shares.get((method.name, method.scale))
+    if share is None:
+        return "not scored"
+    half = 1.96 * math.sqrt(share * (1 - share) / prompts)
+    return f"{share:.2f} ({share - half:.2f} to {share + half:.2f})"
 
 
-def _meaning(scores: dict[str, Any]) -> list[str]:
+def _meaning(prompts: int) -> list[str]:
     rows = json.loads(SIZES.read_text(encoding="utf-8"))["parts"]["steps and gap"]["steps"]
     (large,) = (row["over_stock"]["median"] for row in rows if row["method"] == "CFG")
-    prompts = scores["settings"]["prompts"]
     return [
         f"time: beside the student's, on this small model. With SD3-medium CFG takes {large:.2f} times as long.",
         f"right: share of images that show all of their prompt ({prompts} prompts, 95 % interval).",

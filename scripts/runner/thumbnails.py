@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .cards import CARDS, draw_card
+from .cards import CARDS, SIDE, draw_card
 from .client import Json, Run, pictures, run_prompt
 from .comparison import read_workflow
 from .graph import to_prompt
@@ -18,8 +18,6 @@ from .places import BASE, HOST, WORKFLOWS
 from .server import Server, make_base, running
 from .stop import Stop, say
 
-SIDE = 480
-"""Pixels; the interface shows a square of half that."""
 HEAD, GAP = 46, 6
 INK, PAPER = (30, 30, 30), (255, 255, 255)
 QUALITY = 88
@@ -33,11 +31,14 @@ def runs_here(workflow: Json) -> bool:
 
 
 def make_thumbnails(comfyui: Path, names: list[str]) -> None:
-    """Run the named workflows, or all that run here, as they are shipped; write a .jpg beside each."""
+    """Run the named workflows as they are shipped; write a .jpg beside each.
+
+    Without names, run all that run here, and draw the cards of the others.
+    """
     found = {path.stem: read_workflow(path) for path in sorted(WORKFLOWS.glob("*.json"))}
-    for name in CARDS:
-        if not names:
-            _save(draw_card(CARDS[name]), name)
+    if not names:
+        for name, card in CARDS.items():
+            _save(draw_card(card), name)
     for name in names:
         if name not in found or not runs_here(found[name]):
             here = ", ".join(stem for stem, workflow in found.items() if runs_here(workflow))

@@ -15,7 +15,6 @@ from .plot import INK, OTHER, PAPER, STRONG, Frame
 GREEN, PURPLE = (30, 130, 70), (130, 60, 160)
 COLOURS = (OTHER, STRONG, GREEN, PURPLE)
 TOP, ROW = 40, 22
-TENTHS = 10
 
 
 def overlay(reports: Sequence[GuidanceReport]) -> Image.Image:
@@ -38,8 +37,8 @@ def overlay(reports: Sequence[GuidanceReport]) -> Image.Image:
     )
     for level in levels_between(*frame.y):
         frame.level(level, f"{level:g}", SMALL)
-    for tenth in range(0, TENTHS + 1, 2):
-        frame.mark(tenth / TENTHS, f"{100 * tenth / TENTHS:.0f} %", SMALL)
+    for percent in range(0, 101, 20):
+        frame.mark(percent / 100, f"{percent} %", SMALL)
     labels.text((sum(box[::2]) / 2, bottom + 30), "share of the sampling that is done", INK, SMALL, anchor="ma")
     for row, report in enumerate(reports):
         steps = max(len(report.sigmas), 1)

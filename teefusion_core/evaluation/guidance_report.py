@@ -74,15 +74,18 @@ class GuidanceReport:
         """Return the mean effective guidance as one line, over the steps and images that have one."""
         if self.broken:
             return f"no reading: NaN or infinite values from {self.broken} on; {WHAT_TO_DO}"
-        mean, predicted = (mean_of(of.flatten()) for of in (self.moved_SB, self.predicted_SB))
+        mean, predicted = self.mean(), mean_of(self.predicted_SB.flatten())
         if math.isnan(mean):
             return f"effective guidance {UNDEFINED}"
         return f"effective guidance as a CFG scale: {mean:.2f} (steps), {predicted:.2f} (predictions)"
 
+    def mean(self) -> float:
+        """Return the mean effective guidance of the steps; NaN without a reading."""
+        return math.nan if self.broken else mean_of(self.moved_SB.flatten())
+
     def short(self) -> str:
-        """Return name, mean effective guidance of the steps and passes."""
-        mean = mean_of(self.moved_SB.flatten())
-        read = "no reading" if self.broken or math.isnan(mean) else f"CFG scale {mean:.2f}"
+        """Return name, mean effective guidance of the steps and passes as one line."""
+        read = "no reading" if math.isnan(self.mean()) else f"CFG scale {self.mean():.2f}"
         return f"{self.name}: {read}, {self.passes:g} passes"
 
     def plot(self) -> Image.Image:

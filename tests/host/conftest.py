@@ -54,7 +54,7 @@ def host():
 
 @pytest.fixture(autouse=True)
 def no_dead_models():
-    """Take a MODEL that died together with its parent, in a cycle of a failed test, from the host's list.
+    """Take a MODEL that one collection of garbage took together with its parent from the host's list.
 
     The host would keep it as long as another copy lives, collect all garbage at every load, and fail in a ControlNet.
     """

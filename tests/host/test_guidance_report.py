@@ -1,5 +1,7 @@
 """Guidance Report on real guiders: its reading against known values, what it leaves behind."""
 
+import logging
+
 import pytest
 import torch
 
@@ -57,8 +59,10 @@ class TestTheMeasure:
         assert float((report.predicted_SB - 3).abs().max()) < 2e-3
         assert relative(out["samples"][:, :, :4], latent["samples"][:, :, :4]) < 1e-5
 
-    def test_the_same_prompt_twice_is_undefined(self, judge, cfg, world):
-        _, report = judge(cfg(3.0), negative=world.positive)
+    def test_the_same_prompt_twice_is_undefined(self, judge, cfg, world, caplog):
+        with caplog.at_level(logging.INFO):
+            _, report = judge(cfg(3.0), negative=world.positive)
+        assert "connect an encoded empty prompt" in caplog.text, "what to do"
         assert bool(report.moved_SB.isnan().all()) and "cfg nan" not in report.text()
         assert report.plot().size == (768, 512)
 

@@ -188,6 +188,22 @@ def test_cancel_keeps_the_work(host, top, world, train, output, shown, monkeypat
     assert all(torch.equal(rest[0][name], tensor) for name, tensor in whole[0].items())
 
 
+def test_a_stopped_run_can_end_at_the_step_that_it_has_reached(host, train, output, shown, monkeypatch):
+    management = host.comfy.model_management
+
+    def interrupted():
+        if len(shown) == 4:
+            raise management.InterruptProcessingException()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(management, "throw_exception_if_processing_interrupted", interrupted)
+        with pytest.raises(management.InterruptProcessingException):
+            train(name="early")
+    shown.clear()
+    _, losses, steps, path, _ = train(name="early", steps=4, accept_changes="steps")
+    assert steps == 4 == len(losses["loss"]) and Path(path).is_file()
+
+
 @pytest.mark.parametrize("trainable", ["lora", "everything"])
 def test_cancel_before_a_picture_is_a_cancel(host, pack, train, monkeypatch, trainable):
     """On a base of 16 bits, where what is trained stands in for its weights as rounded copies."""

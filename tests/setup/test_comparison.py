@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from runner import comparison, demo_table
 from runner.comparison import INNER, SHOWN, Method, Row
+from runner.places import ROOT
 from runner.stop import Stop
 
 PROMPT = {
@@ -41,7 +42,7 @@ def test_the_table_tells_passes_times_and_scores():
     assert [row[:4] for row in cells] == [
         ["CFG", "cfg 3", "40", "1.6 x"], ["CFG", "cfg 7", "40", "2.0 x"], ["Student", "w 2 (as cfg 3)", "20", "1.0 x"],
     ]  # fmt: skip
-    scores = json.loads(demo_table.SCORES.read_text(encoding="utf-8"))["rows"]
+    scores = json.loads((ROOT / "lab" / "results" / "alignment.json").read_text(encoding="utf-8"))["rows"]
     (share,) = [row["overall"] for row in scores if row["method"] == "CFG" and row["cfg"] == 3.0]
     assert cells[0][4].startswith(f"{share:.2f} (0.") and cells[1][4] == "not scored"
     assert student.label() == "Student: 1 pass per step"

@@ -6,6 +6,7 @@ Shapes: B batch, C H W latent, S steps.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from dataclasses import dataclass
 
@@ -87,7 +88,8 @@ def report_guidance(
         clipped=None if pixels is None else float(clipping(pixels).mean()),
         saturation=None if pixels is None else float(saturation(pixels).mean()), broken=broken,
     )  # fmt: skip
-    tell(f"{report.short()}, {report.seconds:.1f} s" if not report.broken else report.strength())
+    # without a reading, what to do is more use than the cost
+    tell(report.strength() if math.isnan(report.mean()) else f"{report.short()}, {report.seconds:.1f} s")
     out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}
     return {**out, "samples": samples}, report
 

@@ -72,7 +72,7 @@ def guidance_line(w_B: Tensor, student: Mapping) -> str:
     low, high = float(student["guidance_min"]), float(student["guidance_max"])
     steps = f", steps to {student['student_steps']}" if student.get("student_steps") else ""
     return (
-        f"guidance {shown(w_B)} is like CFG scale {shown(w_B + 1)} of the teacher (trained for w from {low:g} to "
+        f"guidance {shown(w_B)} stands for CFG scale {shown(w_B + 1)} of the teacher (trained for w from {low:g} to "
         f"{high:g}). Set the sampler's cfg to 1{steps}. Student of {student['teacher']}"
     )
 
