@@ -44,7 +44,7 @@ class Recipe:
         seed: seed of prompts, trajectories, noise and weights.
         steps, batch_size, rank, trajectories: size of the training; all trajectories are made before its first step.
         negative_share: share of trajectories with a background as negative prompt; prompts then mention none.
-        guidance_max: the largest guidance in training.
+        guidance_min, guidance_max: the range of guidance in training.
         w: the single guidance of a sharpener's teacher.
         learning_rate: a learning rate to use instead of that in LEARNING_RATE.
         initial_gain_ratio: strength of the guidance term at the start, see `initial_gain_ratio` in docs/training.md.
@@ -60,6 +60,7 @@ class Recipe:
     rank: int = 64
     trajectories: int = 50
     negative_share: float = 0.0
+    guidance_min: float = 0.5
     guidance_max: float = 4.0
     w: float = 2.0
     learning_rate: float | None = None
@@ -85,14 +86,14 @@ class Recipe:
 
     @property
     def guidance(self) -> tuple[float, float]:
-        return (self.w, self.w) if self.method == DICE else (0.5, self.guidance_max)
+        return (self.w, self.w) if self.method == DICE else (self.guidance_min, self.guidance_max)
 
     @property
     def cache(self) -> Path:
         """Folder of the teacher's trajectories, shared by all students that learn from the same ones."""
         less = f"-less-{self.negative_share:g}" if self.negative_share else ""
         low, high = self.guidance
-        w = f"{high:g}-alone" if low == high else f"{high:g}"
+        w = f"{high:g}-alone" if low == high else f"{high:g}" if low == Recipe.guidance_min else f"{low:g}-to-{high:g}"
         w += f"-margin-{self.guidance_margin:g}" if self.guidance_margin else ""
         w += f"-in-{self.student_steps}-of-{self.teacher_steps}-{self.scheduler}" if self.student_steps else ""
         return STUDENTS / "trajectories" / f"{self.teacher}-{self.seed}-{self.trajectories}-w-{w}{less}".lower()
@@ -113,7 +114,7 @@ FEW_STEPS = {4: 20, 6: 24, 8: 24, 10: 20}
 def ten_minutes(teacher: str, method: str, seed: int = 0) -> Recipe:
     """Return a recipe that is meant to take ten minutes on two cores, with trajectories and calibration."""
     return Recipe(
-        teacher, method=method, seed=seed, steps=2000, trajectories=100, **CALIBRATED | {"calibration": 32},
+        teacher, method=method, seed=seed, steps=1500, trajectories=80, **CALIBRATED | {"calibration": 32},
     )  # fmt: skip
 
 
@@ -126,10 +127,10 @@ def few_steps(steps: int, seed: int = 0) -> Recipe:
 
 
 SHIPPED = {
-    "student": Recipe("W2SD", steps=4000, trajectories=160, **CALIBRATED),
+    "student": Recipe("W2SD", steps=4000, trajectories=160, guidance_min=0.0, **CALIBRATED),
     "student_8_steps": few_steps(8),
     "student_guidance_lora": Recipe(
-        "CFG", method=GUIDANCE_LORA, steps=3500, trajectories=180, rank=32, **CALIBRATED
+        "CFG", method=GUIDANCE_LORA, steps=3500, trajectories=180, rank=32, guidance_min=0.0, **CALIBRATED
     ),
 }  # fmt: skip
 """Variant of the demo model -> how it was trained."""
@@ -215,7 +216,17 @@ def _seconds(path: Path) -> float:
 
 def main() -> None:
     """Train the student of the command line; its options are the fields of Recipe."""
-    names = ("steps", "batch_size", "rank", "trajectories", "seed", "guidance_max", "w", "negative_share")
+    names = (
+        "steps",
+        "batch_size",
+        "rank",
+        "trajectories",
+        "seed",
+        "guidance_min",
+        "guidance_max",
+        "w",
+        "negative_share",
+    )
     parser = parser_of(__doc__, **{name: getattr(Recipe, name) for name in (*names, "initial_gain_ratio")})
     parser.add_argument("--teacher", choices=TEACHERS, default="CFG")
     parser.add_argument("--trainable", choices=[name for name in LEARNING_RATE if name != DICE], default="lora")

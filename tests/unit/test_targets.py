@@ -166,3 +166,20 @@ def test_a_student_without_guidance_has_loss_one_in_every_step():
             weight_B=weight_S[step].expand(ROWS),
         )  # fmt: skip
         assert float(replay_loss(lambda x, sigma: torch.zeros_like(x), drawn)) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_below_a_small_w_the_weight_of_cfg_stays_the_same():
+    """The guidance of CFG is w times a difference, whose own weight is that of w = 1."""
+    difference = randn(2, STEPS, ROWS, 2, 4, 4)
+    numbers = torch.zeros(STEPS, ROWS)
+
+    def weight_S(w: float) -> torch.Tensor:
+        guidance = w * difference
+        return targets.step_weights(
+            Trajectory(difference, SCHEDULE[:-1], guidance, guidance, torch.tensor(w), numbers, numbers)
+        )
+
+    for w in (0.01, 0.2, targets.SMALL_W):
+        torch.testing.assert_close(weight_S(w), weight_S(1.0) / targets.SMALL_W**2)
+    torch.testing.assert_close(weight_S(2.0), weight_S(1.0) / 4)
+    assert weight_S(0.0).isfinite().all()

@@ -16,7 +16,7 @@ from ..notes import tell
 from .distillation import Distillation
 
 STEPS = 4
-"""Number of steps of the trajectory that are compared, from the first to the last."""
+"""Number of steps of the trajectory that are compared."""
 
 
 class HeldOut:

@@ -62,7 +62,7 @@ class TrajectoryMaker:
 
         Args:
             rows: number of images.
-            steps: number of its steps, from the first to the last.
+            steps: number of its steps: the middle ones of as many equal parts.
         """
         maker = replace(self, settings=replace(self.settings, images_per_trajectory=rows))
         generator = generator_of(self.settings.run_seed, "calibration", number)
@@ -72,7 +72,9 @@ class TrajectoryMaker:
         sigma_S = levels(self.grid_S, self.settings.timestep_sampling, generator)
         with self.teacher.telling(said and f"{said}, step", (len(sigma_S) - 1) * self._parts):
             made, null = (self._from_images if self.images else self._from_noise)(sigma_S, w, generator)
-        kept = torch.linspace(0, len(made) - 1, steps or len(made)).round().long().unique()
+        parts = min(steps or len(made), len(made))
+        # the middle of each part: both ends of a trajectory are guided more than its middle
+        kept = ((torch.arange(parts) + 0.5) * len(made) / parts).long()
         made = [made[step] for step in kept.tolist()]
         trajectory = self._trajectory(made, null, sigma_S[kept], w, said and f"{said}, unguided step")
         self.network.load()
