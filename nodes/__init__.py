@@ -6,6 +6,7 @@ from ..teefusion_core.comfy_host.guidance.wiring import unused_models
 from ..teefusion_core.comfy_host.notes import watch_graphs
 from .conditioning import TeEFusionConditioning
 from .evaluation import CompareGrid, GuidanceReport, ScoreImages
+from .guidance_schedule import GuidanceScheduleNode, ScheduledCFGGuiderNode
 from .loaders import TeEFusionStudentLoader, TinySD3Loader
 from .prompts import DICESharpen, TextEmbeddingBlend
 from .reflection import ReflectionGuiderNode, ReflectionSamplerNode
@@ -15,6 +16,7 @@ from .training import DistillTrainer
 NODES = [
     TinySD3Loader, TeEFusionStudentLoader, TeEFusionConditioning, DICESharpen, TextEmbeddingBlend, W2SDTeacherSampler,
     ZSampling, ReflectionGuiderNode, ReflectionSamplerNode, DistillTrainer, GuidanceReport, CompareGrid, ScoreImages,
+    GuidanceScheduleNode, ScheduledCFGGuiderNode,
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from ..teefusion_core.comfy_host.notes import begin
 from ..teefusion_core.errors import reported_by
 from ..teefusion_core.guidance.fusion import EXACT, OFFICIAL_BF16
 from ._schema import CATEGORY, inp, schema
+from .guidance_schedule import SCHEDULE
 
 AUTO = "auto"
 DISPLAY_NAME = "TeEFusion Conditioning"
@@ -62,6 +63,11 @@ class TeEFusionConditioning(io.ComfyNode):
                     "in the student file, otherwise official bf16. official bf16: as the authors ran the published "
                     "SD3 student. exact: no rounding.",
                 ),
+                inp(
+                    io.Custom(SCHEDULE).Input, "schedule", optional=True,
+                    tooltip="A Guidance Schedule: guidance then changes over the steps, at no cost. If not connected, "
+                    "it is the same in all steps. A guidance lora takes none.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -77,10 +83,10 @@ class TeEFusionConditioning(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, positive, null, guidance, guidance_precision=AUTO) -> io.NodeOutput:
+    def execute(cls, model, positive, null, guidance, guidance_precision=AUTO, schedule=None) -> io.NodeOutput:
         """Fuse, with errors that carry the node's name."""
         with reported_by(DISPLAY_NAME):
             begin()
             precision = None if guidance_precision == AUTO else guidance_precision
-            fused = apply_fusion(model, positive, null, guidance, guidance_precision=precision)
-            return io.NodeOutput(*fused)
+            over_time = {"guidance_precision": precision, "schedule": schedule}
+            return io.NodeOutput(*apply_fusion(model, positive, null, guidance, **over_time))

@@ -6,6 +6,7 @@ from ..teefusion_core.comfy_host.reflection.guider import CFG, CHATS, Reflection
 from ..teefusion_core.comfy_host.reflection.sampler import ReflectionSampler
 from ..teefusion_core.errors import reported_by
 from ._schema import CATEGORY, inp, schema
+from .guidance_schedule import SCHEDULE
 from .sampling import ALIASES, operator_inputs, prompt_inputs, scale_inputs, weak_prompt_inputs
 
 
@@ -49,6 +50,11 @@ class ReflectionGuiderNode(io.ComfyNode):
                     "from another file takes additional memory.",
                 ),
                 *weak_prompt_inputs(),
+                inp(
+                    io.Custom(SCHEDULE).Input, "schedule", optional=True,
+                    tooltip="A Guidance Schedule for final_cfg, and for strong_cfg if it is the same. Steps without "
+                    "guidance do not reflect and cost fewer passes.",
+                ),
             ],
             outputs=[
                 io.Guider.Output(
@@ -72,11 +78,13 @@ class ReflectionGuiderNode(io.ComfyNode):
         weak_model=None,
         weak_positive=None,
         weak_negative=None,
+        schedule=None,
     ) -> io.NodeOutput:
         """Build the guider, with errors that carry the node's name."""
         with reported_by(cls.DISPLAY_NAME):
             scales = Scales(strong_cfg, weak_cfg, final_cfg)
-            guider = ReflectionGuider(strong_model, weak_model, scales=scales, rule=rule, alpha=chats_alpha)
+            rule_and_time = {"rule": rule, "alpha": chats_alpha, "schedule": schedule}
+            guider = ReflectionGuider(strong_model, weak_model, scales=scales, **rule_and_time)
             guider.set_conds(positive, negative, weak_positive, weak_negative)
             return io.NodeOutput(guider)
 

@@ -8,6 +8,7 @@ import json
 import statistics
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,9 +51,12 @@ def _teacher(study: Study, name: str) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode()
 def _student(study: Study, recipe: Recipe) -> dict[str, Any]:
-    path = distilled(recipe)
+    return _measured(study, recipe, distilled(recipe))
+
+
+@torch.inference_mode()
+def _measured(study: Study, recipe: Recipe, path: Path) -> dict[str, Any]:
     took = json.loads(path.with_suffix(".json").read_text())
     student = load(study.base, path)
     plain = student.clone()

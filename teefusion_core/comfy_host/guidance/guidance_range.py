@@ -16,6 +16,7 @@ from ...files.student_file import StudentInfo
 from ...guidance.calibration import Calibration
 from ...guidance.fusion import shown
 from ...guidance.methods import GUIDANCE_LORA
+from ...guidance.schedule import GuidanceSchedule
 
 ROUNDING = 1e-6
 """Share of w that a number from a file or a widget may be off at the ends of a range."""
@@ -65,15 +66,39 @@ def inner_guidance(w_B: Tensor, student: Mapping) -> Tensor:
     return curve.inner_of(w_B)
 
 
-def guidance_line(w_B: Tensor, student: Mapping) -> str:
+def check_schedule(schedule: GuidanceSchedule | None, w_B: Tensor, student: Mapping) -> None:
+    """Refuse a schedule that leaves the range of a student anywhere, before the run.
+
+    Raises:
+        InvalidConfig: with the place in sampling.
+    """
+    if schedule is None:
+        return
+    if student.get("method") == GUIDANCE_LORA:
+        raise InvalidConfig(
+            "a guidance schedule is connected, but the strength of a guidance lora is the same in the whole run; "
+            "disconnect the schedule, or use a student of method teefusion"
+        )
+    for place in schedule.extremes():
+        try:
+            inner_guidance(schedule.at(w_B, place), student)
+        except InvalidConfig as error:
+            raise InvalidConfig(
+                f"at {100 * place:.3g} % of sampling {error}. Its low guidance is {schedule.low:g}: change it, or the "
+                "schedule"
+            ) from error
+
+
+def guidance_line(w_B: Tensor, student: Mapping, schedule: GuidanceSchedule | None = None) -> str:
     """Return what a user should know about guidance w_B [B] on a student, given the metadata of its file."""
     if "teacher" not in student:
         return ""
     low, high = float(student["guidance_min"]), float(student["guidance_max"])
     steps = f", steps to {student['student_steps']}" if student.get("student_steps") else ""
+    over_time = "" if schedule is None else f", {schedule.described()}"
     return (
-        f"guidance {shown(w_B)} stands for CFG scale {shown(w_B + 1)} of the teacher (trained for w from {low:g} to "
-        f"{high:g}). Set the sampler's cfg to 1{steps}. Student of {student['teacher']}"
+        f"guidance {shown(w_B)}{over_time} stands for CFG scale {shown(w_B + 1)} of the teacher (trained for w from "
+        f"{low:g} to {high:g}). Set the sampler's cfg to 1{steps}. Student of {student['teacher']}"
     )
 
 

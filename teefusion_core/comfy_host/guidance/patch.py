@@ -13,7 +13,6 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable
-from functools import partial
 from types import MethodType
 
 import comfy.conds
@@ -22,30 +21,37 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch, reported_by
-from ...files.tensor_file import not_finite
 from ...guidance.add_to_output import add_to_output
 from ...guidance.architectures import PUBLISHED_GUIDANCE, Architecture, architecture_of, family_of
 from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep, shown
-from ...guidance.methods import GUIDANCE_LORA, METHODS, TEEFUSION, Ingredients
+from ...guidance.methods import GUIDANCE_LORA
+from ...guidance.schedule import GuidanceSchedule
 from ..notes import tell, warn
 from ..prompts.prompt_check import check_finite
-from ..weights import compute_dtype
-from .attachments import EMBEDDER_KEY, STUDENT_KEY, WRAPPER_KEY
-from .guidance_range import guidance_line, inner_guidance, outside
+from .attachments import STUDENT_KEY, WRAPPER_KEY
+from .guidance_range import check_schedule, guidance_line, inner_guidance, outside
 from .lora_strength import at_strength, is_guidance_lora
+from .run_term import (
+    GAIN_KEY,
+    LEVELS_KEY,
+    NULL_KEY,
+    SCHEDULE_KEY,
+    TERM_KEY,
+    TIMESTEP_KEY,
+    RunTerm,
+    at_level,
+    note_levels,
+)  # fmt: skip
 from .wiring import note_run
 
-NULL_KEY = "teefusion_null_pooled"  # in conditioning: [1,P] or [B,P]
-TIMESTEP_KEY = "teefusion_guidance_timestep"  # in conditioning: 1000 w, float32, [1] or [B]
-GAIN_KEY = "teefusion_gain"  # in conditioning: float
-TERM_KEY = "teefusion_term"  # among the model conds of a run: [1,D] or [B,D]
 PATCHED = "extra_conds"  # method of the host's model that computes the conds of a prompt
 LABEL = "TeEFusion"  # prefix of messages during a run, when no node of ours is executing
 
 
 def apply_fusion(
-    model_patcher, positive, null, guidance, *, guidance_precision: str | None = None, gain: float | None = None
-):
+    model_patcher, positive, null, guidance, *, guidance_precision: str | None = None, gain: float | None = None,
+    schedule: GuidanceSchedule | None = None,
+):  # fmt: skip
     """Return a model and a conditioning for guidance in one pass; a guidance LoRA needs a model only.
 
     Args:
@@ -55,6 +61,7 @@ def apply_fusion(
         guidance: w, a number or one per row of the latent batch.
         guidance_precision: "official bf16" or "exact"; None uses that of the student, else official bf16.
         gain: multiplier of the term; None uses that of the student, else that of the architecture.
+        schedule: curve of the guidance over sampling; None keeps it constant. A guidance LoRA takes none.
     Returns:
         (model clone, conditioning); sample them together at cfg 1.
     Raises:
@@ -65,7 +72,8 @@ def apply_fusion(
     student = model_patcher.get_attachment(STUDENT_KEY) or {}
     wanted_B = guidance_rows(guidance)
     w_B = inner_guidance(wanted_B, student)
-    if line := guidance_line(wanted_B, student):
+    check_schedule(schedule, wanted_B, student)
+    if line := guidance_line(wanted_B, student, schedule):
         tell(line)
     check_finite(positive, "positive")
     if student.get("method") == GUIDANCE_LORA:
@@ -84,6 +92,9 @@ def apply_fusion(
         TIMESTEP_KEY: guidance_timestep(w_B, precision=precision, scale=scale),
         GAIN_KEY: used_gain,
     }
+    if schedule is not None:
+        over_time = {"guidance": wanted_B.tolist(), "precision": precision, "scale": scale}
+        values[SCHEDULE_KEY] = {**over_time, "schedule": schedule.json()}
     fused = []
     for context, extras in positive:
         pooled_BP = _pooled_of((context, extras), "positive", pooled_width)
@@ -166,13 +177,15 @@ def _patched(model_patcher, architecture: Architecture):
     patched = model_patcher.clone()
     if patched.get_wrappers(WrappersMP.APPLY_MODEL, WRAPPER_KEY):
         return patched
-    method = (patched.get_attachment(STUDENT_KEY) or {}).get("method", TEEFUSION)
-    compute_term = partial(_term_of_prompt, architecture, method, patched.get_attachment(EMBEDDER_KEY))
+    compute_term = RunTerm(patched, architecture)
 
     def apply_model(executor, *args, **kwargs):
-        term_BD = kwargs.pop(TERM_KEY, None)
+        term_BD, levels_BK = kwargs.pop(TERM_KEY, None), kwargs.pop(LEVELS_KEY, None)
         if term_BD is None:
             return executor(*args, **kwargs)
+        if levels_BK is not None:
+            _, sigma_B = args[:2]
+            term_BD = at_level(term_BD, levels_BK, sigma_B)
         with add_to_output(executor.class_obj.diffusion_model, architecture.pooled_embed, term_BD):
             return executor(*args, **kwargs)
 
@@ -193,7 +206,7 @@ class ExtraConds:
         Args:
             base: the host's model. The object patches of a MODEL may outlive it, so no reference keeps it alive.
             original: the function to call first.
-            compute_term: (base, **prompt) -> term.
+            compute_term: (base, **prompt) -> conds by name.
         """
         self.base, self.original, self.compute_term = weakref.ref(base), _weakly_bound(original, base), compute_term
 
@@ -201,7 +214,8 @@ class ExtraConds:
         """Return the conds of a prompt for a run."""
         out = self.original(**kwargs)
         with reported_by(LABEL):
-            out[TERM_KEY] = comfy.conds.CONDRegular(self.compute_term(self.base(), **kwargs))
+            terms = self.compute_term(self.base(), **kwargs)
+            out |= {name: comfy.conds.CONDRegular(term) for name, term in terms.items()}
         return out
 
     def of(self, base) -> ExtraConds:
@@ -239,51 +253,11 @@ def _weakly_bound(function: Callable, base) -> Callable:
     return MethodType(function.__func__, weakref.proxy(base))
 
 
-def _term_of_prompt(architecture: Architecture, method: str, embedder, base, *, device, noise, **prompt) -> Tensor:
-    """Return the term of one prompt of a run, [1,D] or [B,D]; zeros [1,D] for a prompt without guidance."""
-    dtype = compute_dtype(base)
-    _, model_width = architecture.widths(base.diffusion_model)
-    if prompt.get(TIMESTEP_KEY) is None:
-        return torch.zeros(1, model_width, device=device, dtype=dtype)
-    # float32 until after the subtraction: half precision would lose the difference of two similar prompts
-    pooled_BP, null_BP = (prompt[key].to(device, torch.float32) for key in ("pooled_output", NULL_KEY))
-    timestep_B = prompt[TIMESTEP_KEY].to(device)
-    _check_hooks(base, architecture)
-    time_embed, pooled_embed = architecture.embedders(base.diffusion_model, dtype)
-    embedder = None if embedder is None else embedder.to(device)
-    term_BD = (
-        METHODS[method]
-        .term(Ingredients(pooled_BP, null_BP, timestep_B, time_embed, pooled_embed, prompt[GAIN_KEY], embedder))
-        .to(dtype)
-    )
-    if not_finite(term_BD):
-        raise InvalidConfig(
-            f"the guidance term is beyond the range of {str(dtype).removeprefix('torch.')}; lower guidance, or run the "
-            "model in bfloat16"
-        )
-    if len(noise) % len(term_BD):
-        raise ShapeMismatch(
-            f"the prompt with its guidance has {len(term_BD)} rows, the latent batch {len(noise)}; "
-            f"use a batch size that is a multiple of {len(term_BD)}, or one guidance for all"
-        )
-    return term_BD
-
-
-def _check_hooks(base, architecture: Architecture) -> None:
-    """Refuse LoRA hooks on the embedders: the host applies them after the term has been computed."""
-    hooked = getattr(base.current_patcher, "hook_patches", {}).values()
-    names = sorted({str(name).removeprefix("diffusion_model.") for patches in hooked for name in patches})
-    if found := [name for name in names if architecture.embeds(name)]:
-        raise InvalidConfig(
-            f"a LoRA hook of a prompt changes {found[0]}, of which the guidance is made for the whole run; use a LoRA "
-            "loader on the model instead"
-        )
-
-
 def _note_run(executor, *args, **kwargs):
     """Warn once per run of wrong settings of the sampler, and if no prompt carries guidance."""
     guider = executor.class_obj
     note_run(guider, *args, **kwargs)
+    note_levels(getattr(guider, "conds", {}), kwargs["sigmas"] if "sigmas" in kwargs else args[3])
     if not any(TIMESTEP_KEY in cond for conds in getattr(guider, "conds", {}).values() for cond in conds):
         warn("no prompt of this run carries guidance; connect the CONDITIONING of TeEFusion Conditioning too.")
     return executor(*args, **kwargs)

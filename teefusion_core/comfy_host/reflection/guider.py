@@ -19,7 +19,9 @@ from einops import repeat
 from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch
-from ...guidance.cfg import proxy_prompt
+from ...guidance.cfg import cfg_scale_of, proxy_prompt
+from ...guidance.schedule import GuidanceSchedule
+from ..guidance.position import position_of
 from ..guidance_functions import BRANCHES_KEY, name_what_is_not_finite, with_memory
 from ..notes import warn
 from .weak_model import WeakModel
@@ -42,7 +44,10 @@ class Scales:
 class ReflectionGuider(comfy.samplers.CFGGuider):
     """A guider that predicts for the phase that the sampler asks for."""
 
-    def __init__(self, strong, weak=None, *, scales: Scales, rule: str = CFG, alpha: float = 0.5):
+    def __init__(
+        self, strong, weak=None, *, scales: Scales, rule: str = CFG, alpha: float = 0.5,
+        schedule: GuidanceSchedule | None = None,
+    ):  # fmt: skip
         """Combine a strong and a weak model.
 
         Args:
@@ -52,6 +57,8 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
             rule: CFG, or CHATS: in the strong and final phases the negative branch is the weak model with the proxy
                 prompt.
             alpha: of the proxy prompt, see `proxy_prompt`.
+            schedule: curve of the final scale over sampling, and of the strong scale if both are the same; where its
+                share is 0, steps do not reflect.
         Raises:
             CheckpointMismatch: the models have different latent spaces or kinds of noise.
             InvalidConfig: unknown rule, or models that cannot share a run.
@@ -60,7 +67,7 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
             raise InvalidConfig(f"the rule is {rule!r}; choose {CFG} or {CHATS}")
         super().__init__(strong.clone())
         self.weak = WeakModel(self.model_patcher, self.model_patcher if weak is None else weak)
-        self.rule, self.alpha = rule, alpha
+        self.rule, self.alpha, self.schedule = rule, alpha, schedule
         self.scales, self.passes, self.rows = scales, 0.0, 1
         self.cfg, self._strong_is_final = scales.final, scales.strong == scales.final
 
@@ -74,7 +81,21 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         strong = "final" if self._strong_is_final else self.scales.strong
         chats = {"alpha": self.alpha} if self.rule == CHATS else {}
         scales = {"strong_cfg": strong, "weak_cfg": self.scales.weak}
-        return {"rule": self.rule, **scales, **chats, "weak_model": self.weak.patcher}
+        scheduled = {} if self.schedule is None else {"schedule": self.schedule.json()}
+        return {"rule": self.rule, **scales, **chats, **scheduled, "weak_model": self.weak.patcher}
+
+    def guides_at(self, sigma: Tensor) -> bool:
+        """Return whether the schedule guides at a noise level."""
+        return self.schedule is None or self.schedule.share(self._position(sigma)) > 0
+
+    def _position(self, sigma: Tensor) -> float:
+        return position_of(self.inner_model.model_sampling, float(sigma.max()))
+
+    def _scale(self, phase: str, sigma: Tensor) -> float:
+        scale: float = getattr(self.scales, phase)
+        if self.schedule is None or phase == WEAK or (phase == STRONG and not self._strong_is_final):
+            return scale
+        return float(cfg_scale_of(self.schedule.at(scale - 1, self._position(sigma))))
 
     def set_conds(self, positive, negative, weak_positive=None, weak_negative=None) -> None:
         """Set the prompts; the weak phase uses those of the strong phase unless it has its own."""
@@ -133,7 +154,7 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         return self._predict(self.inner_model, x, timestep, self.conds, phase, options, seed)
 
     def _predict(self, network, x, sigma, conds, phase, options, seed):
-        scale, positive, negative = getattr(self.scales, phase), conds["positive"], conds["negative"]
+        scale, positive, negative = self._scale(phase, sigma), conds["positive"], conds["negative"]
         if self.rule == CHATS and phase != WEAK:
             negative = self.weak.conds["proxy"]
             options = {**options, BRANCHES_KEY: self._chats_branches}

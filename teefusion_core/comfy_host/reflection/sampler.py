@@ -92,11 +92,16 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
             euler(phases.denoiser(FINAL)), until=window(sigmas, chosen), rounds=rounds,
         )  # fmt: skip
 
+        plain = euler(phases.denoiser(FINAL))
+
+        def scheduled(state: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+            return (step if guider.guides_at(sigma) else plain)(state, sigma, sigma_next)
+
         def moved(index: int, sigma: Tensor, state: Tensor) -> None:
             phases.step = index + 1
             bar.update()
 
-        out = sample(step, x, sigmas, callback=moved)
+        out = sample(scheduled, x, sigmas, callback=moved)
     guider.warn_if_nothing_differs()
     return _noted(out)
 
