@@ -11,12 +11,13 @@ from .loaders import TeEFusionStudentLoader, TinySD3Loader
 from .prompts import DICESharpen, TextEmbeddingBlend
 from .reflection import ReflectionGuiderNode, ReflectionSamplerNode
 from .sampling import W2SDTeacherSampler, ZSampling
+from .sweep import GuidanceSweep, SweepGrid
 from .training import DistillTrainer
 
 NODES = [
     TinySD3Loader, TeEFusionStudentLoader, TeEFusionConditioning, DICESharpen, TextEmbeddingBlend, W2SDTeacherSampler,
     ZSampling, ReflectionGuiderNode, ReflectionSamplerNode, DistillTrainer, GuidanceReport, CompareGrid, ScoreImages,
-    GuidanceScheduleNode, ScheduledCFGGuiderNode,
+    GuidanceScheduleNode, ScheduledCFGGuiderNode, GuidanceSweep, SweepGrid,
 ]  # fmt: skip
 
 

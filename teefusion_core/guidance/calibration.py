@@ -50,6 +50,10 @@ class Calibration:
         """Return the w that the student gets, [B], for those that a user sets, which must be in the range."""
         return torch.tensor([_at(self.wanted, self.inner, w) for w in w_B.tolist()], dtype=w_B.dtype)
 
+    def effective(self, w: float) -> float:
+        """Return the effective guidance of the teacher, and so of the calibrated student, at the w that a user sets."""
+        return _at(self.wanted, self.teacher, w)
+
     def json(self) -> str:
         """Return the curve as text for the metadata of a file."""
         return json.dumps({name: [round(value, 5) for value in column] for name, column in asdict(self).items()})

@@ -1,0 +1,97 @@
+"""A sweep over strengths, against single runs."""
+
+import pytest
+import torch
+
+from .reflection_parts import relative
+
+VALUES = [0.6, 1.0, 1.5, 2.0, 2.4, 2.8, 3.2, 3.6]
+
+
+@pytest.fixture
+def student(top):
+    return top.load("student")[0]
+
+
+def sampled(top, model, positive, latent):
+    import nodes
+
+    world = top.world()
+    given = model, 7, 4, 1.0, "euler", "normal", positive, world.negative, latent
+    return nodes.KSampler().sample(*given)[0]["samples"]
+
+
+def swept(top, model, latent, low, high, count, **options):
+    world = top.world()
+    node = top.pack.nodes["GuidanceSweep"]
+    return node.execute(model, world.positive, world.negative, latent, low, high, count, "linear", **options).args
+
+
+def test_eight_guidances_in_one_batch_are_eight_runs(top, world, student):
+    latent = {"samples": torch.zeros(2, 16, 8, 8)}
+    [model], [positive], [batch], sweep = swept(top, student, latent, 0.6, 3.6, 8)
+    together = sampled(top, model, positive, batch)
+    assert len(sweep.values) == 8 and all(scale > 1 for scale in sweep.effective)
+    for row, w in enumerate(sweep.values):
+        fused = top.pack.nodes["TeEFusionConditioning"].execute(student, world.positive, world.negative, w).args
+        alone = sampled(top, *fused, {"samples": torch.zeros(1, 16, 8, 8)})
+        assert relative(together[row : row + 1], alone) < 1e-5
+    assert relative(together[:1], together[-1:]) > 1e-2
+
+
+def test_the_effective_guidance_is_that_of_the_calibration(top, student):
+    curve = top.module("guidance.calibration").Calibration.of(
+        student.get_attachment(top.pack.comfy_host.STUDENT_KEY)["calibration"]
+    )
+    sweep = swept(top, student, top.empty(top.world()), curve.wanted[0], curve.wanted[-1], 2)[3]
+    assert sweep.effective == pytest.approx([curve.teacher[0], curve.teacher[-1]], rel=1e-3)
+
+
+def test_all_rows_have_the_noise_and_the_mask_of_the_first_image(top, student):
+    latent = {"samples": torch.arange(2.0).reshape(2, 1, 1, 1).expand(2, 16, 8, 8), "batch_index": [5, 6]}
+    latent["noise_mask"] = torch.rand(2, 8, 8)
+    [batch] = swept(top, student, latent, 1, 2, 3)[2]
+    assert batch["batch_index"] == [5, 5, 5] and not batch["samples"].any()
+    assert all(torch.equal(mask, latent["noise_mask"][0]) for mask in batch["noise_mask"])
+    assert len(latent["samples"]) == 2
+
+
+def test_a_guidance_lora_has_a_run_per_guidance(top, world):
+    lora = top.load("student_guidance_lora")[0]
+    models, prompts, latents, sweep = swept(top, lora, top.empty(world), 1, 3, 3)
+    assert [len(part) for part in (models, prompts, latents)] == [3, 3, 3] and sweep.values == [1, 2, 3]
+    fuse = top.pack.nodes["TeEFusionConditioning"].execute
+    for number, w in enumerate(sweep.values):
+        alone = sampled(top, *fuse(lora, world.positive, world.negative, w).args, top.empty(world))
+        assert torch.equal(sampled(top, models[number], prompts[number], latents[number]), alone)
+
+
+def test_a_sharpener_has_an_alpha_per_row(top, world, pack, add_folder, tmp_path):
+    files, made = top.module("files.sharpener_file"), top.module("prompts.sharpener")
+    folder, width = add_folder("loras", tmp_path / "loras"), world.positive[0][0].shape[-1]
+    torch.manual_seed(0)
+    network = made.Sharpener(width, 16, 2)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    sizes = {"width": width, "hidden": 16, "heads": 2}
+    info = files.SharpenerInfo("dice", **sizes, alpha=1.0, alpha_min=0.0, alpha_max=2.0, teacher="CFG", base="", step=1,
+                               pack_version="0")  # fmt: skip
+    files.write_sharpener(folder / "sharp.safetensors", network, info)
+    given = top.empty(world), 0.0, 2.0, 3
+    [model], [prompt], [batch], sweep = swept(top, world.model, *given, sharpener="sharp.safetensors")
+    together = sampled(top, model, prompt, batch)
+    for row, alpha in enumerate(sweep.values):
+        own = pack.nodes["DICESharpen"].execute(world.positive, "sharp.safetensors", alpha, 0.0, world.negative).args[0]
+        assert relative(together[row : row + 1], sampled(top, world.model, own, top.empty(world))) < 1e-5
+    assert sweep.name == "alpha"
+
+
+def test_the_grid_frames_the_best_and_refuses_other_images(top, student):
+    sweep = swept(top, student, top.empty(top.world()), 1, 3, 3)[3]
+    node, images = top.pack.nodes["SweepGrid"], [torch.rand(3, 16, 16, 3)]
+    grid, best, report = node.execute(images, [sweep], [64], ['{"scores": {"clip": [1, 2, 3]}}']).args
+    plain, middle, nothing = node.execute(images, [sweep], [64]).args
+    assert (best, middle, nothing) == (3.0, 2.0, "") and "guidance 3" in report
+    assert not torch.equal(grid, plain)
+    with pytest.raises(top.pack.errors.InvalidConfig, match="4 images for a sweep of 3"):
+        node.execute([*images, torch.rand(1, 16, 16, 3)], [sweep], [64])
