@@ -16,24 +16,37 @@ from ._cost import now, quartiles, ratio_text
 
 STEPS = 20
 PAIRS = 40
-W = 4.0
-SIZES = ((64, 1), (64, 4), (256, 1))
-"""(width and height in pixels, pictures in the batch); 256 is as far as the demo model's positions reach."""
+W = 3.0
+LOW = 1.0
+SIZES = ((64, 1), (64, 8), (256, 1))
+"""(width and height in pixels, images in the batch); 256 is as far as the demo model's positions reach."""
 TARGET = 1.02
+METHODS = ("stock", "student", "teacher")
+"""Methods whose time is listed."""
+PAIRED = (("student", "stock"), ("scheduled", "student"), ("sweep", "student"), ("teacher", "student"))
+"""Methods whose steps are compared, the first divided by the second."""
 PROMPT = "a red circle left of a small blue square on a white background"
 
 
 class Case:
-    """The three runs that are compared: base at cfg 1, student at cfg 1, base at the student's CFG scale."""
+    """The runs that are compared.
+
+    stock: base at cfg 1. student: at cfg 1. scheduled: student whose guidance changes in every step. sweep: student
+    with another guidance in each row. teacher: base at the student's CFG scale.
+    """
 
     def __init__(self, base: Any, student: Any, clip: Any, *, size: int, batch: int):
         from teefusion_core.comfy_host.guidance.patch import apply_fusion
+        from teefusion_core.guidance.schedule import GuidanceSchedule
 
         positive, null = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (PROMPT, ""))
-        fused, prompt = apply_fusion(student, positive, null, W)
+        curve, rows = GuidanceSchedule("cosine down", low=LOW), torch.linspace(LOW, W, batch).tolist()
         self.null = null
         self.noise_BCHW = torch.randn(batch, 16, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
-        self.methods = {"stock": (base, positive, 1.0), "student": (fused, prompt, 1.0)}
+        self.methods = {"stock": (base, positive, 1.0)}
+        self.methods["student"] = (*apply_fusion(student, positive, null, W), 1.0)
+        self.methods["scheduled"] = (*apply_fusion(student, positive, null, W, schedule=curve), 1.0)
+        self.methods["sweep"] = (*apply_fusion(student, positive, null, rows), 1.0)
         self.methods["teacher"] = (base, positive, 1.0 + W)
 
     def step_seconds(self, method: str) -> float:
@@ -62,7 +75,7 @@ def _row(case: Case, size: int, batch: int) -> dict[str, Any]:
             seconds[method].append(case.step_seconds(method))
     step_ms = {method: round(1000 * statistics.median(times), 3) for method, times in seconds.items()}
     ratios = {f"{a}_over_{b}": quartiles([x / y for x, y in zip(seconds[a], seconds[b], strict=True)])
-              for a, b in (("student", "stock"), ("teacher", "student"))}  # fmt: skip
+              for a, b in PAIRED}  # fmt: skip
     return {"size": size, "batch": batch, "step_ms": step_ms, **ratios}
 
 
@@ -82,9 +95,9 @@ def measure() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    lines = [["picture", "batch", "stock ms", "student ms", "teacher ms", "student / stock", "teacher / student"]]
+    lines = [["image", "batch", *(f"{name} ms" for name in METHODS), *(" / ".join(pair) for pair in PAIRED)]]
     for row in result["rows"]:
         cells = [f"{row['size']}x{row['size']}", str(row["batch"])]
-        cells += [f"{row['step_ms'][method]:.2f}" for method in ("stock", "student", "teacher")]
-        lines.append(cells + [ratio_text(row[name]) for name in ("student_over_stock", "teacher_over_student")])
+        cells += [f"{row['step_ms'][method]:.2f}" for method in METHODS]
+        lines.append(cells + [ratio_text(row[f"{a}_over_{b}"]) for a, b in PAIRED])
     return lines
