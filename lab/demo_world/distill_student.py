@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from teefusion_core.guidance.methods import DICE, GUIDANCE_LORA, TAUGHT, TEEFUSION
+from teefusion_core.guidance.methods import DICE, GUIDANCE_LORA, SPLIT, TAUGHT, TEEFUSION
 from teefusion_core.training.loop import StepReport
 
 from .captions import caption
@@ -131,6 +131,9 @@ SHIPPED = {
     "student_8_steps": few_steps(8),
     "student_guidance_lora": Recipe(
         "CFG", method=GUIDANCE_LORA, steps=3500, trajectories=180, rank=32, guidance_min=0.0, **CALIBRATED
+    ),
+    "student_negatives": Recipe(
+        "CFG", method=SPLIT, steps=3000, trajectories=150, rank=16, guidance_min=0.0, negative_share=0.5, **CALIBRATED
     ),
 }  # fmt: skip
 """Variant of the demo model -> how it was trained."""

@@ -1,7 +1,6 @@
 """Grid of the images of a sweep, with the strength below each."""
 
 from collections.abc import Sequence
-from math import ceil, sqrt
 
 from PIL import Image
 
@@ -9,7 +8,7 @@ from .grid import Cell, Row, draw_grid
 from .plot import STRONG
 
 WIDEST = 4
-"""Columns; more would make the images too small to compare in a node."""
+"""Number of columns; more would make the images too small to compare in a node."""
 
 
 def sweep_grid(
@@ -23,7 +22,7 @@ def sweep_grid(
         side: longer side of an image in pixels; 0 uses that of the largest.
         best: number of the image to frame.
     """
-    columns = min(WIDEST, ceil(sqrt(len(pictures))) if len(pictures) > WIDEST else len(pictures))
+    columns = min(WIDEST, len(pictures))
     cells = [
         Cell([picture], caption, [STRONG] if number == best else [])
         for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True))

@@ -12,8 +12,8 @@ from ..errors import InvalidConfig
 LINEAR, GEOMETRIC = "linear", "geometric"
 SPACINGS = (LINEAR, GEOMETRIC)
 MOST = 64
-DIGITS = 4
-"""Significant digits of a strength, so that it can be typed into a widget."""
+DECIMALS = 2
+"""Of a strength, as many as the widgets have."""
 CLIPPED = 0.02
 """Share of clipped colors that is worth a warning; images of the demo base with CFG have less than 0.001."""
 
@@ -35,13 +35,13 @@ class Sweep:
     def captions(self) -> list[str]:
         """Return the text for each image."""
         return [
-            f"{self.name} {value:g}" + ("" if scale is None else f" = CFG {scale:.2f}")
+            f"{self.name} {value:g}" + ("" if scale is None else f"\nas CFG {scale:.2f}")
             for value, scale in zip(self.values, self.effective, strict=True)
         ]
 
 
 def strengths(low: float, high: float, count: int, spacing: str) -> list[float]:
-    """Return `count` strengths from low to high.
+    """Return `count` strengths from low to high, rounded to DECIMALS.
 
     Args:
         low, high: ends, increasing.
@@ -59,9 +59,13 @@ def strengths(low: float, high: float, count: int, spacing: str) -> list[float]:
     if spacing == GEOMETRIC and low == 0:
         raise InvalidConfig("a geometric sweep cannot start at 0; start above 0, or choose linear")
     places = [number / (count - 1) for number in range(count)]
-    if spacing == GEOMETRIC:
-        return [float(f"{low * (high / low) ** place:.{DIGITS}g}") for place in places]
-    return [float(f"{low + (high - low) * place:.{DIGITS}g}") for place in places]
+    curve = {LINEAR: lambda place: low + (high - low) * place, GEOMETRIC: lambda place: low * (high / low) ** place}
+    values = [round(curve[spacing](place), DECIMALS) for place in places]
+    if len(set(values)) < count:
+        raise InvalidConfig(
+            f"{count} strengths from {low:g} to {high:g} are closer together than {10**-DECIMALS:g}; lower count"
+        )
+    return values
 
 
 def scores_by_metric(texts: Sequence[str], count: int) -> dict[str, list[float]]:
@@ -98,7 +102,7 @@ def best_of(scores: Mapping[str, Sequence[float]]) -> int | None:
 
 def verdict(sweep: Sweep, scores: Mapping[str, Sequence[float]], clipped: Sequence[float]) -> str:
     """Return what the scores and the clipped colors say, for the user."""
-    captions, lines = sweep.captions(), []
+    captions, lines = [caption.replace("\n", " ") for caption in sweep.captions()], []
     best = best_of(scores)
     for name, values in scores.items():
         if all(map(math.isfinite, values)):

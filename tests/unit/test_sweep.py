@@ -16,7 +16,7 @@ def scored(**metrics):
 def test_equal_distances_and_equal_ratios():
     assert strengths(0, 3, 4, "linear") == [0, 1, 2, 3]
     assert strengths(0.5, 4, 4, "geometric") == [0.5, 1, 2, 4]
-    assert strengths(0.6, 3.8, 8, "linear")[1] == 1.057
+    assert strengths(0.6, 3.8, 8, "linear")[1] == 1.06
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,7 @@ def test_equal_distances_and_equal_ratios():
         ((2, 2, 4, "linear"), "2"),
         ((-1, 1, 4, "linear"), "-1"),
         ((0, math.nan, 4, "linear"), "nan"),
+        ((1, 1.02, 4, "linear"), "closer"),
         ((0, 1, 4, "geometric"), "0"),
         ((0, 1, 4, "zigzag"), "zigzag"),
     ],
@@ -39,7 +40,7 @@ def test_what_is_no_sweep_is_refused(given, value):
 
 def test_captions_have_the_effective_guidance_where_it_is_known():
     sweep = Sweep("guidance", [1, 2.5], [2.125, None])
-    assert sweep.captions() == ["guidance 1 = CFG 2.12", "guidance 2.5"]
+    assert sweep.captions() == ["guidance 1\nas CFG 2.12", "guidance 2.5"]
 
 
 def test_scores_of_one_batch_or_of_single_images():
@@ -64,5 +65,5 @@ def test_the_best_has_the_best_mean_rank_whatever_the_scale():
 def test_the_verdict_names_the_best_and_clipped_images():
     sweep = Sweep("guidance", [1, 2, 3], [2.0, 3.0, 4.0])
     said = verdict(sweep, {"clip": [1.0, 3.0, 2.0]}, [0.0, 0.0, 0.3])
-    assert said.splitlines()[0] == "Best: guidance 2 = CFG 3.00" and said.splitlines()[-1].endswith("CFG 4.00.")
+    assert said.splitlines()[0] == "Best: guidance 2 as CFG 3.00" and said.splitlines()[-1].endswith("CFG 4.00.")
     assert verdict(sweep, {}, [0.0, 0.0, 0.0]) == ""
