@@ -65,8 +65,8 @@ class TeEFusionConditioning(io.ComfyNode):
                 ),
                 inp(
                     io.Custom(SCHEDULE).Input, "schedule", optional=True,
-                    tooltip="A Guidance Schedule: guidance then changes over the steps, at no cost. If not connected, "
-                    "it is the same in all steps. A guidance lora takes none.",
+                    tooltip="A Guidance Schedule, to change guidance over the steps. It adds no passes. If not "
+                    "connected, guidance is the same in all steps. A guidance lora cannot use one.",
                 ),
             ],
             outputs=[

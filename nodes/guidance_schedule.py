@@ -31,39 +31,45 @@ class GuidanceScheduleNode(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Changes guidance over the steps, for example to guide only in the middle of sampling. Connect it to "
-                "TeEFusion Conditioning, CFG Guider with Schedule or Reflection Guider; guidance or cfg is set there."
+                "TeEFusion Conditioning, CFG Guider with Schedule or Reflection Guider, and set the full guidance or "
+                "cfg there."
             ),
             search_aliases=ALIASES,
             inputs=[
                 inp(
                     io.Combo.Input, "shape", options=list(SHAPES), default=INTERVAL,
-                    tooltip="How guidance changes. interval: on from start to end, off elsewhere. linear or cosine, "
-                    "up: rises from low_guidance at start to the full guidance at end; down: falls. list: the "
-                    "numbers in shares. constant: always on.",
+                    tooltip="How guidance changes. interval: full guidance from start to end, low_guidance elsewhere. "
+                    "linear up and cosine up: from low_guidance at start to full guidance at end. linear down and "
+                    "cosine down: the reverse. list: the numbers in shares. constant: always full guidance.",
                 ),
                 _percent(
                     "start", 20.0,
-                    "Where the interval begins, or where the change begins, in percent of sampling. 0: the first step.",
+                    "Where the interval or the change begins, in percent of sampling. 0: the beginning. The shapes "
+                    "constant and list ignore it.",
                 ),
                 _percent(
-                    "end", 80.0, "Where the interval or the change ends, in percent of sampling. 100: the last step."
+                    "end", 80.0,
+                    "Where the interval or the change ends, in percent of sampling. 100: the end. The shapes constant "
+                    "and list ignore it.",
                 ),
                 inp(
                     io.Float.Input, "low_guidance", default=0.0, min=0.0, max=100.0, step=0.01,
-                    tooltip="Guidance w where the curve is at its lowest, so CFG scale 1 + low_guidance. 0: no "
-                    "guidance, for CFG and for students that were trained from 0. Students that were not (TeEFusion "
-                    "Conditioning shows their range) need at least their smallest guidance here.",
+                    tooltip="Guidance w at the lowest point of the curve; the CFG scale there is 1 + w. 0: no "
+                    "guidance, for CFG and for students that were trained from 0. For any other student, set at least "
+                    "the smallest guidance that it allows (demo: 0.6).",
                 ),
                 inp(
                     io.String.Input, "shares", default="", optional=True,
-                    tooltip="For the shape list: one number per step, such as 0, 1, 1, 0.5. Each is a share of the "
-                    "guidance: 1 is all of it, 0 is low_guidance. Another number of steps stretches the list.",
+                    tooltip="For the shape list: numbers for equal parts of sampling, such as 0, 1, 1, 0.5. 1 is the "
+                    "full guidance, and 0 is low_guidance; larger numbers guide more. With the scheduler normal and "
+                    "as many numbers as steps, each step has its own number.",
                 ),
             ],
             outputs=[
                 io.Custom(SCHEDULE).Output(
                     "schedule", display_name="schedule",
-                    tooltip="The curve, for the schedule input of a guider or of TeEFusion Conditioning.",
+                    tooltip="The curve, for the schedule input of TeEFusion Conditioning, CFG Guider with Schedule or "
+                    "Reflection Guider.",
                 ),
             ],
         )  # fmt: skip
@@ -105,7 +111,10 @@ class ScheduledCFGGuiderNode(io.ComfyNode):
                     io.Float.Input, "cfg", default=4.0, min=0.0, max=100.0, step=0.1,
                     tooltip="CFG scale where the schedule is at its full guidance. It is 1 + guidance w.",
                 ),
-                inp(io.Custom(SCHEDULE).Input, "schedule", tooltip="The curve, from Guidance Schedule."),
+                inp(
+                    io.Custom(SCHEDULE).Input, "schedule",
+                    tooltip="How the scale changes over the steps, from Guidance Schedule.",
+                ),
             ],
             outputs=[
                 io.Guider.Output(

@@ -52,8 +52,8 @@ class ReflectionGuiderNode(io.ComfyNode):
                 *weak_prompt_inputs(),
                 inp(
                     io.Custom(SCHEDULE).Input, "schedule", optional=True,
-                    tooltip="A Guidance Schedule for final_cfg, and for strong_cfg if it is the same. Steps without "
-                    "guidance do not reflect and cost fewer passes.",
+                    tooltip="A Guidance Schedule, to change final_cfg over the steps, and strong_cfg too if you set "
+                    "both to the same value. Steps at low_guidance do not reflect, so they cost fewer passes.",
                 ),
             ],
             outputs=[

@@ -29,20 +29,26 @@ class GuidanceSweep(io.ComfyNode):
             display_name=cls.DISPLAY_NAME,
             category=CATEGORY,
             description=(
-                "Prepares one prompt at several guidances, with the same noise: one batch of a TeEFusion student shows "
-                "them all. Connect its outputs to a sampler at cfg 1, and sweep with the images to Sweep Grid."
+                "Prepares one prompt at several guidances, with the same noise. A TeEFusion student samples them all "
+                "in one batch. Connect the outputs to a sampler at cfg 1, then sweep and the decoded images to Sweep "
+                "Grid."
             ),
             search_aliases=ALIASES,
             inputs=[
                 inp(
                     io.Model.Input, "model",
-                    tooltip="A TeEFusion student. A guidance lora works too, in one run per guidance. With a "
-                    "sharpener, the base model. It is not changed.",
+                    tooltip="A TeEFusion student, which samples all images in one batch. A guidance lora needs one run "
+                    "per guidance. With a sharpener, connect the base model. The model is not changed.",
                 ),
-                inp(io.Conditioning.Input, "positive", tooltip="The encoded prompt."),
+                inp(
+                    io.Conditioning.Input, "positive",
+                    tooltip="The encoded prompt: what the images should show. With a sharpener, a single prompt.",
+                ),
                 inp(
                     io.Conditioning.Input, "null", display_name="empty or negative prompt",
-                    tooltip="The encoded empty prompt, as for TeEFusion Conditioning.",
+                    tooltip="The encoded empty prompt: connect an empty CLIP Text Encode and do not zero it out. A "
+                    "negative prompt also works here if the student was trained with negative prompts. A guidance "
+                    "lora does not use this input.",
                 ),
                 inp(
                     io.Latent.Input, "latent_image",
@@ -50,34 +56,40 @@ class GuidanceSweep(io.ComfyNode):
                 ),
                 inp(
                     io.Float.Input, "lowest", default=1.0, min=0.0, max=100.0, step=0.01,
-                    tooltip="The smallest guidance w. The CFG scale it stands for is 1 + w.",
+                    tooltip="The smallest guidance w. For students of CFG the equivalent CFG scale is 1 + w. With a "
+                    "sharpener, the smallest alpha.",
                 ),
                 inp(
                     io.Float.Input, "highest", default=3.0, min=0.0, max=100.0, step=0.01,
-                    tooltip="The largest guidance w. Values that the student does not allow are refused.",
+                    tooltip="The largest guidance w. Values outside the student's range (demo: 0.6 to 3.8) are "
+                    "refused. With a sharpener, the largest alpha.",
                 ),
                 inp(
                     io.Int.Input, "count", default=8, min=2, max=MOST,
-                    tooltip="Number of images. A student makes them as one batch, so memory grows with it.",
+                    tooltip="Number of images, 2 to 64. A student samples them in one batch, so more images need more "
+                    "memory. A guidance lora needs more time instead.",
                 ),
                 inp(
                     io.Combo.Input, "spacing", options=list(SPACINGS), default=LINEAR,
-                    tooltip="linear: equal distances. geometric: equal ratios, which shows more of the low values.",
+                    tooltip="linear: equal distances. geometric: equal ratios, with more images at low values; lowest "
+                    "must be above 0.",
                 ),
                 inp(
                     io.Combo.Input, "sharpener", options=[NO_SHARPENER, *update_files()], default=NO_SHARPENER,
                     optional=True, advanced=True,
-                    tooltip="A sharpener file of DICE. The sweep then goes over its alpha instead of guidance.",
+                    tooltip="A sharpener file for DICE Sharpen: the sweep then changes its alpha instead of guidance. "
+                    "none: the sweep changes guidance.",
                 ),
             ],
             outputs=[
                 io.Model.Output(
                     "fused_model", display_name="MODEL", is_output_list=True,
-                    tooltip="The student, for a sampler at cfg 1.",
+                    tooltip="The student, for a sampler at cfg 1. Use it together with CONDITIONING.",
                 ),
                 io.Conditioning.Output(
                     "fused", display_name="CONDITIONING", is_output_list=True,
-                    tooltip="The prompt with a guidance per image. Use it as the positive prompt, with MODEL.",
+                    tooltip="The prompt with one guidance per image. Use it as the positive prompt, together with "
+                    "MODEL.",
                 ),
                 io.Latent.Output(
                     "latent", display_name="LATENT", is_output_list=True,
@@ -124,8 +136,11 @@ class SweepGrid(io.ComfyNode):
             search_aliases=ALIASES,
             is_input_list=True,
             inputs=[
-                inp(io.Image.Input, "images", tooltip="The decoded images of the sweep."),
-                inp(io.Custom(SWEEP).Input, "sweep", tooltip="The output sweep of Guidance Sweep."),
+                inp(
+                    io.Image.Input, "images",
+                    tooltip="The decoded images of the sweep, one per guidance, in the order of the sampler.",
+                ),
+                inp(io.Custom(SWEEP).Input, "sweep", tooltip="The guidances, from Guidance Sweep."),
                 inp(
                     io.Int.Input, "image_size", default=256, min=0, max=4096,
                     tooltip="Longer side of each image in the grid, in pixels. 0: as large as the largest image.",
@@ -139,12 +154,13 @@ class SweepGrid(io.ComfyNode):
                 io.Image.Output("grid", display_name="grid", tooltip="The grid as a single image, for Save Image."),
                 io.Float.Output(
                     "best", display_name="best",
-                    tooltip="The best guidance by the scores, for the guidance of TeEFusion Conditioning. Without "
-                    "scores, the middle one.",
+                    tooltip="The best guidance by the scores, for the input guidance of TeEFusion Conditioning. "
+                    "Without scores, the middle one.",
                 ),
                 io.String.Output(
                     "report", display_name="report",
-                    tooltip="The best guidance by each score, and which images have clipped colors.",
+                    tooltip="The best guidance by each score, and the images with many clipped colors. Empty if there "
+                    "are no scores and no such images.",
                 ),
             ],
         )  # fmt: skip

@@ -21,7 +21,7 @@ KNOWN_SETTINGS = {
 FROZEN = {
     "TinySD3Loader": "variant | MODEL CLIP VAE",
     "TeEFusionStudentLoader": "model student | MODEL",
-    "TeEFusionConditioning": "model positive null guidance guidance_precision | MODEL CONDITIONING",
+    "TeEFusionConditioning": "model positive null guidance guidance_precision schedule | MODEL CONDITIONING",
     "DICESharpen": "conditioning sharpener alpha beta null negative model | CONDITIONING",
     "TextEmbeddingBlend": "base add_weight subtract_weight add subtract reference | CONDITIONING report",
     "W2SDTeacherSampler": "strong_model positive negative latent_image seed steps strong_cfg weak_cfg final_cfg"
@@ -29,7 +29,7 @@ FROZEN = {
     "ZSampling": "model positive negative latent_image seed steps cfg inversion_cfg scheduler denoise reflect_steps"
     " rounds inversion | LATENT",
     "ReflectionGuider": "strong_model positive negative strong_cfg weak_cfg final_cfg rule chats_alpha weak_model"
-    " weak_positive weak_negative | GUIDER",
+    " weak_positive weak_negative schedule | GUIDER",
     "ReflectionSampler": "reflect_steps rounds inversion | SAMPLER",
     "DistillTrainer": "model guider sampler prompts name guidance_min guidance_max steps teacher_steps scheduler width"
     " height trainable rank batch_size learning_rate preview_every run_seed accept_changes target timestep_sampling"
@@ -39,6 +39,11 @@ FROZEN = {
     " | LATENT plot report cost",
     "CompareGrid": "images_a prompts methods costs image_size images_b images_c images_d images_e images_f | grid",
     "ScoreImages": "images prompts clip pickscore hps aesthetic image_reward | table scores",
+    "GuidanceSchedule": "shape start end low_guidance shares | schedule",
+    "ScheduledCFGGuider": "model positive negative cfg schedule | GUIDER",
+    "GuidanceSweep": "model positive null latent_image lowest highest count spacing sharpener"
+    " | MODEL CONDITIONING LATENT sweep",
+    "SweepGrid": "images sweep image_size scores | grid best report",
 }
 each_code = pytest.mark.parametrize("name", code())
 

@@ -10,14 +10,15 @@ TYPES = {
     "SIGMAS": "sigmas", "LATENT": "latent_image latents", "BOOLEAN": "gradient_checkpointing whole_model",
     "CONDITIONING": "positive null conditioning negative base add subtract reference weak_positive weak_negative",
     "IMAGE": "images images_a images_b images_c images_d images_e images_f",
-    "GUIDANCE_READING": "beside",
-    "STRING": "run_name prompts name accept_changes negative_prompts methods costs",
+    "GUIDANCE_READING": "beside", "GUIDANCE_SCHEDULE": "schedule", "GUIDANCE_SWEEP": "sweep",
+    "STRING": "run_name prompts name accept_changes negative_prompts methods costs shares scores",
     "INT": "seed run_seed noise_seed steps reflect_steps rounds student_steps teacher_steps width height rank"
-    " batch_size preview_every images_per_trajectory cache_size save_every image_size calibration",
+    " batch_size preview_every images_per_trajectory cache_size save_every image_size calibration count",
     "FLOAT": "guidance guidance_min guidance_max alpha beta add_weight subtract_weight strong_cfg weak_cfg final_cfg"
-    " cfg inversion_cfg chats_alpha denoise learning_rate reuse negative_share initial_gain_ratio",
+    " cfg inversion_cfg chats_alpha denoise learning_rate reuse negative_share initial_gain_ratio"
+    " start end low_guidance lowest highest",
     "COMBO": "variant student sharpener scheduler trainable target timestep_sampling method inversion rule"
-    " guidance_precision pickscore hps aesthetic image_reward",
+    " guidance_precision pickscore hps aesthetic image_reward shape spacing",
 }  # fmt: skip
 TYPE_OF = {name: kind for kind, names in TYPES.items() for name in names.split()}
 OUTPUTS = {
@@ -27,15 +28,18 @@ OUTPUTS = {
     "DistillTrainer": "LORA_MODEL LOSS_MAP INT STRING MODEL",
     "GuidanceReport": "LATENT IMAGE STRING STRING GUIDANCE_READING",
     "CompareGrid": "IMAGE", "ScoreImages": "STRING STRING",
+    "GuidanceSchedule": "GUIDANCE_SCHEDULE", "ScheduledCFGGuider": "GUIDER",
+    "GuidanceSweep": "MODEL CONDITIONING LATENT GUIDANCE_SWEEP", "SweepGrid": "IMAGE FLOAT STRING",
 }  # fmt: skip
 OPTIONAL = {
-    "TeEFusionStudentLoader": "model", "TeEFusionConditioning": "guidance_precision",
+    "TeEFusionStudentLoader": "model", "TeEFusionConditioning": "guidance_precision schedule",
     "DICESharpen": "null negative model", "TextEmbeddingBlend": "add subtract reference",
     "W2SDTeacherSampler": "weak_model weak_positive weak_negative",
-    "ReflectionGuider": "weak_model weak_positive weak_negative",
+    "ReflectionGuider": "weak_model weak_positive weak_negative schedule",
     "DistillTrainer": "clip vae negative_prompts positive null latents method whole_model calibration student_steps",
     "GuidanceReport": "vae beside run_name",
     "CompareGrid": "images_b images_c images_d images_e images_f",
+    "GuidanceSchedule": "shares", "GuidanceSweep": "sharpener", "SweepGrid": "scores",
 }  # fmt: skip
 CHOICES = {
     "variant": "base, weak, student, student_8_steps, student_guidance_lora",
@@ -43,6 +47,7 @@ CHOICES = {
     "inversion": "exact, upper, official", "trainable": "lora, lora on modulation, embedders, everything",
     "target": "secant, re-evaluated, clean", "timestep_sampling": "schedule, jittered, uniform",
     "method": "teefusion, guidance only, distillcfg, teefusion split, dice, guidance lora",
+    "shape": "constant, interval, linear up, linear down, cosine up, cosine down, list", "spacing": "linear, geometric",
 }  # fmt: skip
 
 
