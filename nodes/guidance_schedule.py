@@ -60,9 +60,9 @@ class GuidanceScheduleNode(io.ComfyNode):
                 ),
                 inp(
                     io.String.Input, "shares", default="", optional=True,
-                    tooltip="For the shape list: numbers for equal parts of sampling, such as 0, 1, 1, 0.5. 1 is the "
-                    "full guidance, and 0 is low_guidance; larger numbers guide more. With the scheduler normal and "
-                    "as many numbers as steps, each step has its own number.",
+                    tooltip="For the shape list: one number per step, such as 0, 1, 1, 0.5. 1 is the full guidance, "
+                    "and 0 is low_guidance; larger numbers guide more. A list of another length is stretched over the "
+                    "steps.",
                 ),
             ],
             outputs=[

@@ -113,7 +113,6 @@ class GuidanceSweep(io.ComfyNode):
                 runs = sweep_student(*prompts, values)
             else:
                 runs = sweep_sharpener(*prompts, values, student_file(sharpener))
-            tell("; ".join(runs.sweep.captions()).replace("\n", " "))
             return io.NodeOutput(*runs)
 
 

@@ -2,8 +2,8 @@
 
     w(p) = low + s(p) * (w - low)
 
-p is the position in sampling: 0 at the first step, 1 at the end. s is the share of the guidance. With low = 0, the CFG
-scale outside of an interval is 1, which is sampling without guidance.
+p is the position in sampling, 0 at the first step and 1 at the end; in a list, the middle of the step. s is the share
+of the guidance. With low = 0, the CFG scale outside of an interval is 1, which is sampling without guidance.
 Source of the interval: Kynkaanniemi et al., arXiv 2404.07724.
 """
 
@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from ..errors import InvalidConfig
 
 CONSTANT, INTERVAL, LIST = "constant", "interval", "list"
-EDGE = 1e-5
-"""Distance of two positions that counts as none, because noise levels are rounded."""
+EDGE = 1e-3
+"""Distance of two positions that counts as none: schedulers take the nearest of a thousand noise levels."""
 FINEST = 1000
 """Number of parts in which a curve is searched for its smallest and largest share."""
 
@@ -58,6 +58,11 @@ class GuidanceSchedule:
     def share(self, position: float) -> float:
         """Return the share of the guidance at a position from 0 to 1."""
         return SHAPES[self.shape](self, position)
+
+    @property
+    def by_steps(self) -> bool:
+        """Whether positions are counted in the steps of a run: a list has a share for each."""
+        return self.shape == LIST
 
     def at(self, w, position: float):
         """Return the guidance at a position, where the user has set w (number or tensor)."""
@@ -111,7 +116,7 @@ def _inside(schedule: GuidanceSchedule, position: float) -> float:
 
 def _listed(schedule: GuidanceSchedule, position: float) -> float:
     parts = len(schedule.shares)
-    return schedule.shares[min(int(position * parts + parts * EDGE), parts - 1)]
+    return schedule.shares[min(int(position * parts), parts - 1)]
 
 
 def _cosine(progress: float) -> float:

@@ -82,8 +82,10 @@ def scores_by_metric(texts: Sequence[str], count: int) -> dict[str, list[float]]
                 found.setdefault(name, []).extend(math.nan if value is None else float(value) for value in values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InvalidConfig("scores is no result of Score Images; connect its output scores") from error
-    if wrong := {name: len(values) for name, values in found.items() if len(values) != count}:
-        raise InvalidConfig(f"scores has {wrong} images, but the sweep has {count}; score the images of the sweep")
+    if wrong := [len(values) for values in found.values() if len(values) != count]:
+        raise InvalidConfig(
+            f"scores is for {wrong[0]} images, but the sweep has {count}; score the images of the sweep"
+        )
     return found
 
 

@@ -67,6 +67,10 @@ def with_cfg(top, model, positive, negative, cfg):
 
 
 def guidance_at(top, world, schedule, w, sigma):
+    """The guidance of the step from a noise level, written out."""
+    if schedule.shape == "list":
+        step = top.sigmas(world, STEPS).tolist().index(float(sigma))
+        return LOW + SHAPES["list"]["shares"][step] * (w - LOW)
     sampling = world.model.get_model_object("model_sampling")
     return schedule.at(w, top.pack.comfy_host.position_of(sampling, float(sigma)))
 
@@ -98,7 +102,9 @@ def test_a_student_has_the_guidance_of_each_step(top, world, fuse, step_by_step,
     assert relative(constant, alone) > 1e-3
 
 
+@pytest.mark.parametrize("schedule", [shape for shape in SHAPES if shape != "list"], indirect=True)
 def test_a_run_in_two_parts_is_the_whole(top, world, fuse, schedule):
+    """Except for a list, which counts the steps of each run."""
     sigmas, x = top.sigmas(world, STEPS), randn(1, 1, 16, 8, 8)
     model, positive = fuse(3.0, schedule=schedule)
     first = sampled(top, basic(top, model, positive), x, sigmas[:4])
@@ -144,10 +150,21 @@ def test_prompts_with_masks_share_a_pass_each_with_its_own_schedule(top, world, 
     assert relative(together, alone) < 1e-6
 
 
+@pytest.mark.parametrize("scheduler", ("normal", "simple", "sgm_uniform", "karras", "beta"))
+@pytest.mark.parametrize("steps", (7, 20))
+def test_a_list_has_a_share_for_each_step_of_any_scheduler(top, world, scheduler, steps):
+    host, make = top.pack.comfy_host, top.module("guidance.schedule").GuidanceSchedule
+    sigmas = host.schedule(world.model, scheduler, steps, 1.0)
+    position = host.positions_in_run(make("list", shares=tuple(range(steps))), world.model.model, sigmas)
+    assert [position.schedule.share(position(sigma)) for sigma in sigmas[:-1].tolist()] == list(range(steps))
+    between = (sigmas[2] + sigmas[3]).item() / 2
+    assert position.schedule.share(position(between)) == 2
+
+
 def test_a_curve_that_leaves_the_range_is_refused_before_the_run(top, world, fuse):
     student, make = world.model.clone(), top.module("guidance.schedule").GuidanceSchedule
     student.set_attachments(top.pack.comfy_host.STUDENT_KEY, {"guidance_min": 1.0, "guidance_max": 4.0})
-    with pytest.raises(top.pack.errors.InvalidConfig, match="at 0 % of sampling guidance is 0, .* low guidance is 0"):
+    with pytest.raises(top.pack.errors.InvalidConfig, match="at 0 % of sampling guidance is 0, .* Schedule is 0$"):
         fuse(3.0, model=student, schedule=make("interval", 0.2, 0.8))
     with pytest.raises(top.pack.errors.InvalidConfig, match=r"at 50 % of sampling guidance is 6,"):
         fuse(3.0, model=student, schedule=make("list", shares=(1, 2)))

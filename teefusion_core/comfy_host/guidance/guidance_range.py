@@ -84,8 +84,8 @@ def check_schedule(schedule: GuidanceSchedule | None, w_B: Tensor, student: Mapp
             inner_guidance(schedule.at(w_B, place), student)
         except InvalidConfig as error:
             raise InvalidConfig(
-                f"at {100 * place:.3g} % of sampling {error}. Its low guidance is {schedule.low:g}: change it, or the "
-                "schedule"
+                f"at {100 * place:.3g} % of sampling {error}. There the schedule decides: low_guidance of Guidance "
+                f"Schedule is {schedule.low:g}"
             ) from error
 
 
@@ -93,7 +93,9 @@ def guidance_line(w_B: Tensor, student: Mapping, schedule: GuidanceSchedule | No
     """Return what a user should know about guidance w_B [B] on a student, given the metadata of its file."""
     if "teacher" not in student:
         return ""
-    low, high = float(student["guidance_min"]), float(student["guidance_max"])
+    curve = Calibration.of(student.get("calibration", ""))
+    trained = float(student["guidance_min"]), float(student["guidance_max"])
+    low, high = trained if curve is None else (curve.wanted[0], curve.wanted[-1])
     steps = f", steps to {student['student_steps']}" if student.get("student_steps") else ""
     over_time = "" if schedule is None else f", {schedule.described()}"
     return (

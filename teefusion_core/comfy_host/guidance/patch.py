@@ -259,5 +259,5 @@ def _note_run(executor, *args, **kwargs):
     note_run(guider, *args, **kwargs)
     note_levels(getattr(guider, "conds", {}), kwargs["sigmas"] if "sigmas" in kwargs else args[3])
     if not any(TIMESTEP_KEY in cond for conds in getattr(guider, "conds", {}).values() for cond in conds):
-        warn("no prompt of this run carries guidance; connect the CONDITIONING of TeEFusion Conditioning too.")
+        warn("no prompt of this run carries guidance; connect the CONDITIONING of the node that gives MODEL too.")
     return executor(*args, **kwargs)

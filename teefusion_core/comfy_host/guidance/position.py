@@ -1,8 +1,14 @@
-"""Where in sampling a noise level is, as the host counts it."""
+"""Where in sampling a noise level is."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ...guidance.schedule import GuidanceSchedule
+
 HALVINGS = 40
+CLOSE = 1e-5
+"""Share of a noise level by which a sampler may miss it."""
 
 
 def position_of(model_sampling, sigma: float) -> float:
@@ -22,3 +28,30 @@ def position_of(model_sampling, sigma: float) -> float:
         else:
             after = middle
     return after
+
+
+class Positions:
+    """The positions of the noise levels of a run on the curve of a schedule."""
+
+    def __init__(self, schedule: GuidanceSchedule, model_sampling, levels: Sequence[float]):
+        """Remember the run.
+
+        Args:
+            schedule: the curve; a list counts the steps of this run, others the percentage of `position_of`.
+            model_sampling: of the model.
+            levels: noise levels of the run, decreasing.
+        """
+        self.schedule, self.model_sampling, self.levels = schedule, model_sampling, levels
+
+    def __call__(self, sigma: float) -> float:
+        """Return the position of a noise level; one between two levels belongs to the step from the higher one."""
+        if not self.schedule.by_steps:
+            return position_of(self.model_sampling, sigma)
+        steps = max(len(self.levels) - 1, 1)
+        step = sum(level * (1 + CLOSE) >= sigma for level in self.levels) - 1
+        return (min(max(step, 0), steps - 1) + 0.5) / steps
+
+
+def positions_in_run(schedule: GuidanceSchedule, network, sigmas) -> Positions:
+    """Return the positions of a run of the host's model over noise levels [K], in any order."""
+    return Positions(schedule, network.model_sampling, sorted(sigmas.tolist(), reverse=True))

@@ -23,7 +23,7 @@ from ...guidance.schedule import GuidanceSchedule
 from ..weights import compute_dtype
 from .attachments import EMBEDDER_KEY, STUDENT_KEY
 from .guidance_range import inner_guidance
-from .position import position_of
+from .position import CLOSE, Positions
 
 NULL_KEY = "teefusion_null_pooled"  # in conditioning: [1,P] or [B,P]
 TIMESTEP_KEY = "teefusion_guidance_timestep"  # in conditioning: 1000 w, float32, [1] or [B]
@@ -31,8 +31,6 @@ GAIN_KEY = "teefusion_gain"  # in conditioning: float
 SCHEDULE_KEY = "teefusion_schedule"  # in conditioning: dict of w, its rounding and scale, and the schedule as JSON
 LEVELS_KEY = "teefusion_levels"  # in conditioning during a run with a schedule, and among its model conds: [1,K]
 TERM_KEY = "teefusion_term"  # among the model conds of a run: [1,D] or [B,D]; with a schedule [1,K,D] or [B,K,D]
-CLOSE = 1e-5
-"""Share of a noise level by which a sampler may miss it."""
 
 
 class RunTerm:
@@ -76,9 +74,9 @@ class RunTerm:
     def _timesteps(self, model_sampling, levels: list[float], held: Mapping) -> list[Tensor]:
         """Return the scaled guidance [B] at each noise level."""
         schedule, w_B = GuidanceSchedule.of(held["schedule"]), guidance_rows(held["guidance"])
-        found = []
+        found, position = [], Positions(schedule, model_sampling, levels)
         for number, sigma in enumerate(levels[:-1], 1):
-            own_B = schedule.at(w_B, position_of(model_sampling, sigma))
+            own_B = schedule.at(w_B, position(sigma))
             try:
                 inner_B = inner_guidance(own_B, self.student)
             except InvalidConfig as error:

@@ -6,7 +6,7 @@ import comfy.samplers
 
 from ...guidance.cfg import cfg_scale_of
 from ...guidance.schedule import GuidanceSchedule
-from .position import position_of
+from .position import positions_in_run
 
 
 class ScheduledCFGGuider(comfy.samplers.CFGGuider):
@@ -22,9 +22,14 @@ class ScheduledCFGGuider(comfy.samplers.CFGGuider):
         """Return the settings that shape its predictions, by name; the scale is set for each run."""
         return {"schedule": self.schedule.json()}
 
+    def inner_sample(self, noise, latent_image, device, sampler, sigmas, *args, **kwargs):
+        """Sample, with the positions of this run."""
+        self.position = positions_in_run(self.schedule, self.inner_model, sigmas)
+        return super().inner_sample(noise, latent_image, device, sampler, sigmas, *args, **kwargs)
+
     def predict_noise(self, x, timestep, model_options=None, seed=None):
         """Return the denoised prediction with the scale of this noise level."""
-        constant, position = self.cfg, position_of(self.inner_model.model_sampling, float(timestep.max()))
+        constant, position = self.cfg, self.position(float(timestep.max()))
         self.cfg = float(cfg_scale_of(self.schedule.at(constant - 1, position)))
         try:
             return super().predict_noise(x, timestep, model_options or {}, seed)

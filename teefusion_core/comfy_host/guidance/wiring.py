@@ -8,13 +8,13 @@ from torch import Tensor
 from ..notes import begin, warn
 from .attachments import STUDENT_KEY
 
-FUSION = "TeEFusionConditioning"
+FUSING = ("TeEFusionConditioning", "GuidanceSweep")
 MODEL, CONDITIONING = 0, 1
-"""Outputs of the node."""
+"""Outputs of these nodes."""
 
 
 def unused_models(prompt: Mapping) -> dict[str, str]:
-    """Return a warning for each TeEFusion Conditioning whose CONDITIONING is used while no MODEL of such a node is.
+    """Return a warning for each node that fuses whose CONDITIONING is used while no MODEL of such a node is.
 
     Args:
         prompt: graph of a run, node id -> {"class_type", "inputs"}, as a browser sends it.
@@ -22,7 +22,7 @@ def unused_models(prompt: Mapping) -> dict[str, str]:
         Warnings by node id.
     """
     nodes = {str(number): node for number, node in prompt.items() if isinstance(node, Mapping)}
-    fusing = {number for number, node in nodes.items() if node.get("class_type") == FUSION}
+    fusing = {number for number, node in nodes.items() if node.get("class_type") in FUSING}
     values = [value for node in nodes.values() for value in dict(node.get("inputs") or {}).values()]
     pairs = [value for value in values if isinstance(value, list) and len(value) == 2]
     links = {(str(node), output) for node, output in pairs if isinstance(output, int)}

@@ -21,7 +21,7 @@ from torch import Tensor
 from ...errors import InvalidConfig, ShapeMismatch
 from ...guidance.cfg import cfg_scale_of, proxy_prompt
 from ...guidance.schedule import GuidanceSchedule
-from ..guidance.position import position_of
+from ..guidance.position import positions_in_run
 from ..guidance_functions import BRANCHES_KEY, name_what_is_not_finite, with_memory
 from ..notes import warn
 from .weak_model import WeakModel
@@ -86,16 +86,13 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
 
     def guides_at(self, sigma: Tensor) -> bool:
         """Return whether the schedule guides at a noise level."""
-        return self.schedule is None or self.schedule.share(self._position(sigma)) > 0
-
-    def _position(self, sigma: Tensor) -> float:
-        return position_of(self.inner_model.model_sampling, float(sigma.max()))
+        return self.schedule is None or self.schedule.share(self.position(float(sigma.max()))) > 0
 
     def _scale(self, phase: str, sigma: Tensor) -> float:
         scale: float = getattr(self.scales, phase)
         if self.schedule is None or phase == WEAK or (phase == STRONG and not self._strong_is_final):
             return scale
-        return float(cfg_scale_of(self.schedule.at(scale - 1, self._position(sigma))))
+        return float(cfg_scale_of(self.schedule.at(scale - 1, self.position(float(sigma.max())))))
 
     def set_conds(self, positive, negative, weak_positive=None, weak_negative=None) -> None:
         """Set the prompts; the weak phase uses those of the strong phase unless it has its own."""
@@ -128,6 +125,8 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         hooked = any(cond.get("hooks") is not None for conds in self.conds.values() for cond in conds)
         weak = {k.removeprefix("weak_"): self.conds.pop(k) for k in list(self.conds) if k.startswith("weak_")}
         self.rows = len(noise)
+        if self.schedule is not None:
+            self.position = positions_in_run(self.schedule, self.inner_model, sigmas)
         self._prepare(self.model_options)
         scaled = latent_image
         if latent_image is not None and torch.count_nonzero(latent_image) > 0:
