@@ -76,6 +76,24 @@ def _in_parts() -> Graph:
     return parts | {"sample": node("SamplerCustomAdvanced", latent_image=["empty", 0], **wired)} | _end()
 
 
+def _scheduled() -> Graph:
+    curve = node("GuidanceSchedule", shape="interval", start=20.0, end=80.0, low_guidance=0.0, shares="")
+    prompts = {"positive": ["prompt", 0], "negative": ["null", 0]}
+    guider = node("ScheduledCFGGuider", model=["load", 0], **prompts, cfg=4.0, schedule=["curve", 0])
+    return _in_parts() | {"curve": curve, "guider": guider, "sampler": node("KSamplerSelect", sampler_name="euler")}
+
+
+def _swept() -> Graph:
+    start = {"positive": ["prompt", 0], "null": ["null", 0], "latent_image": ["empty", 0]}
+    values = {"lowest": 1.0, "highest": 3.0, "count": 3, "spacing": "linear"}
+    sample = _stock_sampler(["fuse", 0], ["fuse", 1], 1.0)
+    sample["inputs"]["latent_image"] = ["fuse", 2]
+    grid = node("SweepGrid", images=["decode", 0], sweep=["fuse", 3], image_size=SIZE)
+    parts = {"fuse": node("GuidanceSweep", model=["load", 0], **start, **values), "sample": sample}
+    shown = {"grid": grid, PICTURE: node("SaveImage", images=["grid", 0], filename_prefix="soak")}
+    return _start("student") | parts | _end() | shown
+
+
 def _reported() -> Graph:
     """The image of a measured run; its plot shows seconds, so it is drawn but not compared."""
     sources = {"model": "load", "latent_image": "empty", "positive": "prompt", "negative": "null"}
@@ -137,6 +155,7 @@ def graphs(number: int) -> dict[str, Graph]:
         "W2SD": _reflection("W2SDTeacherSampler", strong_model=["load", 0], weak_model=["weak", 0], **scales),
         "Z-Sampling": _reflection("ZSampling", model=["load", 0], cfg=2.0, inversion_cfg=0.0),
         "Reflection Guider, CHATS": _in_parts(), "Guidance Report, Compare Grid": _reported(),
+        "CFG Guider with Schedule": _scheduled(), "Guidance Sweep, Sweep Grid": _swept(),
         "Score Images": _judged(), "Distill Trainer": _trainer(f"soak_{number}"),
     }  # fmt: skip
 
