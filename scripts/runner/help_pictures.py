@@ -111,7 +111,7 @@ WIRINGS = {
     ),
     "DistillTrainer": Wiring(
         (("Base model", "Teacher guidance", "Teacher sampler"), ("Distill Trainer",), ("Loss curve",)),
-        {"Distill Trainer": (360, 1200), "Loss curve": (300, 280)}, "06 Distill a student",
+        {"Distill Trainer": (360, 0)}, "06 Distill a student", run=False,
     ),
     "W2SDTeacherSampler": Wiring(
         (("Base model", "Weak model", *PROMPTS, "Four empty images"), ("W2SD Teacher Sampler",), ("Decode W2SD",)),
@@ -223,8 +223,8 @@ def _take_all(ui: Interface, server: Server, wanted: set[str]) -> None:
     if README in wanted:
         _save(_interface(ui), INTERFACE)
     ui.page.set_viewport_size(ROOMY)
-    # the name of the pack above each of its nodes would cover wires here
-    ui.page.evaluate("() => app.extensionManager.setting.set('Comfy.NodeBadge.NodeSourceBadgeMode', 'None')")
+    for badge in ("NodeSource", "NodeLifeCycle"):  # above a node, where they would cover wires
+        ui.page.evaluate(f"() => app.extensionManager.setting.set('Comfy.NodeBadge.{badge}BadgeMode', 'None')")
     results = {name: result for name, result in RESULTS.items() if wanted & set(result[2])}
     for node, wiring in WIRINGS.items():
         if node not in wanted:
