@@ -11,6 +11,12 @@ from .stop import Stop, say
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PACKAGES = ("chromium", "fonts-wqy-zenhei")
 """The browser with a font that has Chinese letters, else pictures of Chinese pages show boxes."""
+FLAGS = [
+    "--no-sandbox",  # containers run as root
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-gpu",  # a graphics card that a CPU imitates draws the canvas twenty times slower
+]
 
 
 def find_chromium() -> Path:

@@ -8,17 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from runner.chromium import find_chromium
+from runner.chromium import FLAGS, find_chromium
 
 from .interface import Interface, opened
 
 SHOTS = Path(__file__).resolve().parents[2] / ".artefacts" / "browser"
-FLAGS = [
-    "--no-sandbox",  # containers run as root
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-gpu",  # a graphics card that a CPU imitates draws the canvas twenty times slower
-]
 
 
 @pytest.fixture(scope="session")

@@ -245,9 +245,9 @@ class Interface:
             folded.click()
         return self.page.locator("[role=dialog]").or_(self.page.get_by_test_id("properties-panel")).first.inner_text()
 
-    def run(self) -> dict:
+    def run(self, timeout_ms: int = RUN_MS) -> dict:
         self.press_run()
-        self.page.wait_for_function("() => runEnds.length > 0", timeout=RUN_MS)
+        self.page.wait_for_function("() => runEnds.length > 0", timeout=timeout_ms)
         return self.page.evaluate("() => runEnds[0]")
 
     def pictures(self) -> dict[str, list[str]]:

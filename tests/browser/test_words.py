@@ -37,18 +37,35 @@ def test_a_tooltip_says_what_a_value_does(speaking):
         assert ui.tooltip(at_socket) == expected["null"]["tooltip"]
 
 
+def open_help(ui):
+    """Return the help page of a node, opened as a person opens it."""
+    ui.load(WORKFLOW)
+    ui.select(ui.node("TeEFusionConditioning"))
+    ui.page.locator("[data-testid=info-button]").click()
+    return ui.page.locator(".node-help-content")
+
+
 def test_help_opens_beside_the_node(speaking):
     language, ui = speaking
     page = ROOT / "web" / "docs" / ("TeEFusionConditioning.md" if language == "en" else "TeEFusionConditioning/zh.md")
     headings = [line.strip("# ") for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     with ui.watched():
-        ui.load(WORKFLOW)
-        ui.select(ui.node("TeEFusionConditioning"))
-        ui.page.locator("[data-testid=info-button]").click()
-        text = ui.page.locator(".node-help-content")
+        text = open_help(ui)
         text.get_by_role("heading", name=headings[-1]).wait_for()
         assert text.get_by_role("heading").all_inner_texts() == headings
         ui.shot(f"help_{language}")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_help_shows_its_pictures(language, open_page):
+    ui = open_page(**{"Comfy.Locale": language})  # a new page: in the other, help is open and hides the button
+    with ui.watched():
+        pictures = open_help(ui).locator("img")
+        pictures.first.wait_for()
+        for picture in pictures.all():
+            picture.scroll_into_view_if_needed()
+            ui.page.wait_for_function("image => image.naturalWidth > 0", arg=picture.element_handle())
+        ui.shot(f"help_picture_{language}")
 
 
 def test_a_socket_without_a_wire_is_named(ui):

@@ -27,7 +27,7 @@ def code():
 @functools.cache
 def texts():
     """Return path -> text of everything packed but weights, pictures and fonts."""
-    names = [name for name in packed() if not name.endswith((".safetensors", ".jpg", ".png", ".ttf"))]
+    names = [name for name in packed() if not name.endswith((".safetensors", ".jpg", ".png", ".ttf", ".webp"))]
     return {name: (REPO / name).read_text(encoding="utf-8") for name in names}
 
 

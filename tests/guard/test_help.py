@@ -9,6 +9,8 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent.parent
 DOCS = REPO / "web" / "docs"
 NODES = json.loads((REPO / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+LANGUAGES = ("{}.md", "{}/zh.md")
+PICTURE = re.compile(r"!\[(.*)\]\((.+)\)")
 each_node = pytest.mark.parametrize("node_id", NODES)
 
 
@@ -18,8 +20,32 @@ def test_the_page_explains_every_input(node_id):
     assert not [name for name in NODES[node_id]["inputs"] if f"**{name}**" not in page]
 
 
+def pictures(page):
+    """Return (alt text, file) of each picture; the interface resolves its path from DOCS, in every language."""
+    return [(text, DOCS / target) for text, target in PICTURE.findall(page.read_text(encoding="utf-8"))]
+
+
+@each_node
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_shows_pictures_and_says_what_is_on_them(node_id, language):
+    shown = pictures(DOCS / language.format(node_id))
+    assert shown and not [target for text, target in shown if not text.strip() or not target.is_file()]
+
+
+@each_node
+def test_both_languages_show_the_same_pictures(node_id):
+    english, chinese = ([target for _, target in pictures(DOCS / name.format(node_id))] for name in LANGUAGES)
+    assert english == chinese
+
+
+def test_every_picture_is_on_a_page_and_they_are_small():
+    files = set((DOCS / "images").iterdir())
+    assert files == {target for page in DOCS.rglob("*.md") for _, target in pictures(page)}
+    assert sum(path.stat().st_size for path in files) < 700_000
+
+
 def test_every_page_belongs_to_a_node():
-    pages = {name for node_id in NODES for name in (f"{node_id}.md", f"{node_id}/zh.md")}
+    pages = {name for node_id in NODES for name in (language.format(node_id) for language in LANGUAGES)}
     assert {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")} == pages
 
 

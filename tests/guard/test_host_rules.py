@@ -115,7 +115,7 @@ def test_the_folder_of_the_pack_may_have_any_name_without_a_dot():
 
 def test_no_scripts_for_the_browser():
     """Every .js below WEB_DIRECTORY would run, break with an interface that draws nodes anew."""
-    assert {PurePosixPath(name).suffix for name in packed() if name.startswith("web/")} == {".md"}
+    assert {PurePosixPath(name).suffix for name in packed() if name.startswith("web/")} == {".md", ".webp"}
 
 
 def test_one_folder_of_templates():
