@@ -7,7 +7,6 @@ is still legible in the narrow help panel.
 import io
 import sys
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from playwright.sync_api import sync_playwright
 from .chromium import FLAGS, find_chromium
 from .comparison import read_workflow
 from .graph import Json
+from .help_wirings import FIRST_TEMPLATE, RESULTS, WIRINGS, Wiring
 from .places import ROOT, WORKFLOWS
 from .server import Server, make_base, running
 from .stop import Stop, say
@@ -28,7 +28,6 @@ from tests.browser.interface import ON_PAGE, Interface, opened
 
 IMAGES = ROOT / "web" / "docs" / "images"
 INTERFACE, README = ROOT / "docs" / "interface.webp", "README"
-FIRST_TEMPLATE = "01 Student beside teacher"
 ROOMY, SCREEN = {"width": 2400, "height": 2800}, {"width": 1366, "height": 768}
 ZOOM = 1.5
 WIDEST, RESULT_SIDE = 960, 640
@@ -42,131 +41,6 @@ SETTLE_MS = 1500
 """Nodes fetch their pictures after the run, and show their notes once more."""
 
 
-@dataclass(frozen=True)
-class Wiring:
-    """What a picture shows: the titles of the nodes, column by column, from a workflow or from a graph given here."""
-
-    columns: tuple[tuple[str, ...], ...]
-    sizes: dict[str, tuple[int, int]]
-    """Title -> width and height of the nodes that are open; the others show their title only."""
-    workflow: str = ""
-    graph: Json = field(default_factory=dict)
-    run: bool = True
-
-
-def _node(kind: str, title: str, **inputs: object) -> Json:
-    return {"class_type": kind, "_meta": {"title": title}, "inputs": inputs}
-
-
-# graphs that need files which only the user has; they are shown, not run
-OWN_STUDENT = {
-    "1": _node("TinySD3Loader", "Base model", variant="base"),
-    "2": _node("CLIPTextEncode", "Prompt", clip=["1", 1], text="a large red circle"),
-    "3": _node("CLIPTextEncode", "Empty prompt", clip=["1", 1], text=""),
-    "4": _node("TeEFusionStudentLoader", "Load TeEFusion Student", model=["1", 0], student="my_student.safetensors"),
-    "5": _node(
-        "TeEFusionConditioning",
-        "TeEFusion Conditioning",
-        model=["4", 0],
-        positive=["2", 0],
-        null=["3", 0],
-        guidance=3.0,
-    ),
-}
-SHARPENER = {
-    "1": _node("CheckpointLoaderSimple", "Model"),
-    "2": _node("CLIPTextEncode", "Prompt", clip=["1", 1], text="a red fox in the snow"),
-    "3": _node("CLIPTextEncode", "Empty prompt", clip=["1", 1], text=""),
-    "4": _node(
-        "DICESharpen", "DICE Sharpen", conditioning=["2", 0], null=["3", 0], model=["1", 0], alpha=1.0,
-        sharpener="my_sharpener.safetensors",
-    ),
-    "5": _node("EmptyLatentImage", "Empty image"),
-    "6": _node(
-        "KSampler", "KSampler", model=["1", 0], positive=["4", 0], negative=["3", 0], latent_image=["5", 0], cfg=1.0,
-        seed=1, control_after_generate="fixed",
-    ),
-}  # fmt: skip
-METRICS = {
-    "1": _node("VAEDecode", "VAE Decode"),
-    "2": _node(
-        "ScoreImages", "Score Images", images=["1", 0], prompts="a red fox in the snow\na bowl of oranges",
-        clip="clip-vit-large-patch14.safetensors",
-    ),
-    "3": _node("PreviewAny", "Preview Any", source=["2", 0]),
-}  # fmt: skip
-PROMPTS, ENCODER, SAMPLER = ("Prompt", "Empty prompt"), (190, 80), (255, 0)
-WIRINGS = {
-    "TeEFusionConditioning": Wiring(
-        (("Student model", *PROMPTS, "Three empty images"), ("TeEFusion Conditioning",), ("Student sampler",)),
-        {"TeEFusion Conditioning": (285, 0), "Student sampler": SAMPLER}, FIRST_TEMPLATE, run=False,
-    ),
-    "TeEFusionStudentLoader": Wiring(
-        (("Base model", *PROMPTS), ("Load TeEFusion Student",), ("TeEFusion Conditioning",)),
-        {"Load TeEFusion Student": (310, 0), "TeEFusion Conditioning": (285, 0)}, graph=OWN_STUDENT, run=False,
-    ),
-    "TinySD3Loader": Wiring(
-        (("Base model",), (*PROMPTS, "Four empty images"), ("CFG sampler",), ("Decode CFG",)),
-        {"Base model": (210, 0), "Prompt": (210, 90), "CFG sampler": SAMPLER}, "03 W2SD beside CFG", run=False,
-    ),
-    "DistillTrainer": Wiring(
-        (("Base model", "Teacher guidance", "Teacher sampler"), ("Distill Trainer",), ("Loss curve",)),
-        {"Distill Trainer": (360, 0)}, "06 Distill a student", run=False,
-    ),
-    "W2SDTeacherSampler": Wiring(
-        (("Base model", "Weak model", *PROMPTS, "Four empty images"), ("W2SD Teacher Sampler",), ("Decode W2SD",)),
-        {"W2SD Teacher Sampler": (290, 0)}, "03 W2SD beside CFG",
-    ),
-    "ZSampling": Wiring(
-        (("Base model", *PROMPTS, "Four empty images"), ("Z-Sampling",), ("Decode Z-Sampling",)),
-        {"Z-Sampling": (290, 0)}, "04 Z-Sampling",
-    ),
-    "ReflectionGuider": Wiring(
-        (("Base model", *PROMPTS),
-         ("Reflection Guider", "Reflection Sampler", "Random noise", "Noise levels", "Four empty images"),
-         ("Sampler of the parts",)),
-        {"Reflection Guider": (270, 0), "Sampler of the parts": (210, 0)}, "04 Z-Sampling", run=False,
-    ),
-    "ReflectionSampler": Wiring(
-        (("Reflection Guider", "Reflection Sampler", "Random noise", "Noise levels", "Four empty images"),
-         ("Sampler of the parts",), ("Decode parts",)),
-        {"Reflection Sampler": (250, 0), "Sampler of the parts": (210, 0)}, "04 Z-Sampling", run=False,
-    ),
-    "GuidanceReport": Wiring(
-        (("Base model", "Student guidance", "Euler", "Noise levels", "Three empty images", *PROMPTS, "Teacher report"),
-         ("Student report",), ("Plot",)),
-        {"Student report": (260, 0), "Plot": (340, 300)}, "08 Guidance report",
-    ),
-    "CompareGrid": Wiring(
-        (("Decode unguided", "Decode CFG", "Decode W2SD", "Decode student"), ("Compare Grid",), ("Result",)),
-        {"Compare Grid": (270, 420), "Result": (360, 420)}, FIRST_TEMPLATE,
-    ),
-    "ScoreImages": Wiring(
-        (("VAE Decode",), ("Score Images",), ("Preview Any",)), {"Score Images": (360, 280)}, graph=METRICS, run=False
-    ),
-    "DICESharpen": Wiring(
-        (("Model", *PROMPTS, "Empty image"), ("DICE Sharpen",), ("KSampler",)),
-        {"DICE Sharpen": (330, 0), "KSampler": SAMPLER}, graph=SHARPENER, run=False,
-    ),
-    "TextEmbeddingBlend": Wiring(
-        (("Base prompt", "Added prompt", "Empty prompt", "Whole prompt"), ("Text Embedding Blend",),
-         ("Cosines of the sum", "Sum sampler")),
-        {"Base prompt": ENCODER, "Added prompt": ENCODER, "Whole prompt": ENCODER, "Text Embedding Blend": (250, 0),
-         "Cosines of the sum": (230, 200)}, "09 Text arithmetic",
-    ),
-}  # fmt: skip
-# workflow -> name of the file, titles of the nodes whose pictures it shows, ids of the nodes on whose pages it is
-RESULTS = {
-    FIRST_TEMPLATE: ("grid", ("Result",), ("CompareGrid", "TinySD3Loader")),
-    "10 Student of 8 steps": ("student", ("Result",), ("TeEFusionConditioning",)),
-    "03 W2SD beside CFG": ("w2sd", ("CFG images", "W2SD images"), ("W2SDTeacherSampler",)),
-    "04 Z-Sampling": (
-        "zigzag", ("CFG images", "Z-Sampling images"), ("ZSampling", "ReflectionGuider", "ReflectionSampler")
-    ),
-    "08 Guidance report": ("plot", ("Plot",), ("GuidanceReport",)),
-    "06 Distill a student": ("own_student", ("Result",), ("DistillTrainer",)),
-    "09 Text arithmetic": ("sum", ("Whole images", "Base images", "Sum images"), ("TextEmbeddingBlend",)),
-}  # fmt: skip
 # keep the named nodes without the wires inside a column, which would cross it; open those with a size, collapse the
 # others; put them in columns, beside the sockets, which are at the top of a node
 ARRANGE = """async ([columns, sizes, zoom]) => {

@@ -13,6 +13,7 @@ WEIGHTS = re.compile(r"[\w.-]+\.safetensors")
 OWN_FILE = re.compile(r"your_\w+\.safetensors")  # stands for one that the user chooses, so nothing offers it
 URL = re.compile(r"https://huggingface\.co/[\w.-]+/[\w.-]+/resolve/main/[\w./-]+\.safetensors")
 LARGEST_THUMBNAIL = 100_000  # bytes
+DEFINED = json.loads((REPO / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
 each_workflow = pytest.mark.parametrize("name", FILES)
 
 
@@ -36,6 +37,13 @@ def test_every_weight_file_has_a_download(name):
             if isinstance(value, str) and WEIGHTS.fullmatch(value):
                 in_a_note = OWN_FILE.fullmatch(value) and value in notes
                 assert in_a_note or URL.fullmatch(offered.get(value, "")), (node["title"], value)
+
+
+@each_workflow
+def test_our_nodes_have_the_outputs_that_they_have(name):
+    for node in nodes_of(name):
+        if node["type"] in DEFINED:
+            assert len(node["outputs"]) == len(DEFINED[node["type"]]["outputs"]), node["title"]
 
 
 def test_teacher_and_student_differ_in_guidance_only():
