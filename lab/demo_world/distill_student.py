@@ -133,7 +133,8 @@ SHIPPED = {
         "CFG", method=GUIDANCE_LORA, steps=3500, trajectories=180, rank=32, guidance_min=0.0, **CALIBRATED
     ),
     "student_negatives": Recipe(
-        "CFG", method=SPLIT, steps=3000, trajectories=150, rank=16, guidance_min=0.0, negative_share=0.5, **CALIBRATED
+        "CFG", method=SPLIT, steps=3000, trajectories=150, rank=24, guidance_min=0.0, negative_share=0.5,
+        initial_gain_ratio=2.0, **CALIBRATED,
     ),
 }  # fmt: skip
 """Variant of the demo model -> how it was trained."""
