@@ -49,10 +49,18 @@ def hooked(conditioning, layer, shape):
     return comfy.hooks.set_hooks_for_conditioning(conditioning, comfy.hooks.create_hook_lora(state, 0.3, 0.0))
 
 
-def fused_picture(top, model, change=lambda model: model, positive=None):
+def fused_picture(top, model, change=lambda model: model, positive=None, **options):
     world, node = top.world(), top.pack.nodes["TeEFusionConditioning"]
-    fused, positive = node.execute(model, positive or world.positive, world.negative, 3.0).args
+    fused, positive = node.execute(model, positive or world.positive, world.negative, 3.0, **options).args
     return top.euler(world, model=change(fused), cfg=1.0, positive=positive)
+
+
+def test_a_schedule_reaches_a_model_that_is_loaded_anew(top):
+    curve = top.module("guidance.schedule").GuidanceSchedule("cosine down", low=1.0)
+    student = top.load("student")[0]
+    scheduled = fused_picture(top, student, schedule=curve)
+    assert relative(fused_picture(top, student, compiled, schedule=curve), scheduled) < EXACT
+    assert relative(fused_picture(top, student), scheduled) > MATTERS
 
 
 def test_the_emulation_streams_and_loads_anew(top, models):
