@@ -298,7 +298,7 @@ def test_a_student_says_what_its_guidance_means(golden_model, pack, prompts, cap
     with caplog.at_level(logging.INFO):
         pack.comfy_host.apply_fusion(student, positive, null, 3.0)
     [said] = [line for line in caplog.messages if "a W2SD guider" in line]
-    assert all(part in said for part in ("guidance 3 ", "CFG scale 4 ", "from 1 to 8", "cfg to 1, steps to 6"))
+    assert all(part in said for part in ("guidance 3 ", "CFG scale 4 ", "legal: 1 to 8", "cfg to 1, steps to 6"))
 
 
 def test_a_calibrated_student_gets_the_w_that_it_needs(golden_model, pack, runner, prompts):

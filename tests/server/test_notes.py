@@ -81,7 +81,7 @@ async def notes_after(server, prompt):
 def test_costs_and_mistakes_come_again_after_the_run(server, wrong):
     texts = asyncio.run(notes_after(server, graph(wrong)))
     assert texts.pop("zigzag").startswith(COST)
-    assert "trained for w from" in texts["fusion"], "what the student is"
+    assert "legal: " in texts["fusion"], "what the student is"
     texts = {node: text for node, text in texts.items() if "warning" in text}
     if wrong is None:
         assert texts == {}

@@ -60,8 +60,9 @@ def inner_guidance(w_B: Tensor, student: Mapping) -> Tensor:
     least, most = curve.wanted[0], curve.wanted[-1]
     if outside(w_B, least, most):
         raise InvalidConfig(
-            f"guidance is {shown(w_B)}, but this student guides as its teacher does only for w from {least:.4g} to "
-            f"{most:.4g}, though it was trained for {low:g} to {high:g}. Choose a value in this range, or train longer"
+            f"guidance is {shown(w_B)}, but this student guides as its teacher does only for w from "
+            f"{_typed(least, most)}, though it was trained for {low:g} to {high:g}. Choose a value in this range, "
+            "or train longer"
         )
     return curve.inner_of(w_B)
 
@@ -99,9 +100,14 @@ def guidance_line(w_B: Tensor, student: Mapping, schedule: GuidanceSchedule | No
     steps = f", steps to {student['student_steps']}" if student.get("student_steps") else ""
     over_time = "" if schedule is None else f", {schedule.described()}"
     return (
-        f"guidance {shown(w_B)}{over_time} stands for CFG scale {shown(w_B + 1)} of the teacher (trained for w from "
-        f"{low:g} to {high:g}). Set the sampler's cfg to 1{steps}. Student of {student['teacher']}"
+        f"guidance {shown(w_B)}{over_time} stands for CFG scale {shown(w_B + 1)} of the teacher (legal: "
+        f"{_typed(low, high)}). Set the sampler's cfg to 1{steps}. Student of {student['teacher']}"
     )
+
+
+def _typed(low: float, high: float) -> str:
+    """Return the ends of a range in the decimals of a widget, both inside of it."""
+    return f"{math.ceil(100 * low - ROUNDING) / 100:g} to {math.floor(100 * high + ROUNDING) / 100:g}"
 
 
 def outside(w_B: Tensor, low: float, high: float) -> bool:
