@@ -13,7 +13,7 @@ from typing import Any
 # isort: off
 from . import (
     _claims, _embedding, _negative_prompts, _packs, _paper_tables, alignment, backbones, blend, campaign, composition,
-    demo, import_time, memory, overhead, rates, real_size, reflection, reflection_cost, soak, students,
+    demo, import_time, interval, memory, overhead, rates, real_size, reflection, reflection_cost, soak, students,
     teacher_check, trainer,
 )  # fmt: skip
 # isort: on
@@ -26,7 +26,7 @@ OWN: dict[str, Table] = {
     "composition": composition.table, "backbones": backbones.table, "import_time": import_time.table,
     "blend": blend.table, "trainer": trainer.table, "campaign": campaign.table, "packs": _packs.table,
     "teacher_check": teacher_check.table,
-    "memory": memory.table, "real_size": real_size.table,
+    "memory": memory.table, "real_size": real_size.table, "interval": interval.table,
 }  # fmt: skip
 """Tables called as their bench is."""
 PAPER: dict[str, Table] = {
