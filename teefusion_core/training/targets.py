@@ -30,6 +30,8 @@ after the shift.
 
 SMALL_W = 0.5
 """The w below which the error of a student may be larger in relation to its guidance, see `step_weights`."""
+LITTLE = 0.05
+"""The least mean square of the guidance of a step, as a share of that of its trajectory, see `step_weights`."""
 SECANT, REEVALUATED, CLEAN = "secant", "re-evaluated", "clean"
 TARGETS: dict[str, Callable[[list[Tensor], list[Tensor], Tensor, int], Tensor]] = {
     SECANT: lambda x, last, sigma_S, k: secant(x[k], x[k + 1], sigma_S[k], sigma_S[k + 1]),
@@ -148,9 +150,11 @@ def step_weights(trajectory: Trajectory) -> Tensor:
     The mean square is fifty times larger in the first step than in the last, and a hundred times larger at w 5 than at
     w 0.5; without the weights, late steps with low guidance would not be learned. With them, the loss of a student
     without guidance is 1, and that of a student that equals its teacher is 0. Below w = SMALL_W the weight is that of
-    CFG at SMALL_W: the guidance of CFG is proportional to w, so at w = 0 no error would be small enough.
+    CFG at SMALL_W: the guidance of CFG is proportional to w, so at w = 0 no error would be small enough. Steps with
+    hardly any guidance, such as those outside of a teacher's interval, are weighted as if they had a little.
     """
-    mean_S = trajectory.guidance_SBCHW.float().square().flatten(1).mean(1).clamp(min=1e-12)
+    mean_S = trajectory.guidance_SBCHW.float().square().flatten(1).mean(1)
+    mean_S = mean_S.clamp(min=max(LITTLE * float(mean_S.mean()), 1e-12))
     return (trajectory.w.float() / SMALL_W).square().clamp(max=1) / mean_S
 
 

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from teefusion_core.training.loop_settings import TrainSettings
+
 from .reflection_parts import counted, randn, relative
 
 STEPS, LOW = 6, 0.5
@@ -237,6 +239,23 @@ def test_a_teacher_has_its_schedule_and_its_run_knows_it(top, world, interval):
     start = world.model.get_model_object("model_sampling").noise_scaling(sigmas[0], noise, torch.zeros_like(noise))
     assert relative(states[-1], sampled(top, guider, start, sigmas)) < 1e-6
     assert guider.described() == {"schedule": interval.json()}
+
+
+def test_a_student_learns_from_a_teacher_with_an_interval(top, world, distil, interval, tmp_path):
+    host, node = top.pack.comfy_host, top.pack.nodes["ScheduledCFGGuider"]
+    guiders = [
+        node.execute(world.model, world.positive, world.negative, 1.0, curve).args[0]
+        for curve in (interval, type(interval)("interval", 0.0, 0.5))
+    ]
+    one, other = (distil(guider=guider) for guider in guiders)
+    assert host.identity_of(one) != host.identity_of(other)
+    guidance_SBCHW = one.trajectory(0).guidance_SBCHW
+    off = [not guidance.abs().max() > 1e-4 for guidance in guidance_SBCHW]
+    assert off[0] and off[-1] and not all(off)
+    trained = host.Training(
+        one, TrainSettings(steps=2, batch_size=4, learning_rate=1e-3), root=tmp_path, name="run", teacher="CFG"
+    ).run()
+    assert trained.finished and trained.file.lora and max(trained.losses) < 100
 
 
 def test_the_node_draws_its_curve(top):

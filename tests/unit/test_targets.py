@@ -183,3 +183,15 @@ def test_below_a_small_w_the_weight_of_cfg_stays_the_same():
         torch.testing.assert_close(weight_S(w), weight_S(1.0) / targets.SMALL_W**2)
     torch.testing.assert_close(weight_S(2.0), weight_S(1.0) / 4)
     assert weight_S(0.0).isfinite().all()
+
+
+def test_steps_without_guidance_are_weighted_as_if_they_had_a_little():
+    guidance = randn(3, STEPS, ROWS, 2, 4, 4)
+    guidance[1:] = 0
+    numbers = torch.zeros(STEPS, ROWS)
+    weight_S = targets.step_weights(
+        Trajectory(guidance, SCHEDULE[:-1], guidance, guidance, torch.tensor(1.0), numbers, numbers)
+    )
+    mean = guidance.square().mean()
+    torch.testing.assert_close(weight_S[1:], (1 / (targets.LITTLE * mean)).expand(STEPS - 1))
+    torch.testing.assert_close(weight_S[0], 1 / guidance[0].square().mean())
