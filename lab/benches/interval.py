@@ -5,12 +5,14 @@ Source of the interval: Kynkaanniemi et al., arXiv 2404.07724.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from runner.stop import say
 
 from lab.demo_world.host import MODELS
+from teefusion_core.guidance.calibration import Calibration
 from teefusion_core.guidance.cfg import cfg_scale_of
 from teefusion_core.guidance.schedule import CONSTANT, INTERVAL, GuidanceSchedule
 
@@ -70,12 +72,14 @@ def _w2sd(study: Study, prompt: list, w: float, schedule: GuidanceSchedule) -> P
 def _student(study: Study, prompt: list, w: float, schedule: GuidanceSchedule) -> Prepared:
     import comfy.samplers
 
+    from teefusion_core.comfy_host.guidance.attachments import STUDENT_KEY
     from teefusion_core.comfy_host.guidance.patch import apply_fusion
     from teefusion_core.comfy_host.training.teacher import Teacher
 
-    fused, positive = apply_fusion(
-        load(study.base, MODELS / STUDENT), prompt, study.bench.null, w, schedule=schedule
-    )  # fmt: skip
+    student = load(study.base, MODELS / STUDENT)
+    curve = Calibration.of(student.get_attachment(STUDENT_KEY)["calibration"])
+    schedule = replace(schedule, low=curve.wanted[0])  # it cannot be guided less
+    fused, positive = apply_fusion(student, prompt, study.bench.null, w, schedule=schedule)
     return Teacher(comfy.samplers.CFGGuider(fused), comfy.samplers.sampler_object("euler")), positive, 1.0
 
 

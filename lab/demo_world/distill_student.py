@@ -127,10 +127,10 @@ def few_steps(steps: int, seed: int = 0) -> Recipe:
 
 
 SHIPPED = {
-    "student": Recipe("W2SD", steps=4000, trajectories=160, guidance_min=0.0, **CALIBRATED),
+    "student": Recipe("W2SD", steps=4000, trajectories=160, **CALIBRATED),
     "student_8_steps": few_steps(8),
     "student_guidance_lora": Recipe(
-        "CFG", method=GUIDANCE_LORA, steps=3500, trajectories=180, rank=32, guidance_min=0.0, **CALIBRATED
+        "CFG", method=GUIDANCE_LORA, steps=3500, trajectories=180, rank=32, **CALIBRATED
     ),
     "student_negatives": Recipe(
         "CFG", method=SPLIT, steps=3000, trajectories=150, rank=24, guidance_min=0.0, negative_share=0.5,

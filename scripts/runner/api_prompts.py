@@ -8,25 +8,26 @@ from .graph import Json, find, to_prompt
 from .places import WORKFLOWS
 
 FOLDER: Path = WORKFLOWS / "api"
-STUDENT = "student"
-"""Name of the prompt that samples the student alone."""
+STUDENT, SWEEP = "student", "student_sweep"
+"""Names of the prompts that sample the student alone: at one guidance, and at several with a file for each."""
 
 
 def api_prompts(object_info: Json) -> dict[str, Json]:
-    """Return name -> prompt of every workflow, and of the student of template 01 alone."""
+    """Return name -> prompt of every workflow, of the student of template 01, and of a sweep as single files."""
     found = {path.stem: to_prompt(read_workflow(path), object_info) for path in sorted(WORKFLOWS.glob("*.json"))}
-    return {**found, STUDENT: _student(to_prompt(read_workflow(WORKFLOW), object_info))}
+    student = _saved(found[WORKFLOW.stem], "Decode student", f"teefusion/{STUDENT}")
+    return {**found, STUDENT: student, SWEEP: _saved(found["11 Guidance sweep"], "Decode", f"teefusion/{SWEEP}")}
 
 
 def written(prompt: Json) -> str:
     return json.dumps(prompt, indent=1) + "\n"
 
 
-def _student(prompt: Json) -> Json:
-    """Keep what the images of the student need, and save these."""
-    save, decode = find(prompt, "Result"), find(prompt, "Decode student")
-    prompt[save]["inputs"]["images"] = [decode, 0]
-    kept, waiting = {}, [save]
+def _saved(prompt: Json, title: str, prefix: str) -> Json:
+    """Return what the images of a node need, and the node that saves them."""
+    save, decode = find(prompt, "Result"), find(prompt, title)
+    inputs = {"images": [decode, 0], "filename_prefix": prefix}
+    kept, waiting = {save: {**prompt[save], "inputs": inputs}}, [decode]
     while waiting:
         key = waiting.pop()
         kept[key] = prompt[key]

@@ -103,4 +103,4 @@ def test_a_guidance_that_the_student_never_saw_is_an_error(ui):
     assert ui.run()["kind"] == "execution_error"
     said = ui.error()
     ui.shot("mistake_guidance_out_of_range")
-    assert FUSION in said and "guidance is 50, this student was trained for w from" in said, said
+    assert FUSION in said and "guidance is 50, but this student allows" in said, said

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from runner.api_prompts import FOLDER, STUDENT, api_prompts, written
+from runner.api_prompts import FOLDER, STUDENT, SWEEP, api_prompts, written
 from runner.client import pictures, run_prompt
 from runner.graph import find
 
@@ -76,11 +76,10 @@ def test_mixed_guidance_from_four_clients(server, student, count, record_propert
 
 
 def test_one_request_with_a_guidance_per_image(server, student):
-    sweep = json.loads((FOLDER / "11 Guidance sweep.json").read_text(encoding="utf-8"))
+    sweep = json.loads((FOLDER / f"{SWEEP}.json").read_text(encoding="utf-8"))
     node = find(sweep, "Guidance Sweep")
     sweep[node]["inputs"] |= {"lowest": 1.0, "highest": 3.0, "count": 3}
     sweep[find(sweep, "Student sampler")]["inputs"] |= {"steps": 2, "seed": 2}
-    sweep[find(sweep, "Result")]["inputs"]["images"] = [find(sweep, "Decode"), 0]
     sweep[find(sweep, "Prompt")]["inputs"]["text"] = student[find(student, "Prompt")]["inputs"]["text"]
     together = pictures(server, run_prompt(server, sweep), find(sweep, "Result"))
     for image, w in zip(together, (1.0, 2.0, 3.0), strict=True):

@@ -41,4 +41,4 @@ def test_the_commands_in_the_docs_sample_three_strengths(server, tmp_path):
     assert len(set(images)) == 3
     (wrong,) = asked(program.replace("1.0 2.0 3.0", "50.0"), server, tmp_path)
     assert wrong["status"]["status_str"] == "error"
-    assert "trained for w from 0.5 to" in json.dumps(wrong["status"]["messages"])
+    assert "guidance is 50, but this student allows" in json.dumps(wrong["status"]["messages"])

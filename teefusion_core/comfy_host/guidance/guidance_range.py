@@ -48,23 +48,21 @@ def inner_guidance(w_B: Tensor, student: Mapping) -> Tensor:
     Raises:
         InvalidConfig: w is outside the trained range, or where the student is weaker or stronger than its teacher.
     """
-    low, high = float(student.get("guidance_min", 0.0)), float(student.get("guidance_max", math.inf))
     curve = Calibration.of(student.get("calibration", ""))
-    if outside(w_B, low, high):
+    low, high = _legal(student, curve)
+    if bool((wrong_B := outside(w_B, low, high)).any()):
         raise InvalidConfig(
-            f"guidance is {shown(w_B)}, this student was trained for w from {low:g} to {high:g} "
-            f"(CFG scale {1 + low:g} to {1 + high:g}); choose a value in this range"
+            f"guidance is {shown(w_B[wrong_B])}, but this student allows {_typed(low, high)} (CFG scale "
+            f"{_typed(1 + low, 1 + high)}); choose a value in this range"
         )
-    if curve is None:
-        return w_B
-    least, most = curve.wanted[0], curve.wanted[-1]
-    if outside(w_B, least, most):
-        raise InvalidConfig(
-            f"guidance is {shown(w_B)}, but this student guides as its teacher does only for w from "
-            f"{_typed(least, most)}, though it was trained for {low:g} to {high:g}. Choose a value in this range, "
-            "or train longer"
-        )
-    return curve.inner_of(w_B)
+    return w_B if curve is None else curve.inner_of(w_B)
+
+
+def _legal(student: Mapping, curve: Calibration | None) -> tuple[float, float]:
+    """Return the smallest and the largest w: those that were trained, or, calibrated, where it equals its teacher."""
+    if curve is not None:
+        return curve.wanted[0], curve.wanted[-1]
+    return float(student.get("guidance_min", 0.0)), float(student.get("guidance_max", math.inf))
 
 
 def check_schedule(schedule: GuidanceSchedule | None, w_B: Tensor, student: Mapping) -> None:
@@ -95,12 +93,12 @@ def guidance_line(w_B: Tensor, student: Mapping, schedule: GuidanceSchedule | No
     if "teacher" not in student:
         return ""
     curve = Calibration.of(student.get("calibration", ""))
-    trained = float(student["guidance_min"]), float(student["guidance_max"])
-    low, high = trained if curve is None else (curve.wanted[0], curve.wanted[-1])
+    low, high = _legal(student, curve)
     steps = f", steps to {student['student_steps']}" if student.get("student_steps") else ""
     over_time = "" if schedule is None else f", {schedule.described()}"
+    measured = "" if curve is None else f", measured {', '.join(f'{curve.effective(w):.2f}' for w in w_B.tolist())}"
     return (
-        f"guidance {shown(w_B)}{over_time} stands for CFG scale {shown(w_B + 1)} of the teacher (legal: "
+        f"guidance {shown(w_B)}{over_time} stands for CFG scale {shown(w_B + 1)} of the teacher{measured} (legal: "
         f"{_typed(low, high)}). Set the sampler's cfg to 1{steps}. Student of {student['teacher']}"
     )
 
@@ -110,6 +108,6 @@ def _typed(low: float, high: float) -> str:
     return f"{math.ceil(100 * low - ROUNDING) / 100:g} to {math.floor(100 * high + ROUNDING) / 100:g}"
 
 
-def outside(w_B: Tensor, low: float, high: float) -> bool:
-    """Return whether a w is outside of a range, but for rounding."""
-    return bool(((w_B < low - ROUNDING * abs(low)) | (w_B > high + ROUNDING * abs(high))).any())
+def outside(w_B: Tensor, low: float, high: float) -> Tensor:
+    """Return which w are outside of a range, but for rounding, bool [B]."""
+    return (w_B < low - ROUNDING * abs(low)) | (w_B > high + ROUNDING * abs(high))

@@ -145,7 +145,7 @@ def _note_origin(w_B: Tensor, gain: float, *, published: bool) -> None:
         return
     low, high = PUBLISHED_GUIDANCE
     tell(f"read as the published student: w from {low:g} to {high:g}, rounded as in the official code, gain {gain:g}")
-    if outside(w_B, low, high):
+    if bool(outside(w_B, low, high).any()):
         warn(f"guidance is {shown(w_B)}, but the published student was trained for w from {low:g} to {high:g}.")
 
 
