@@ -1,7 +1,7 @@
 """Show a guided teacher beside its one-pass student, from nothing but a Python.
 
 python3 scripts/demo.py            run the shipped workflow, make output/demo/teacher_vs_student.png, print a table
-python3 scripts/demo.py --serve    the same, then leave ComfyUI running to be opened in a browser
+python3 scripts/demo.py --serve    start ComfyUI with this pack instead, to be opened in a browser
 """
 
 import argparse
@@ -16,7 +16,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=8, metavar="N", help="how many prompts (default 8)")
     parser.add_argument("--out", type=Path, default=OUTPUT / "demo", help="folder for the picture")
-    parser.add_argument("--serve", action="store_true", help="leave ComfyUI running until Ctrl-C")
+    parser.add_argument("--serve", action="store_true", help="start ComfyUI only, until Ctrl-C")
     parser.add_argument("--port", type=int, help="port of ComfyUI (default: any free one; 8188 with --serve)")
     chosen = parser.parse_args()
     if chosen.prompts < 1:
@@ -29,9 +29,14 @@ def main() -> int:
     comfyui = set_up()
     enter_environment()
 
-    from runner.comparison import compare
+    if chosen.serve:
+        from runner.serving import serve
 
-    compare(comfyui, chosen.prompts, chosen.out.resolve(), serve=chosen.serve, port=chosen.port)
+        serve(comfyui, chosen.port)
+    else:
+        from runner.comparison import compare
+
+        compare(comfyui, chosen.prompts, chosen.out.resolve(), port=chosen.port)
     return 0
 
 

@@ -20,7 +20,7 @@ from .client import Run, pictures, run_prompt
 from .demo_table import table
 from .graph import Json, find, to_prompt
 from .places import BASE, HOST, ROOT, WORKFLOWS
-from .server import USUAL_PORT, Server, any_free_port, choose_port, is_free, make_base, running
+from .server import Server, make_base, running
 from .stop import Stop, say
 
 WORKFLOW = WORKFLOWS / "01 Student beside teacher.json"
@@ -80,34 +80,21 @@ def with_pictures(prompt: Json) -> Json:
     return alone
 
 
-def compare(comfyui: Path, num_prompts: int, out: Path, *, serve: bool, port: int | None) -> None:
-    """Run the comparison; with `serve`, keep ComfyUI running afterwards."""
+def compare(comfyui: Path, num_prompts: int, out: Path, *, port: int | None) -> None:
+    """Run the comparison, write its image and print its table."""
     check_models(ROOT / "models")
     sys.path.append(str(ROOT))  # last: the repository has a package called nodes, as ComfyUI has a module
     from lab.demo_world.captions import held_out_prompts
 
     prompts = held_out_prompts(num_prompts, seed=SEED)
     workflow = read_workflow(WORKFLOW)
-    if serve and port is None:
-        port = USUAL_PORT if is_free(USUAL_PORT) else any_free_port()
-    port = choose_port(port)
     started = time.monotonic()
     say("starting ComfyUI on the CPU (about 15 s)")
     with running(comfyui, make_base(BASE), HOST / "comfyui.log", port=port) as server:
         say(f"ComfyUI answers on {server.url} after {time.monotonic() - started:.0f} s")
-        if serve:
-            say("You can open it now. The comparison runs first; your own runs wait between its prompts.")
-        try:
-            columns, rows = _run_all(server, with_pictures(to_prompt(workflow, server.get("/object_info"))), prompts)
-            target = draw_sheet(rows, [column.label() for column in columns], out / PICTURE)
-            print(f"\n{table(columns)}\n\nPrompt by prompt: {target}", flush=True)
-        except Stop as stop:  # such as Cancel in the browser
-            if not serve:
-                raise
-            server.check_alive("during the comparison")
-            say(f"\nThe comparison ended early: {stop}")
-        if serve:
-            _keep(server)
+        columns, rows = _run_all(server, with_pictures(to_prompt(workflow, server.get("/object_info"))), prompts)
+        target = draw_sheet(rows, [column.label() for column in columns], out / PICTURE)
+        print(f"\n{table(columns)}\n\nPrompt by prompt: {target}", flush=True)
 
 
 def check_models(folder: Path) -> None:
@@ -227,18 +214,3 @@ def _show(line: str, end: str) -> None:
         print(f"\r\033[K{line}", end=end, flush=True)
     elif end:
         say(line)
-
-
-def _keep(server: Server) -> None:
-    say(
-        f"\nComfyUI runs at {server.url}; Ctrl-C stops it.\n"
-        "Workflow 01 is in Templates, at the end of the list on the left: Extensions, ComfyUI-TeEFusion.\n"
-        f"Its models, input and output are folders of {BASE}. "
-        "A student that you train is written to output/loras there."
-    )
-    try:
-        while True:
-            time.sleep(1.0)
-            server.check_alive("while serving")
-    except KeyboardInterrupt:
-        say("\nstopping ComfyUI")
