@@ -16,6 +16,8 @@ from torch import Tensor
 
 IMAGES_PER_W = 8
 """Default number of images that are compared per w."""
+ROUNDING = 1e-6
+"""What a number from a file or a widget may be off at the ends of a range."""
 INSIDE = 0.95
 CLOSE = 0.02
 """Share of the teacher's effective guidance by which a student may fall short and still count as reaching it."""
@@ -53,6 +55,10 @@ class Calibration:
     def effective(self, w: float) -> float:
         """Return the effective guidance of the teacher, and so of the calibrated student, at the w that a user sets."""
         return _at(self.wanted, self.teacher, w)
+
+    def typed(self) -> str:
+        """Return its range in the decimals of a widget, with both ends inside."""
+        return typed(self.wanted[0], self.wanted[-1])
 
     def json(self) -> str:
         """Return the curve as text for the metadata of a file."""
@@ -104,6 +110,11 @@ class Measured:
     def before(self) -> float:
         """Return the effective guidance of the student at `w` itself."""
         return _at(self.tried, self.student, self.w)
+
+
+def typed(low: float, high: float) -> str:
+    """Return the ends of a range in the decimals of a widget, both inside of it."""
+    return f"{math.ceil(100 * low - ROUNDING) / 100:g} to {math.floor(100 * high + ROUNDING) / 100:g}"
 
 
 def ends_between(points: Sequence[Measured]) -> list[float]:

@@ -65,11 +65,11 @@ def student_in_a_lora_loader(ui):
 
 
 WARNED = {
-    cfg_other_than_1: "the sampler's cfg is 4",
-    model_not_connected: "MODEL is not connected",
+    cfg_other_than_1: "set the sampler's cfg to 1: it is 4",
+    model_not_connected: "connect MODEL to the sampler",
     conditioning_not_connected: "no prompt of this run carries guidance",
     no_student: "was not loaded from a student file",
-    prompt_as_null: "null is the prompt itself",
+    prompt_as_null: "it is the prompt itself",
     other_number_of_steps: "learned to sample in 8 steps, but this run has 2",
     student_in_a_lora_loader: "A student in a LoRA loader has no guidance",
 }

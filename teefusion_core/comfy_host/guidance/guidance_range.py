@@ -13,13 +13,10 @@ from torch import Tensor
 
 from ...errors import CheckpointMismatch, InvalidConfig
 from ...files.student_file import StudentInfo
-from ...guidance.calibration import Calibration
+from ...guidance.calibration import ROUNDING, Calibration, typed
 from ...guidance.fusion import shown
 from ...guidance.methods import GUIDANCE_LORA
 from ...guidance.schedule import GuidanceSchedule
-
-ROUNDING = 1e-6
-"""Share of w that a number from a file or a widget may be off at the ends of a range."""
 
 
 def check_guidance(info: StudentInfo, path: Path) -> None:
@@ -52,8 +49,8 @@ def inner_guidance(w_B: Tensor, student: Mapping) -> Tensor:
     low, high = _legal(student, curve)
     if bool((wrong_B := outside(w_B, low, high)).any()):
         raise InvalidConfig(
-            f"guidance is {shown(w_B[wrong_B])}, but this student allows {_typed(low, high)} (CFG scale "
-            f"{_typed(1 + low, 1 + high)}); choose a value in this range"
+            f"guidance is {shown(w_B[wrong_B])}, but this student allows {typed(low, high)} (CFG scale "
+            f"{typed(1 + low, 1 + high)}); choose a value in this range"
         )
     return w_B if curve is None else curve.inner_of(w_B)
 
@@ -96,16 +93,12 @@ def guidance_line(w_B: Tensor, student: Mapping, schedule: GuidanceSchedule | No
     low, high = _legal(student, curve)
     steps = f", steps to {student['student_steps']}" if student.get("student_steps") else ""
     over_time = "" if schedule is None else f", {schedule.described()}"
-    measured = "" if curve is None else f", measured {', '.join(f'{curve.effective(w):.2f}' for w in w_B.tolist())}"
-    return (
-        f"guidance {shown(w_B)}{over_time} stands for CFG scale {shown(w_B + 1)} of the teacher{measured} (legal: "
-        f"{_typed(low, high)}). Set the sampler's cfg to 1{steps}. Student of {student['teacher']}"
-    )
-
-
-def _typed(low: float, high: float) -> str:
-    """Return the ends of a range in the decimals of a widget, both inside of it."""
-    return f"{math.ceil(100 * low - ROUNDING) / 100:g} to {math.floor(100 * high + ROUNDING) / 100:g}"
+    means = f"guidance {shown(w_B)}{over_time} is the teacher's CFG scale {shown(w_B + 1)}"
+    if curve is None:
+        means += ", but this student is not calibrated and may be guided less"
+    else:
+        means += f", measured as {', '.join(f'{curve.effective(w):.2f}' for w in w_B.tolist())}"
+    return f"{means}. Allowed: {typed(low, high)}. Set the sampler's cfg to 1{steps}. Student of {student['teacher']}"
 
 
 def outside(w_B: Tensor, low: float, high: float) -> Tensor:

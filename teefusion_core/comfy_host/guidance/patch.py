@@ -102,8 +102,7 @@ def apply_fusion(
         fused.append([context, {**extras, **values}])
     if not fused:
         raise InvalidConfig("positive holds no prompt; connect an encoded prompt")
-    note_student_as_lora(model_patcher)
-    if not student:
+    if not note_student_as_lora(model_patcher) and not student:
         _note_origin(w_B, used_gain, published=guidance_precision == OFFICIAL_BF16)
     _note_wiring(null_BP, [extras["pooled_output"] for _, extras in positive])
     return _patched(model_patcher, architecture), fused
@@ -118,30 +117,35 @@ def why_no_base(model_patcher) -> str | None:
     return None
 
 
-def note_student_as_lora(model_patcher) -> None:
+def note_student_as_lora(model_patcher) -> bool:
     """Warn in the running node if a LoRA loader seems to have loaded a student that needs more than its LoRA.
 
     Every student changes the embedders of time and pooled text, which other LoRAs rarely do.
     """
     family = family_of(model_patcher.model.diffusion_model)
     if family is None or model_patcher.get_attachment(STUDENT_KEY) is not None:
-        return
+        return False
     changed = [
         str(name).removeprefix("diffusion_model.")
         for name, patches in model_patcher.patches.items()
         if not all(is_guidance_lora(patch[1]) for patch in patches)
     ]
-    if all(any(name.startswith(f"{part}.") for name in changed) for part in (family.time_mlp, family.pooled_embed)):
+    found = all(any(name.startswith(f"{part}.") for name in changed) for part in (family.time_mlp, family.pooled_embed))
+    if found:
         warn(
             "a LoRA on this model changes the embedders, as a student does. A student in a LoRA loader has no "
             "guidance: load it with Load TeEFusion Student"
         )
+    return found
 
 
 def _note_origin(w_B: Tensor, gain: float, *, published: bool) -> None:
     """Say what a model without a student file is taken for; the rounding of w names the published student."""
     if not published:
-        tell("this model was not loaded from a student file; guidance has no meaning on a model that is no student.")
+        warn(
+            "guidance means nothing to an ordinary model, and this one was not loaded from a student file. For the "
+            "published student, set guidance_precision to official bf16."
+        )
         return
     low, high = PUBLISHED_GUIDANCE
     tell(f"read as the published student: w from {low:g} to {high:g}, rounded as in the official code, gain {gain:g}")
@@ -152,9 +156,9 @@ def _note_origin(w_B: Tensor, gain: float, *, published: bool) -> None:
 def _note_wiring(null_BP: Tensor, positives: list[Tensor]) -> None:
     """Report wiring mistakes that the image would not show."""
     if not null_BP.any():
-        warn("null is all zeros; connect an encoded empty prompt instead.")
+        warn("connect an encoded empty prompt to null: it is all zeros.")
     if any(torch.equal(pooled_BP.to(null_BP), null_BP) for pooled_BP in positives):
-        warn("null is the prompt itself, so guidance is zero; connect an encoded empty prompt.")
+        warn("connect an encoded empty prompt to null: it is the prompt itself, so guidance is zero.")
 
 
 def _pooled_of(entry, name: str, width: int) -> Tensor:
@@ -259,5 +263,5 @@ def _note_run(executor, *args, **kwargs):
     note_run(guider, *args, **kwargs)
     note_levels(getattr(guider, "conds", {}), kwargs["sigmas"] if "sigmas" in kwargs else args[3])
     if not any(TIMESTEP_KEY in cond for conds in getattr(guider, "conds", {}).values() for cond in conds):
-        warn("no prompt of this run carries guidance; connect the CONDITIONING of the node that gives MODEL too.")
+        warn("connect the CONDITIONING of the node that gives MODEL too: no prompt of this run carries guidance.")
     return executor(*args, **kwargs)

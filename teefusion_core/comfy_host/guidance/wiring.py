@@ -28,7 +28,7 @@ def unused_models(prompt: Mapping) -> dict[str, str]:
     links = {(str(node), output) for node, output in pairs if isinstance(output, int)}
     if any((number, MODEL) in links for number in fusing):
         return {}
-    text = "MODEL is not connected, so the sampler ignores guidance; connect MODEL to the sampler too."
+    text = "connect MODEL to the sampler too: without it the sampler ignores guidance."
     return {number: text for number in fusing if (number, CONDITIONING) in links}
 
 
@@ -44,9 +44,9 @@ def note_run(guider, noise: Tensor, latent_image: Tensor, sampler, sigmas: Tenso
     learned, steps = student.get("student_steps", 0), len(sigmas) - 1
     if learned and steps != learned:
         warn(
-            f"this student learned to sample in {learned} steps, but this run has {steps}; set steps to {learned} and "
-            f"scheduler to {student['scheduler']}."
+            f"set steps to {learned} and scheduler to {student['scheduler']}: the student learned to sample in "
+            f"{learned} steps, but this run has {steps}."
         )
     cfg = getattr(guider, "cfg", 1.0)
     if isinstance(cfg, (int, float)) and not math.isclose(cfg, 1.0):
-        warn(f"the sampler's cfg is {cfg:g}, so every step costs two passes and is guided twice; set cfg to 1.")
+        warn(f"set the sampler's cfg to 1: it is {cfg:g}, so every step costs two passes and is guided twice.")

@@ -24,7 +24,7 @@ states of each trajectory at which they are compared."""
 
 
 @torch.no_grad()
-def calibrate(distil: Distillation, images: int) -> Calibration | None:
+def calibrate(distil: Distillation, images: int) -> tuple[Calibration | None, list[Measured]]:
     """Compare the student with its teacher; the update must be applied.
 
     Args:
@@ -32,7 +32,7 @@ def calibrate(distil: Distillation, images: int) -> Calibration | None:
         images: number of images per w, 1 or more.
     Returns:
         The calibration, or None if the student does not reach its teacher at two of the w: a student that allows
-        hardly any w would be of less use than one that guides too weakly.
+        hardly any w would be of less use than one that guides too weakly. And what was measured at each w.
     """
     settings = distil.settings
     low, high = settings.drawn_guidance
@@ -52,9 +52,10 @@ def calibrate(distil: Distillation, images: int) -> Calibration | None:
 
     points = [point(w) for w in wanted]
     if sum(one.spare >= 0 for one in points) < FEWEST:
-        return None
+        return None, points
     points += [point(w) for w in ends_between(points)]
-    return calibrated(sorted(points, key=lambda one: one.w), lambda one, w: student(one.w, w))
+    points.sort(key=lambda one: one.w)
+    return calibrated(points, lambda one, w: student(one.w, w)), points
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,8 @@ def train_in_graph(
     training.write(trained, path)
     _written.add(path)
     calibrated, steps = described_calibration(training, trained), trained.file.info.step
-    saved = f"saved as {path.relative_to(output.parent)}. "
-    tell(f"{saved}{calibrated}{steps} steps, loss {trained.losses[-1]:.4f}")
+    saved = f"Saved as {path.relative_to(output.parent)}"
+    tell(f"{calibrated}{saved}. {steps} steps, last loss {trained.losses[-1]:.4f}")
     return trained, path
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from ...errors import CheckpointMismatch, InvalidConfig, NotWritten
 from ...files.lock_file import locked
 from ...files.output_file import check_space, check_target
 from ...files.tensor_file import SUFFIX, open_tensors
-from ...guidance.calibration import Calibration
+from ...guidance.calibration import Calibration, Measured, typed
 from ...training.checkpoint import CheckpointFolder
 from ...training.loop import StepReport, train
 from ...training.loop_settings import TrainSettings
@@ -42,12 +42,14 @@ class Result:
         losses: loss of every step since the start.
         finished: whether all steps are done.
         calibration: of the finished student; None if it was not calibrated or does not reach its teacher.
+        measured: the guidance of the finished student beside its teacher's, by increasing w.
     """
 
     file: StudentFile
     losses: list[float]
     finished: bool
     calibration: Calibration | None = None
+    measured: Sequence[Measured] = ()
 
 
 class Training:
@@ -152,19 +154,18 @@ class Training:
                     loss_scale=FIRST_LOSS_SCALE if distil.network.dtype == torch.float16 else 1.0,
                 )  # fmt: skip
             with exchanged(student.update, trained.average):
-                curve = self._calibrated() if trained.finished else None
+                curve, measured = self._calibrated() if trained.finished else (None, [])
                 file = self.file(trained.step, "" if curve is None else curve.json())
-                return Result(file, trained.losses, trained.finished, curve)
+                return Result(file, trained.losses, trained.finished, curve, measured)
 
-    def _calibrated(self) -> Calibration | None:
+    def _calibrated(self) -> tuple[Calibration | None, list[Measured]]:
         """Calibrate the student in the first process, which writes its file."""
-        if not self.calibration or not self.distillation.student.has_range:
-            return None
-        curve = None
-        with self.processes.all_or_none():
-            if self.processes.first:
-                curve = calibrate(self.distillation, self.calibration)
-        return curve
+        found: tuple[Calibration | None, list[Measured]] = (None, [])
+        if self.calibration and self.distillation.student.has_range:
+            with self.processes.all_or_none():
+                if self.processes.first:
+                    found = calibrate(self.distillation, self.calibration)
+        return found
 
     def check_disk(self) -> None:
         """Tell how much disk space the run takes, before the first step.
@@ -232,13 +233,20 @@ class Training:
 
 
 def described_calibration(training: Training, trained: Result) -> str:
-    """Return what the calibration of a finished student means for a user, a sentence and a space; may be empty."""
+    """Return what the calibration of a finished student means for a user, sentences and a space; may be empty."""
     if not (training.calibration and trained.finished and training.distillation.student.has_range):
         return ""
-    if trained.calibration is None:
-        return "Not calibrated, because it is weaker than its teacher at almost every w: train longer. "
-    wanted = trained.calibration.wanted
-    return f"Calibrated for w from {wanted[0]:.4g} to {wanted[-1]:.4g}. "
+    curve, settings = trained.calibration, training.distillation.settings
+    if curve is None:
+        reached = "; ".join(f"w {one.w:g}: {one.before():.2f} instead of {one.teacher:.2f}" for one in trained.measured)
+        return f"Not calibrated, because it is weaker than its teacher (CFG scale at {reached}): train longer. "
+    asked = typed(settings.guidance_min, settings.guidance_max)
+    said = f"Calibrated for w from {curve.typed()}"
+    said += ". " if curve.typed() == asked else f" of {asked}: train longer for more. "
+    if reference := getattr(trained.file.info, "reference_guidance", 0.0):
+        strengths = (f"w {w:.3g}: {inner / reference:.2f}" for w, inner in zip(curve.wanted, curve.inner, strict=True))
+        said += f"LoRA strength in other loaders at {'; '.join(strengths)}. "
+    return said
 
 
 def _run_of(path: Path) -> str | None:
