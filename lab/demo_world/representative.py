@@ -1,8 +1,13 @@
-"""Choose the prompt of a template: the first held-out one whose images are as often right as those of 512 prompts.
+"""Choose the prompts of templates 01 and 11 among held-out ones.
+
+Template 01: the images of each method are as often right as those of 512 prompts. Template 11: the student gets fewer
+images right at its smallest guidance, and with the seed of the template it is wrong there and right at w = 2. Both are
+the first prompts for which this holds; with most prompts of the demo model, guidance changes little.
 
 Run: python -m lab.demo_world.representative
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -14,10 +19,10 @@ from .measure import SCHEDULER, STEPS, encode, pictures, sample
 from .scored import scored
 from .verifier import judge
 
-PROMPTS, IMAGES, SEED, W = 64, 3, 1, 2.0
-"""Number of prompts to try, and the images, the seed and the guidance of the template."""
+PROMPTS, IMAGES, SEEDS, LOWEST, W = 64, 3, range(1, 9), 0.6, 2.0
+"""Number of prompts to try, and the images, the seeds, the smallest guidance and the guidance of the templates."""
 SCALES = {"Unguided": 1.0, "CFG": 1 + W, "W2SD": 1 + W, "Student": 1 + W}
-"""Method of the template -> its CFG scale."""
+"""Method of template 01 -> its CFG scale."""
 
 
 def wanted() -> dict[str, int]:
@@ -26,9 +31,31 @@ def wanted() -> dict[str, int]:
     return {name: round(IMAGES * shares[name, scale]) for name, scale in SCALES.items()}
 
 
+def chosen(rights: Callable[[str, object, int, int], dict[str, int]]) -> tuple[str, str]:
+    """Return the prompt of template 01, and prompt and seed of template 11.
+
+    Args:
+        rights: (prompt, claim, images, seed) -> number of right images by method; "Lowest" is the student at LOWEST.
+    """
+    first = sweep = ""
+    for text, claim in held_out_prompts(PROMPTS):
+        right = rights(text, claim, IMAGES, SEEDS[0])
+        print(text, right, flush=True)
+        lowest = right.pop("Lowest")
+        first = first or (text if right == wanted() else "")
+        for seed in () if sweep or lowest >= right["Student"] else SEEDS:
+            alone = rights(text, claim, 1, seed)
+            if alone["Lowest"] < alone["Student"]:
+                sweep = f"{text}, seed {seed}"
+                break
+        if first and sweep:
+            break
+    return first, sweep
+
+
 @torch.inference_mode()
 def main() -> None:
-    """Print the prompts in order, with the number of right images, until one fits."""
+    """Print the prompts in order, with the number of right images, and those that were chosen."""
     use_comfy()
     import comfy.sample
 
@@ -39,23 +66,25 @@ def main() -> None:
 
     base, clip, vae = load_demo("base")
     student, teacher, null = load_demo("student")[0], teacher_of(TEACHERS["W2SD"], base, MODELS)[0], encode(clip, [""])
-    noise_BCHW = comfy.sample.prepare_noise(torch.zeros(IMAGES, 16, 8, 8), SEED)
-    sigmas, target = schedule(base, SCHEDULER, STEPS, 1.0), wanted()
-    for text, claim in held_out_prompts(PROMPTS):
+    sigmas = schedule(base, SCHEDULER, STEPS, 1.0)
+
+    def rights(text: str, claim, images: int, seed: int) -> dict[str, int]:
+        noise_BCHW = comfy.sample.prepare_noise(torch.zeros(images, 16, 8, 8), seed)
         prompt = encode(clip, [text])
-        plain = partial(sample, negative=null, noise_BCHW=noise_BCHW, seed=SEED)
-        fused, guided = apply_fusion(student, prompt, null, W)
+        plain = partial(sample, negative=null, noise_BCHW=noise_BCHW, seed=seed)
+        guided = {w: apply_fusion(student, prompt, null, w) for w in (LOWEST, W)}
         states = teacher.sample(prompt, null, noise_BCHW, sigmas, 1 + W)[0]
         made = {
             "Unguided": plain(base, prompt, cfg=1.0), "CFG": plain(base, prompt, cfg=1 + W),
-            "W2SD": base.model.process_latent_out(states[-1]), "Student": plain(fused, guided, cfg=1.0),
+            "W2SD": base.model.process_latent_out(states[-1]), "Student": plain(*guided[W], cfg=1.0),
+            "Lowest": plain(*guided[LOWEST], cfg=1.0),
         }  # fmt: skip
-        right = {
+        return {
             name: sum(judge(image, claim).overall for image in pictures(vae, latents)) for name, latents in made.items()
         }
-        print(text, right, flush=True)
-        if right == target:
-            return
+
+    first, sweep = chosen(rights)
+    print(f"template 01: {first}\ntemplate 11: {sweep}")
 
 
 if __name__ == "__main__":

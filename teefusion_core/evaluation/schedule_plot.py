@@ -6,7 +6,7 @@ from ..guidance.schedule import LIST, GuidanceSchedule
 from .labels import Labels
 from .plot import PAPER, STRONG, Frame
 
-SIZE, BOX, TEXT = (420, 200), (56.0, 16.0, 400.0, 158.0), 13
+SIZE, BOX, TEXT = (420, 200), (56.0, 16.0, 380.0, 158.0), 13
 POINTS = 500
 
 
