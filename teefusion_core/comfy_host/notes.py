@@ -23,6 +23,8 @@ POLL_SECONDS = 0.2
 """Seconds between two looks at the queue, and from the end of a run to its notes."""
 SECONDS_BETWEEN_LINES = 2.0
 """Seconds between two lines about one long computation."""
+NOTHING = " "
+"""What replaces an old text; the interface ignores an empty one."""
 MOST_NODES = 1000
 """Number of nodes whose notes are kept; browsers that are gone are never reported."""
 
@@ -168,7 +170,7 @@ def _update(server, run: str, node: str, client: str | None) -> None:
     notes = _of(client, node)
     if notes.sent != notes.text():
         notes.sent = notes.text()
-        _send(server, run, node, notes.sent, client)
+        _send(server, run, node, notes.sent or NOTHING, client)
 
 
 async def _show_after_run(server, run: str, client: str | None) -> None:

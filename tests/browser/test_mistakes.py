@@ -96,6 +96,19 @@ def test_a_mistake_is_named_on_a_node(ui, mistake):
     assert [title for title, text in shown.items() if WARNED[mistake] in text], shown
 
 
+def test_a_warning_goes_when_the_mistake_is_mended(ui):
+    ui.load(WORKFLOW)
+    ui.page.evaluate(LEAVE_ONLY_THE_STUDENT)
+    ui.set_widget(SAMPLER, "steps", 2)
+    for seed, cfg in ((201, 4), (202, 1)):
+        ui.set_widget(SAMPLER, "cfg", cfg)
+        ui.set_widget(SAMPLER, "seed", seed)
+        assert ui.run()["kind"] == "execution_success"
+        ui.page.wait_for_timeout(1500)
+        [shown] = [str(node["widgets"]) for node in ui.nodes() if node["title"] == SAMPLER]
+        assert ("TeEFusion warning" in shown) == (cfg != 1), shown
+
+
 def test_a_guidance_that_the_student_never_saw_is_an_error(ui):
     ui.load(WORKFLOW)
     ui.page.evaluate(LEAVE_ONLY_THE_STUDENT)
