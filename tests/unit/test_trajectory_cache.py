@@ -28,7 +28,7 @@ class Maker:
         return Trajectory(
             x_SBCHW=place, sigma_S=1 - torch.arange(STEPS) / STEPS, target_SBCHW=place + 1000,
             guidance_SBCHW=torch.ones(1, ROWS, 2, 3, 3) * (1 + step + number)[..., None, None, None],
-            w=torch.tensor(float(number)), prompt_SB=100 * number + 10 * step + row, null_SB=(step + row) % 2,
+            w=torch.tensor(1.0 + number), prompt_SB=100 * number + 10 * step + row, null_SB=(step + row) % 2,
         )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_rows_stay_together(make, tmp_path):
         value = 100 * trajectory + 10 * step + place
         assert bool((example.x_BCHW[row] == value).all()) and bool((example.target_BCHW[row] == value + 1000).all())
         assert float(example.sigma_B[row]) == pytest.approx(1 - step / STEPS)
-        assert (float(example.w_B[row]), int(example.null_B[row])) == (trajectory, (step + place) % 2)
+        assert (float(example.w_B[row]), int(example.null_B[row])) == (1 + trajectory, (step + place) % 2)
         assert float(example.weight_B[row]) == pytest.approx(1 / (1 + step + trajectory) ** 2)
     assert example.x_BCHW.shape == (200, 2, 3, 3) and example.x_BCHW.dtype == torch.float32
 
