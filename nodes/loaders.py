@@ -83,7 +83,8 @@ class TinySD3Loader(io.ComfyNode):
                     tooltip="base: the trained model, for CFG at 2 passes per step. weak: an earlier checkpoint "
                     "that draws worse, as the weak model of W2SD. student: the base with a TeEFusion update, for "
                     "TeEFusion Conditioning at 1 pass per step. student_8_steps: for 8 steps with the scheduler "
-                    "sgm_uniform. student_guidance_lora: guidance is the strength of its LoRA.",
+                    "sgm_uniform. student_guidance_lora: guidance is the strength of its LoRA. "
+                    "student_negatives: takes negative prompts, for prompts without a background.",
                 ),
             ],
             outputs=[

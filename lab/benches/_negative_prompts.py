@@ -4,9 +4,7 @@ Prompts leave their background open, and each background in turn is the negative
 Shapes: R prompts, N negatives, P pooled width, D model width, B C H W latent.
 """
 
-import random
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.demo_world.captions import caption
+from lab.demo_world.captions import open_prompts
 from lab.demo_world.distill_student import NEGATIVES, Recipe, distilled
 from lab.demo_world.measure import encode, pictures, sample
-from lab.demo_world.scenes import BACKGROUNDS, sample_picture
+from lab.demo_world.scenes import BACKGROUNDS
 from lab.demo_world.verifier import judge
 from teefusion_core.guidance.architectures import architecture_of
 from teefusion_core.guidance.cfg import cfg_scale_of
@@ -41,14 +39,14 @@ def measure(study: Study) -> dict[str, Any]:
     """Return how often each method shows what it should avoid, and how much of a negative prompt the term keeps."""
     path = distilled(Recipe(**RECIPE))
     with torch.inference_mode():
-        texts, claims = _open_prompts()
+        texts, claims = open_prompts(PROMPTS)
         positive = encode(study.clip, texts)
         encoded = [encode(study.clip, [text]) for text in NEGATIVES]
         negatives = dict(zip(BACKGROUNDS, encoded, strict=True))
         arms = _arms(study, load(study.base, path))
         return {
             "settings": {"prompts": PROMPTS, "w": W, **RECIPE},
-            "rows": [_row(study, arm, positive, claims, negatives) for arm in arms],
+            "rows": [row_of(study, arm, positive, claims, negatives) for arm in arms],
             "terms": _terms(study, positive, encoded),
             "pooled_share": _pooled_share(study, positive, encoded),
         }
@@ -70,7 +68,7 @@ def _arms(study: Study, student: Any) -> list[Arm]:
     ]
 
 
-def _row(study: Study, arm: Arm, positive: list, claims: list, negatives: dict[str, list]) -> dict[str, Any]:
+def row_of(study: Study, arm: Arm, positive: list, claims: list, negatives: dict[str, list]) -> dict[str, Any]:
     name, passes, prepare = arm
     noise_BCHW = study.bench.noise_NCHW[:PROMPTS]
     cfg = cfg_scale_of(W) if passes == 2 else 1.0
@@ -82,13 +80,6 @@ def _row(study: Study, arm: Arm, positive: list, claims: list, negatives: dict[s
         unwanted += [verdict.background == ground for verdict in verdicts]
         right += [verdict.overall for verdict in verdicts]
     return {"method": name, "passes": passes, "unwanted": float(np.mean(unwanted)), "overall": float(np.mean(right))}
-
-
-def _open_prompts() -> tuple[list[str], list[Any]]:
-    """Return held-out prompts that do not mention the background, with their claims."""
-    rng = random.Random(7)
-    claims = [replace(sample_picture(rng, held_out=True)[0], background=None) for _ in range(PROMPTS)]
-    return [caption(claim, rng) for claim in claims], claims
 
 
 def _terms(study: Study, positive: list, negatives: list[list]) -> list[dict[str, Any]]:

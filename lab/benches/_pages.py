@@ -13,8 +13,8 @@ from typing import Any
 # isort: off
 from . import (
     _claims, _embedding, _negative_prompts, _packs, _paper_tables, alignment, backbones, blend, campaign, composition,
-    demo, import_time, interval, memory, overhead, rates, real_size, reflection, reflection_cost, soak, students,
-    teacher_check, trainer,
+    demo, import_time, interval, memory, negatives, overhead, rates, real_size, reflection, reflection_cost, soak,
+    students, teacher_check, trainer,
 )  # fmt: skip
 # isort: on
 
@@ -43,6 +43,7 @@ TABLES: dict[str, tuple[str, Table]] = {
     **{name: ("tables", table) for name, table in PAPER.items()},
     "effective_guidance": ("alignment", alignment.effective_table),
     "students_guidance": ("students", students.guidance_table), "negatives": ("students", _negative_prompts.table),
+    "negatives_shipped": ("negatives", negatives.table),
     "negatives_base": ("students", _negative_prompts.base_table),
     "negatives_cause": ("students", _negative_prompts.cause_table),
     "composition_reasons": ("composition", composition.reason_table),

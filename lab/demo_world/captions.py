@@ -4,6 +4,7 @@ The claim's groups are named in their order; every word used here is in `VOCABUL
 """
 
 import random
+from dataclasses import replace
 
 from .scenes import BACKGROUNDS, COLORS, SHAPES, Group, Scene, sample_picture
 
@@ -73,3 +74,10 @@ def _vocabulary() -> tuple[str, ...]:
 
 
 VOCABULARY = _vocabulary()
+
+
+def open_prompts(number: int) -> tuple[list[str], list[Scene]]:
+    """Return held-out prompts that do not mention the background, with their claims."""
+    rng = random.Random(7)
+    claims = [replace(sample_picture(rng, held_out=True)[0], background=None) for _ in range(number)]
+    return [caption(claim, rng) for claim in claims], claims

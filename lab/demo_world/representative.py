@@ -1,8 +1,9 @@
-"""Choose the prompts of templates 01 and 11 among held-out ones.
+"""Choose the prompts of templates 01, 11 and 14 among held-out ones.
 
 Template 01: the images of each method are as often right as those of 512 prompts. Template 11: the student gets fewer
-images right at its smallest guidance, and with the seed of the template it is wrong there and right at w = 2. Both are
-the first prompts for which this holds; with most prompts of the demo model, guidance changes little.
+images right at its smallest guidance, and with the seed of the template it is wrong there and right at w = 2. With most
+prompts of the demo model, guidance changes little. Template 14: the student for negative prompts shows a background in
+some of its images, and in none if that is the negative prompt. Each is the first prompt for which this holds.
 
 Run: python -m lab.demo_world.representative
 """
@@ -12,10 +13,11 @@ from functools import partial
 
 import torch
 
-from .captions import held_out_prompts
-from .distill_student import TEACHERS
+from .captions import held_out_prompts, open_prompts
+from .distill_student import NEGATIVES, TEACHERS
 from .host import MODELS, use_comfy
 from .measure import SCHEDULER, STEPS, encode, pictures, sample
+from .scenes import BACKGROUNDS
 from .scored import scored
 from .verifier import judge
 
@@ -53,6 +55,22 @@ def chosen(rights: Callable[[str, object, int, int], dict[str, int]]) -> tuple[s
     return first, sweep
 
 
+def with_negative(backgrounds: Callable[..., list[str]], null, negatives: dict) -> str:
+    """Return the prompt and the background of template 14.
+
+    Args:
+        backgrounds: (prompt, claim, null) -> background of each image.
+        null: the encoded empty prompt.
+        negatives: background -> encoded negative prompt.
+    """
+    for text, claim in zip(*open_prompts(PROMPTS), strict=True):
+        shown = backgrounds(text, claim, null)
+        for ground in sorted(set(shown) & negatives.keys()):
+            if ground not in backgrounds(text, claim, negatives[ground]):
+                return f"{text}, not {ground}"
+    return ""
+
+
 @torch.inference_mode()
 def main() -> None:
     """Print the prompts in order, with the number of right images, and those that were chosen."""
@@ -83,8 +101,17 @@ def main() -> None:
             name: sum(judge(image, claim).overall for image in pictures(vae, latents)) for name, latents in made.items()
         }
 
+    def backgrounds(text: str, claim, null) -> list[str]:
+        noise_BCHW = comfy.sample.prepare_noise(torch.zeros(IMAGES, 16, 8, 8), SEEDS[0])
+        fused, guided = apply_fusion(obedient, encode(clip, [text]), null, W)
+        latents = sample(fused, guided, null, 1.0, noise_BCHW, SEEDS[0])
+        return [judge(image, claim).background for image in pictures(vae, latents)]
+
     first, sweep = chosen(rights)
-    print(f"template 01: {first}\ntemplate 11: {sweep}")
+    obedient = load_demo("student_negatives")[0]
+    negatives = {ground: encode(clip, [text]) for ground, text in zip(BACKGROUNDS, NEGATIVES, strict=True)}
+    negative = with_negative(backgrounds, null, negatives)
+    print(f"template 01: {first}\ntemplate 11: {sweep}\ntemplate 14: {negative}")
 
 
 if __name__ == "__main__":
