@@ -52,7 +52,7 @@ class TeEFusionConditioning(io.ComfyNode):
                     io.Float.Input, "guidance", default=5.0, min=0.0, max=100.0, step=0.01,
                     tooltip="How strongly the image follows the prompt: guidance w of the paper. For students of CFG "
                     "the equivalent CFG scale is 1 + w, so 5 is like cfg 6; with another teacher, measure it. "
-                    "Values outside the range that the student was trained for (demo: 0.6 to 3.8) are refused. A "
+                    "Values outside the range that the student was trained for (demo: 0.6 to 3.87) are refused. A "
                     "calibrated student gives what its teacher gives at this value. Every value costs 1 pass per step; "
                     "keep the sampler's cfg at 1.",
                 ),

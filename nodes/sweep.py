@@ -61,7 +61,7 @@ class GuidanceSweep(io.ComfyNode):
                 ),
                 inp(
                     io.Float.Input, "highest", default=3.0, min=0.0, max=100.0, step=0.01,
-                    tooltip="The largest guidance w. Values outside the student's range (demo: 0.6 to 3.8) are "
+                    tooltip="The largest guidance w. Values outside the student's range (demo: 0.6 to 3.87) are "
                     "refused. With a sharpener, the largest alpha.",
                 ),
                 inp(

@@ -24,7 +24,7 @@ def written(prompt: Json) -> str:
 
 
 def _saved(prompt: Json, title: str, prefix: str) -> Json:
-    """Return what the images of a node need, and the node that saves them."""
+    """Return what the images of a node need, and the node that saves them; one image per request."""
     save, decode = find(prompt, "Result"), find(prompt, title)
     inputs = {"images": [decode, 0], "filename_prefix": prefix}
     kept, waiting = {save: {**prompt[save], "inputs": inputs}}, [decode]
@@ -32,4 +32,7 @@ def _saved(prompt: Json, title: str, prefix: str) -> Json:
         key = waiting.pop()
         kept[key] = prompt[key]
         waiting += [value[0] for value in prompt[key]["inputs"].values() if isinstance(value, list)]
+    for key, node in kept.items():
+        if "batch_size" in node["inputs"]:
+            kept[key] = {**node, "inputs": {**node["inputs"], "batch_size": 1}}
     return {key: kept[key] for key in sorted(kept, key=int)}

@@ -57,7 +57,7 @@ def tell(text: str) -> None:
 
 def warn(text: str) -> None:
     """Log a warning and show it in the running node, above its line, once per run."""
-    log.warning("TeEFusion: %s", text)
+    log.warning("%s", _marked(text))
     _show(warning=_marked(text))
 
 
@@ -118,7 +118,7 @@ def watch_graphs(find: Callable[[Mapping], Mapping[str, str]]) -> None:
     def on_prompt(data: dict) -> dict:
         client, found = data.get("client_id"), find(data.get("prompt") or {})
         for text in found.values():
-            log.warning("TeEFusion: %s", text)
+            log.warning("%s", _marked(text))
         if client is not None:
             before = {node for browser, node in _shown if browser == client and _shown[browser, node].of_graph}
             for node in before | found.keys():

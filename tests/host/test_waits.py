@@ -16,7 +16,7 @@ PHASES = [
     "GiB of disk space", "checking the teacher, step 1 of 5", "forecasting the memory", "beside the model",
     "the teacher makes trajectory 1 of 2, step 1 of 3", "the teacher makes trajectory 1 of 2, unguided step 1 of 3",
     "trajectory 1 of 2 took", "step 1/6", "the teacher makes trajectory 2 of 2, step 1 of 3",
-    "making preview image 1 of 6", "step 6/6", "6 steps, loss",
+    "making preview image 1 of 6", "step 6/6", "6 steps, last loss",
 ]  # fmt: skip
 CANCELLED = [phase for phase in PHASES if not re.search("took|6/6|loss", phase)]
 

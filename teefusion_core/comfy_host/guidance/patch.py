@@ -143,8 +143,8 @@ def _note_origin(w_B: Tensor, gain: float, *, published: bool) -> None:
     """Say what a model without a student file is taken for; the rounding of w names the published student."""
     if not published:
         warn(
-            "guidance means nothing to an ordinary model, and this one was not loaded from a student file. For the "
-            "published student, set guidance_precision to official bf16."
+            "guidance means nothing to an ordinary model, and this one was not loaded from a student file. If it is "
+            "the published student, set guidance_precision to official bf16 to say so."
         )
         return
     low, high = PUBLISHED_GUIDANCE
