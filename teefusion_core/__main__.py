@@ -103,7 +103,7 @@ def _train(path: Path) -> None:
     if first:
         training.write(trained, target)
         done = f"student of {trained.file.info.step} steps written to {target}. "
-        print((done + described_calibration(training, trained)).rstrip(), flush=True)
+        print("".join((done, *described_calibration(training, trained))).rstrip(), flush=True)
     if together():
         dist.barrier()  # a process that leaves early breaks the connection of one that still writes
         dist.destroy_process_group()

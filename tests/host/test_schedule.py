@@ -1,5 +1,7 @@
 """Guidance that changes over the steps of a run, against runs of one step each."""
 
+import logging
+
 import pytest
 import torch
 
@@ -205,13 +207,14 @@ def test_cfg_has_the_scale_of_each_step(top, kind, step_by_step, schedule):
     assert relative(sampled(top, guider, x, sigmas), step_by_step(guider_at, x, sigmas)) < 2e-6
 
 
-def test_steps_outside_of_the_interval_cost_one_pass(top, world, interval):
+def test_steps_outside_of_the_interval_cost_one_pass(top, world, interval, caplog):
     sigmas, x = top.sigmas(world, STEPS), randn(1, 1, 16, 8, 8)
     node = top.pack.nodes["ScheduledCFGGuider"]
-    with counted(world.model) as seen:
+    with counted(world.model) as seen, caplog.at_level(logging.INFO):
         sampled(top, node.execute(world.model, world.positive, world.negative, 4.0, interval).args[0], x, sigmas)
     inside = [guidance_at(top, world, interval, 3.0, sigma) > 0 for sigma in sigmas[:-1]]
     assert [rows for _, rows in seen] == [1 + guided for guided in inside] and 0 < sum(inside) < STEPS
+    assert f"{STEPS} steps, {STEPS + sum(inside)} forward passes" in caplog.text
 
 
 def test_a_reflection_guides_and_reflects_in_the_interval_only(top, world, step_by_step, interval):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ...errors import CheckpointMismatch, InvalidConfig
@@ -49,8 +50,8 @@ def inner_guidance(w_B: Tensor, student: Mapping) -> Tensor:
     low, high = _legal(student, curve)
     if bool((wrong_B := outside(w_B, low, high)).any()):
         raise InvalidConfig(
-            f"guidance is {shown(w_B[wrong_B])}, but this student allows {typed(low, high)} (CFG scale "
-            f"{typed(1 + low, 1 + high)}); choose a value in this range"
+            f"guidance is {shown(w_B[wrong_B])}, but this student allows {typed(low, high)}; choose a value in this "
+            "range"
         )
     return w_B if curve is None else curve.inner_of(w_B)
 
@@ -93,12 +94,19 @@ def guidance_line(w_B: Tensor, student: Mapping, schedule: GuidanceSchedule | No
     low, high = _legal(student, curve)
     steps = f", steps to {student['student_steps']}" if student.get("student_steps") else ""
     over_time = "" if schedule is None else f", {schedule.described()}"
-    means = f"guidance {shown(w_B)}{over_time} is the teacher's CFG scale {shown(w_B + 1)}"
     if curve is None:
-        means += ", but this student is not calibrated and may be guided less"
+        means = f"asks for CFG scale {_few(w_B + 1)}, but this student is not calibrated and may be guided less"
     else:
-        means += f", measured as {', '.join(f'{curve.effective(w):.2f}' for w in w_B.tolist())}"
-    return f"{means}. Allowed: {typed(low, high)}. Set the sampler's cfg to 1{steps}. Student of {student['teacher']}"
+        means = f"is like CFG scale {_few(torch.tensor([round(curve.effective(w), 2) for w in w_B.tolist()]))}"
+    return (
+        f"guidance {_few(w_B)}{over_time} {means}. Allowed: {typed(low, high)}. Set the sampler's cfg to 1{steps}. "
+        f"Student of {student['teacher']}"
+    )
+
+
+def _few(w_B: Tensor) -> str:
+    """Return one or two values, or the ends of more."""
+    return shown(w_B) if len(w_B) < 3 else f"{float(w_B.min()):g} to {float(w_B.max()):g}"
 
 
 def outside(w_B: Tensor, low: float, high: float) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import comfy.samplers
 
 from ...guidance.cfg import cfg_scale_of
 from ...guidance.schedule import GuidanceSchedule
+from ..notes import begin, tell
 from .position import positions_in_run
 
 
@@ -23,14 +26,18 @@ class ScheduledCFGGuider(comfy.samplers.CFGGuider):
         return {"schedule": self.schedule.json()}
 
     def inner_sample(self, noise, latent_image, device, sampler, sigmas, *args, **kwargs):
-        """Sample, with the positions of this run."""
-        self.position = positions_in_run(self.schedule, self.inner_model, sigmas)
-        return super().inner_sample(noise, latent_image, device, sampler, sigmas, *args, **kwargs)
+        """Sample, with the positions of this run; tell its passes."""
+        begin()
+        self.position, self.passes = positions_in_run(self.schedule, self.inner_model, sigmas), 0
+        samples = super().inner_sample(noise, latent_image, device, sampler, sigmas, *args, **kwargs)
+        tell(f"{max(len(sigmas) - 1, 0)} steps, {self.passes} forward passes")
+        return samples
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
         """Return the denoised prediction with the scale of this noise level."""
         constant, position = self.cfg, self.position(float(timestep.max()))
         self.cfg = float(cfg_scale_of(self.schedule.at(constant - 1, position)))
+        self.passes += 1 if math.isclose(self.cfg, 1.0) else 2
         try:
             return super().predict_noise(x, timestep, model_options or {}, seed)
         finally:

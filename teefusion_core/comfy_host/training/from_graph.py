@@ -91,9 +91,9 @@ def train_in_graph(
         trained = _run(training, TrainingProgress(training, every=preview_every, vae=vae))
     training.write(trained, path)
     _written.add(path)
-    calibrated, steps = described_calibration(training, trained), trained.file.info.step
-    saved = f"Saved as {path.relative_to(output.parent)}"
-    tell(f"{calibrated}{saved}. {steps} steps, last loss {trained.losses[-1]:.4f}")
+    (verdict, figures), steps = described_calibration(training, trained), trained.file.info.step
+    saved = f"Saved as {path.relative_to(output.parent)}. "
+    tell(f"{verdict}{saved}{figures}{steps} steps, last loss {trained.losses[-1]:.4f}")
     return trained, path
 
 

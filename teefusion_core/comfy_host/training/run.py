@@ -232,21 +232,26 @@ class Training:
         )
 
 
-def described_calibration(training: Training, trained: Result) -> str:
-    """Return what the calibration of a finished student means for a user, sentences and a space; may be empty."""
+def described_calibration(training: Training, trained: Result) -> tuple[str, str]:
+    """Return what the calibration of a finished student means for a user: the verdict, and the figures.
+
+    Each is sentences and a space, or empty.
+    """
     if not (training.calibration and trained.finished and training.distillation.student.has_range):
-        return ""
+        return "", ""
     curve, settings = trained.calibration, training.distillation.settings
     if curve is None:
-        reached = "; ".join(f"w {one.w:g}: {one.before():.2f} instead of {one.teacher:.2f}" for one in trained.measured)
-        return f"Not calibrated, because it is weaker than its teacher (CFG scale at {reached}): train longer. "
+        reached = "; ".join(f"{one.before():.2f} instead of {one.teacher:.2f}" for one in trained.measured)
+        return "Too weak so far, not calibrated: train longer. ", f"CFG scale {reached}. "
     asked = typed(settings.guidance_min, settings.guidance_max)
-    said = f"Calibrated for w from {curve.typed()}"
-    said += ". " if curve.typed() == asked else f" of {asked}: train longer for more. "
+    verdict = f"Calibrated for w from {curve.typed()}"
+    verdict += ". " if curve.typed() == asked else f" of {asked}: train longer for more. "
+    figures = ""
     if reference := getattr(trained.file.info, "reference_guidance", 0.0):
-        strengths = (f"w {w:.3g}: {inner / reference:.2f}" for w, inner in zip(curve.wanted, curve.inner, strict=True))
-        said += f"LoRA strength in other loaders at {'; '.join(strengths)}. "
-    return said
+        pairs = zip(curve.teacher, curve.inner, strict=True)
+        strengths = "; ".join(f"CFG {scale:.2f}: {inner / reference:.2f}" for scale, inner in pairs)
+        figures = f"Strength in LoRA loaders for {strengths}. "
+    return verdict, figures
 
 
 def _run_of(path: Path) -> str | None:
