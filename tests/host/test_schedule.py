@@ -233,11 +233,13 @@ def test_a_reflection_guides_and_reflects_in_the_interval_only(top, world, step_
     assert relative(together, x) < 1e-6
 
 
-def test_a_teacher_has_its_schedule_and_its_run_knows_it(top, world, interval):
+def test_a_teacher_has_its_schedule_and_its_run_knows_it(top, world, interval, caplog):
     host, sigmas, noise = top.pack.comfy_host, top.sigmas(world, STEPS), randn(1, 1, 16, 8, 8)
     node, euler = top.pack.nodes["ScheduledCFGGuider"], top.comfy.samplers.sampler_object("euler")
     guider = node.execute(world.model, world.positive, world.negative, 1.0, interval).args[0]
-    states, _ = host.Teacher(guider, euler).sample(world.positive, world.negative, noise, sigmas, 4.0)
+    with caplog.at_level(logging.INFO):
+        states, _ = host.Teacher(guider, euler).sample(world.positive, world.negative, noise, sigmas, 4.0)
+    assert "forward passes" not in caplog.text, "the trainer's own lines stay"
     guider.set_cfg(4.0)
     start = world.model.get_model_object("model_sampling").noise_scaling(sigmas[0], noise, torch.zeros_like(noise))
     assert relative(states[-1], sampled(top, guider, start, sigmas)) < 1e-6

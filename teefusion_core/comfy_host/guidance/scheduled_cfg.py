@@ -13,7 +13,13 @@ from .position import positions_in_run
 
 
 class ScheduledCFGGuider(comfy.samplers.CFGGuider):
-    """The host's CFGGuider with a scale that depends on the noise level; at scale 1 a step costs one pass."""
+    """The host's CFGGuider with a scale that depends on the noise level; at scale 1 a step costs one pass.
+
+    Attributes:
+        tells_passes: whether the node that samples shows the passes of the run; a trainer turns it off.
+    """
+
+    tells_passes = True
 
     def __init__(self, model_patcher, schedule: GuidanceSchedule):
         """Wrap a MODEL; prompts and scale are set as in a CFGGuider."""
@@ -27,10 +33,11 @@ class ScheduledCFGGuider(comfy.samplers.CFGGuider):
 
     def inner_sample(self, noise, latent_image, device, sampler, sigmas, *args, **kwargs):
         """Sample, with the positions of this run; tell its passes."""
-        begin()
         self.position, self.passes = positions_in_run(self.schedule, self.inner_model, sigmas), 0
         samples = super().inner_sample(noise, latent_image, device, sampler, sigmas, *args, **kwargs)
-        tell(f"{max(len(sigmas) - 1, 0)} steps, {self.passes} forward passes")
+        if self.tells_passes:
+            begin()
+            tell(f"{max(len(sigmas) - 1, 0)} steps, {self.passes} forward passes")
         return samples
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):

@@ -61,6 +61,8 @@ class Teacher:
         self._on_step: Callable[..., None] | None = None
         # set_conds writes into a dictionary, which a shallow copy shares with the guider that the host keeps
         vars(self.guider).update({name: dict(held) for name, held in vars(guider).items() if type(held) is dict})
+        if hasattr(self.guider, "tells_passes"):
+            self.guider.tells_passes = False
         name_what_is_not_finite(getattr(self.guider, "model_options", {}))
 
     @property
