@@ -8,6 +8,7 @@ from ..teefusion_core.errors import reported_by
 from ..teefusion_core.evaluation.schedule_plot import schedule_plot
 from ..teefusion_core.guidance.schedule import INTERVAL, SHAPES, GuidanceSchedule, shares_of
 from ._schema import CATEGORY, inp, schema
+from .sampling import prompt_inputs
 
 SCHEDULE = "GUIDANCE_SCHEDULE"
 ALIASES = ["guidance interval", "dynamic cfg", "cfg schedule", "guidance over time", "limited interval"]
@@ -102,11 +103,7 @@ class ScheduledCFGGuiderNode(io.ComfyNode):
             search_aliases=ALIASES,
             inputs=[
                 inp(io.Model.Input, "model", tooltip="The diffusion model, of any kind. It is not changed."),
-                inp(io.Conditioning.Input, "positive", tooltip="The encoded prompt: what the image should show."),
-                inp(
-                    io.Conditioning.Input, "negative",
-                    tooltip="The encoded negative prompt, or the encoded empty prompt.",
-                ),
+                *prompt_inputs(),
                 inp(
                     io.Float.Input, "cfg", default=4.0, min=0.0, max=100.0, step=0.1,
                     tooltip="CFG scale where the schedule is at its full guidance. It is 1 + guidance w.",

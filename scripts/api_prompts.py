@@ -5,9 +5,6 @@ python3 scripts/api_prompts.py    after a change of a workflow or of a node; wri
 
 import argparse
 
-from runner.api_prompts import FOLDER, api_prompts, written
-from runner.places import BASE, HOST
-from runner.server import make_base, running
 from runner.setup import enter_environment, set_up
 from runner.stop import run, say
 
@@ -16,6 +13,11 @@ def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     comfyui = set_up()
     enter_environment()
+
+    from runner.api_prompts import FOLDER, api_prompts, written
+    from runner.places import BASE, HOST
+    from runner.server import make_base, running
+
     FOLDER.mkdir(exist_ok=True)
     with running(comfyui, make_base(BASE), HOST / "comfyui.log") as server:
         for name, prompt in api_prompts(server.get("/object_info")).items():

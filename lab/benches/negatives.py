@@ -29,6 +29,7 @@ def measure() -> dict[str, Any]:
 
     study = Study(PROMPTS, few=1)
     student, (texts, claims) = load(study.base, MODELS / STUDENT), open_prompts(PROMPTS)
+    positive = encode(study.clip, texts)
     encoded = [encode(study.clip, [text]) for text in NEGATIVES]
     negatives, fused = dict(zip(BACKGROUNDS, encoded, strict=True)), partial(apply_fusion, student, guidance=W)
     arms: list[Arm] = [
@@ -39,7 +40,7 @@ def measure() -> dict[str, Any]:
     ]
     rows = []
     for arm in arms:
-        rows.append(row_of(study, arm, encode(study.clip, texts), claims, negatives))
+        rows.append(row_of(study, arm, positive, claims, negatives))
         say(f"{rows[-1]}")
     return {"rows": rows, "settings": {"prompts": PROMPTS, "negatives": len(NEGATIVES), "w": W}}
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from .comparison import WORKFLOW
 from .graph import Json
 
-FIRST_TEMPLATE = "01 Student beside teacher"
+FIRST_TEMPLATE = WORKFLOW.stem
 
 
 @dataclass(frozen=True)

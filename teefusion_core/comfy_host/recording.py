@@ -10,10 +10,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import comfy.model_management
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor, zeros_like
 
 from ..errors import InvalidConfig
 from ..guidance.flow import velocity_of
+
+
+def count_rows(model_options: dict, key: str, counted: Callable[[int], None]) -> None:
+    """Call a function with the number of rows of each forward pass of a run.
+
+    Args:
+        model_options: of the run; a wrapper is added.
+        key: of the wrapper.
+        counted: called before each pass.
+    """
+
+    def count(executor, x, *args, **kwargs):
+        counted(len(x))
+        return executor(x, *args, **kwargs)
+
+    add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, count, model_options, is_model_options=True)
 
 
 @dataclass(frozen=True)

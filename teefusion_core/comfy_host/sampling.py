@@ -77,7 +77,7 @@ def _progress(model, evaluations: int) -> Callable:
     return lambda step, denoised, x, total: show(next(done), denoised, x, evaluations)
 
 
-def cost_line(guider: ReflectionGuider, steps: int, seconds: float) -> str:
-    """Return the cost of a run, e.g. "20 steps, 97 forward passes (4.85 per step), 3.1 s"."""
+def cost_line(guider, steps: int, seconds: float) -> str:
+    """Return the cost of a run, e.g. "20 steps, 97 forward passes (4.85 per step), 3.1 s"; its guider counts passes."""
     per_step = guider.passes / max(steps, 1)
     return f"{steps} steps, {guider.passes:g} forward passes ({per_step:.3g} per step), {seconds:.1f} s"

@@ -18,7 +18,6 @@ import comfy.utils
 import latent_preview
 import torch
 from comfy.model_sampling import CONST
-from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
 from ...errors import CheckpointMismatch, InvalidConfig
@@ -31,7 +30,7 @@ from ..guidance.patch import note_student_as_lora
 from ..model_files import check_vae
 from ..notes import tell
 from ..prompts.prompt_check import check_finite
-from ..recording import Recording, record
+from ..recording import Recording, count_rows, record
 
 COUNTER_KEY = "teefusion_report"
 
@@ -126,12 +125,11 @@ def _counted(guider):
     twin, passes = copy.copy(guider), _Passes()
     twin.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
 
-    def count(executor, x, *args, **kwargs):
+    def count(rows: int) -> None:
         passes.started = passes.started or time.perf_counter()
-        passes.rows += len(x)
-        return executor(x, *args, **kwargs)
+        passes.rows += rows
 
-    add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNTER_KEY, count, twin.model_options, is_model_options=True)
+    count_rows(twin.model_options, COUNTER_KEY, count)
     return twin, passes
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
+from ...guidance.cfg import cfg_scale_of
 from ...guidance.schedule import GuidanceSchedule
 
-HALVINGS = 40
+HALVINGS = 24
+"""As many as a noise level in float32 tells apart."""
 CLOSE = 1e-5
 """Share of a noise level by which a sampler may miss it."""
 
@@ -50,6 +54,14 @@ class Positions:
         steps = max(len(self.levels) - 1, 1)
         step = sum(level * (1 + CLOSE) >= sigma for level in self.levels) - 1
         return (min(max(step, 0), steps - 1) + 0.5) / steps
+
+    def guides(self, sigma_B: Tensor) -> bool:
+        """Return whether the share of the guidance is above 0 at the noise level of a batch."""
+        return self.schedule.share(self(float(sigma_B.max()))) > 0
+
+    def cfg_scale(self, full: float, sigma_B: Tensor) -> float:
+        """Return the CFG scale at the noise level of a batch, where `full` is the scale at full guidance."""
+        return float(cfg_scale_of(self.schedule.at(full - 1, self(float(sigma_B.max())))))
 
 
 def positions_in_run(schedule: GuidanceSchedule, network, sigmas) -> Positions:

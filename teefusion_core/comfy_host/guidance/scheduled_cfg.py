@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
+import time
 
 import comfy.samplers
 
-from ...guidance.cfg import cfg_scale_of
 from ...guidance.schedule import GuidanceSchedule
-from ..notes import begin, tell
+from ..notes import tell
+from ..recording import count_rows
+from ..sampling import cost_line
 from .position import positions_in_run
+
+COUNTER_KEY = "teefusion_scheduled_passes"
 
 
 class ScheduledCFGGuider(comfy.samplers.CFGGuider):
@@ -32,20 +35,24 @@ class ScheduledCFGGuider(comfy.samplers.CFGGuider):
         return {"schedule": self.schedule.json()}
 
     def inner_sample(self, noise, latent_image, device, sampler, sigmas, *args, **kwargs):
-        """Sample, with the positions of this run; tell its passes."""
-        self.position, self.passes = positions_in_run(self.schedule, self.inner_model, sigmas), 0
+        """Sample, with the positions of this run; tell its cost."""
+        self.position, self.passes = positions_in_run(self.schedule, self.inner_model, sigmas), 0.0
+
+        def count(rows: int) -> None:
+            self.passes += rows / len(noise)
+
+        count_rows(self.model_options, COUNTER_KEY, count)
+        begin = time.perf_counter()
         samples = super().inner_sample(noise, latent_image, device, sampler, sigmas, *args, **kwargs)
         if self.tells_passes:
-            begin()
-            tell(f"{max(len(sigmas) - 1, 0)} steps, {self.passes} forward passes")
+            tell(cost_line(self, max(len(sigmas) - 1, 0), time.perf_counter() - begin))
         return samples
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
         """Return the denoised prediction with the scale of this noise level."""
-        constant, position = self.cfg, self.position(float(timestep.max()))
-        self.cfg = float(cfg_scale_of(self.schedule.at(constant - 1, position)))
-        self.passes += 1 if math.isclose(self.cfg, 1.0) else 2
+        full = self.cfg
+        self.cfg = self.position.cfg_scale(full, timestep)
         try:
             return super().predict_noise(x, timestep, model_options or {}, seed)
         finally:
-            self.cfg = constant
+            self.cfg = full

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 
 import comfy.samplers
 import torch
-from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from einops import repeat
 from torch import Tensor
 
 from ...errors import InvalidConfig, ShapeMismatch
-from ...guidance.cfg import cfg_scale_of, proxy_prompt
+from ...guidance.cfg import proxy_prompt
 from ...guidance.schedule import GuidanceSchedule
 from ..guidance.position import positions_in_run
 from ..guidance_functions import BRANCHES_KEY, name_what_is_not_finite, with_memory
 from ..notes import warn
+from ..recording import count_rows
 from .weak_model import WeakModel
 
 PHASE_KEY = "teefusion_phase"  # in the model options of a call
@@ -86,13 +86,13 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
 
     def guides_at(self, sigma: Tensor) -> bool:
         """Return whether the schedule guides at a noise level."""
-        return self.schedule is None or self.schedule.share(self.position(float(sigma.max()))) > 0
+        return self.schedule is None or self.position.guides(sigma)
 
     def _scale(self, phase: str, sigma: Tensor) -> float:
         scale: float = getattr(self.scales, phase)
         if self.schedule is None or phase == WEAK or (phase == STRONG and not self._strong_is_final):
             return scale
-        return float(cfg_scale_of(self.schedule.at(scale - 1, self.position(float(sigma.max())))))
+        return self.position.cfg_scale(scale, sigma)
 
     def set_conds(self, positive, negative, weak_positive=None, weak_negative=None) -> None:
         """Set the prompts; the weak phase uses those of the strong phase unless it has its own."""
@@ -176,11 +176,10 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
     def _prepare(self, options: dict) -> None:
         name_what_is_not_finite(options)
 
-        def count(executor, x, *args, **kwargs):
-            self.passes += len(x) / self.rows
-            return executor(x, *args, **kwargs)
+        def count(rows: int) -> None:
+            self.passes += rows / self.rows
 
-        add_wrapper_with_key(WrappersMP.APPLY_MODEL, COUNTER_KEY, count, options, is_model_options=True)
+        count_rows(options, COUNTER_KEY, count)
 
     def check_guidance_functions(self, x: Tensor, sigmas: Tensor, options: dict) -> None:
         """Refuse guidance functions with a memory: each pass of a reflection would get predictions of the others.

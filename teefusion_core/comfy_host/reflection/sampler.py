@@ -87,15 +87,14 @@ def run(model, x, sigmas, extra_args=None, callback=None, disable=None, *, refle
         )
     with tqdm(total=steps, disable=disable) as bar:
         phases = _Phases(model, extra_args or {}, callback)
+        final = euler(phases.denoiser(FINAL))
         step = reflected(
-            euler(phases.denoiser(STRONG)), INVERSIONS[inversion][kind](sigmas)(phases.denoiser(WEAK)),
-            euler(phases.denoiser(FINAL)), until=window(sigmas, chosen), rounds=rounds,
+            euler(phases.denoiser(STRONG)), INVERSIONS[inversion][kind](sigmas)(phases.denoiser(WEAK)), final,
+            until=window(sigmas, chosen), rounds=rounds,
         )  # fmt: skip
 
-        plain = euler(phases.denoiser(FINAL))
-
         def scheduled(state: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-            return (step if guider.guides_at(sigma) else plain)(state, sigma, sigma_next)
+            return (step if guider.guides_at(sigma) else final)(state, sigma, sigma_next)
 
         def moved(index: int, sigma: Tensor, state: Tensor) -> None:
             phases.step = index + 1
