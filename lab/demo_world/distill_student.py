@@ -114,7 +114,8 @@ FEW_STEPS = {4: 20, 6: 24, 8: 24, 10: 20}
 def ten_minutes(teacher: str, method: str, seed: int = 0) -> Recipe:
     """Return a recipe that is meant to take ten minutes on two cores, with trajectories and calibration."""
     return Recipe(
-        teacher, method=method, seed=seed, steps=1500, trajectories=80, **CALIBRATED | {"calibration": 32},
+        teacher, method=method, seed=seed, steps=1500, trajectories=80,
+        **CALIBRATED | {"calibration": 32, "guidance_margin": 0.5},
     )  # fmt: skip
 
 
