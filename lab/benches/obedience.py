@@ -20,6 +20,7 @@ from teefusion_core.comfy_host.guidance.patch import apply_fusion
 from teefusion_core.errors import InvalidConfig
 from teefusion_core.guidance.methods import GUIDANCE_LORA, TEEFUSION
 
+from ._report import RESULTS, write
 from ._study import Study, load
 
 NUM_PROMPTS, FEW, EVERY = 256, 128, 4
@@ -31,24 +32,36 @@ TEACHERS, METHODS, SEEDS = ("CFG", "W2SD"), (GUIDANCE_LORA, TEEFUSION), (0, 1, 2
 
 
 def measure() -> dict[str, Any]:
-    """Train missing students; return a row per teacher and per student."""
-    study, rows = Study(NUM_PROMPTS, FEW, EVERY), []
+    """Train missing students; return a row per teacher and per student.
+
+    Each row is written when it is measured: the next call measures only rows that are missing, or of another recipe.
+    """
+    settings = {"prompts": NUM_PROMPTS, "prompts for guidance": FEW, "every": EVERY}
+    before = RESULTS / "obedience.json"
+    known = json.loads(before.read_text()) if before.is_file() else {}
+    rows = known["rows"] if known.get("settings") == settings else []
+    study, jobs = Study(NUM_PROMPTS, FEW, EVERY), []
     for name in TEACHERS:
-        rows.append(_teacher(study, name))
-        rows += [_student(study, ten_minutes(name, method, seed)) for method in METHODS for seed in SEEDS]
-    return {"rows": rows, "settings": {"prompts": NUM_PROMPTS, "prompts for guidance": FEW, "every": EVERY}}
+        jobs.append(({"teacher": name, "method": ""}, partial(_teacher, study, name)))
+        recipes = [ten_minutes(name, method, seed) for method in METHODS for seed in SEEDS]
+        jobs += [(_named(recipe), partial(_student, study, recipe)) for recipe in recipes]
+    done: list[dict[str, Any]] = []
+    for named, made in jobs:
+        done.append(next((row for row in rows if named.items() <= row.items()), None) or named | made())
+        write("obedience", {"rows": done + [row for row in rows if row not in done], "settings": settings})
+    return {"rows": done, "settings": settings}
+
+
+def _named(recipe: Recipe) -> dict[str, Any]:
+    names = ("teacher", "method", "seed", "steps", "trajectories", "guidance_margin", "learning_rate")
+    return {name: getattr(recipe, name) for name in names}
 
 
 @torch.inference_mode()
 def _teacher(study: Study, name: str) -> dict[str, Any]:
     teacher = study.teacher(name)
     right = {str(w): study.bench.judged(partial(study.images, teacher, w))["overall"] for w in GUIDANCE}
-    return {
-        "teacher": name,
-        "method": "",
-        "right": right,
-        "after": {str(w): study.effective(name, w) for w in EFFECTIVE},
-    }
+    return {"right": right, "after": {str(w): study.effective(name, w) for w in EFFECTIVE}}
 
 
 def _student(study: Study, recipe: Recipe) -> dict[str, Any]:
@@ -61,7 +74,7 @@ def _measured(study: Study, recipe: Recipe, path: Path) -> dict[str, Any]:
     student = load(study.base, path)
     plain = student.clone()
     plain.set_attachments(STUDENT_KEY, {**student.get_attachment(STUDENT_KEY), "calibration": ""})
-    row = {name: took[name] for name in ("teacher", "method", "seed", "steps", "seconds", "threads")}
+    row = {name: took[name] for name in ("seconds", "threads")}
     for when, model in (("before", plain), ("after", student)):
         row[when] = {str(w): _unless_refused(partial(study.effective, recipe.teacher, w, model)) for w in EFFECTIVE}
     row["error"] = _error(study, recipe.teacher, plain, ERROR_AT)
