@@ -13,8 +13,8 @@ from typing import Any
 # isort: off
 from . import (
     _claims, _embedding, _negative_prompts, _packs, _paper_tables, alignment, backbones, blend, campaign, composition,
-    demo, import_time, interval, memory, negatives, overhead, rates, real_size, reflection, reflection_cost, soak,
-    students, teacher_check, trainer,
+    demo, import_time, interval, memory, negatives, obedience, overhead, rates, real_size, reflection, reflection_cost,
+    soak, students, teacher_check, trainer,
 )  # fmt: skip
 # isort: on
 
@@ -27,6 +27,7 @@ OWN: dict[str, Table] = {
     "blend": blend.table, "trainer": trainer.table, "campaign": campaign.table, "packs": _packs.table,
     "teacher_check": teacher_check.table,
     "memory": memory.table, "real_size": real_size.table, "interval": interval.table,
+    "obedience": obedience.table,
 }  # fmt: skip
 """Tables called as their bench is."""
 PAPER: dict[str, Table] = {
@@ -46,6 +47,7 @@ TABLES: dict[str, tuple[str, Table]] = {
     "negatives_shipped": ("negatives", negatives.table),
     "negatives_base": ("students", _negative_prompts.base_table),
     "negatives_cause": ("students", _negative_prompts.cause_table),
+    "obedience_cost": ("obedience", obedience.cost_table),
     "composition_reasons": ("composition", composition.reason_table),
     "real_size_workflows": ("real_size", real_size.workflow_table), "real_size_gap": ("real_size", real_size.gap_table),
     "real_size_training": ("real_size", real_size.training_table),

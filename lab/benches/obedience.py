@@ -15,12 +15,11 @@ import torch
 from runner.stop import say
 
 from lab.demo_world.distill_student import Recipe, distilled, ten_minutes
-from teefusion_core.comfy_host.guidance.attachments import STUDENT_KEY
-from teefusion_core.comfy_host.guidance.patch import apply_fusion
 from teefusion_core.errors import InvalidConfig
 from teefusion_core.guidance.methods import GUIDANCE_LORA, TEEFUSION
 
 from ._report import RESULTS, write
+from ._scores import by_kind
 from ._study import Study, load
 
 NUM_PROMPTS, FEW, EVERY = 256, 128, 4
@@ -70,6 +69,8 @@ def _student(study: Study, recipe: Recipe) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _measured(study: Study, recipe: Recipe, path: Path) -> dict[str, Any]:
+    from teefusion_core.comfy_host.guidance.attachments import STUDENT_KEY
+
     took = json.loads(path.with_suffix(".json").read_text())
     student = load(study.base, path)
     plain = student.clone()
@@ -95,6 +96,8 @@ def _unless_refused(measured: Callable[[], float]) -> float | None:
 
 def _error(study: Study, name: str, student: Any, w: float) -> float:
     """Return the squared error relative to the guidance of the teacher, as a mean over noise levels."""
+    from teefusion_core.comfy_host.guidance.patch import apply_fusion
+
     where, moves, cond, _ = study.trajectory(name, w)
     velocities = study.velocities(*apply_fusion(student, study.first, study.bench.null, w), where)
     seen = zip(velocities, moves, cond, strict=True)
@@ -102,25 +105,35 @@ def _error(study: Study, name: str, student: Any, w: float) -> float:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """Return the heading and a line per teacher and student."""
-    head = ["teacher", "student", "seed", "minutes", "error at w 2"]
-    head += [f"w {w:g}, uncalibrated" for w in EFFECTIVE] + [f"w {w:g}" for w in EFFECTIVE]
-    lines = [head + [f"right at w {w:g}" for w in GUIDANCE]]
-    teacher: dict[str, Any] = {}
-    for row in result["rows"]:
-        teacher = teacher if row["method"] else row
-        start = [row["teacher"], row["method"], str(row.get("seed", ""))]
-        start += [f"{row['seconds'] / 60:.1f}", f"{row['error']:.3f}"] if row["method"] else ["", ""]
-        guided = [_cell(row.get(when, {}), teacher["after"], w) for when in ("before", "after") for w in EFFECTIVE]
-        lines.append(start + guided + [_cell(row["right"], teacher["right"], w) for w in GUIDANCE])
+    """Return the heading, and a line per teacher, method and w, with the students of all seeds in a cell."""
+    head = ["teacher", "method", "w", "teacher's CFG scale", "students, uncalibrated", "calibrated"]
+    lines = [[*head, "teacher all right", "students all right"]]
+    for teacher in (row for row in result["rows"] if not row["method"]):
+        for method in METHODS:
+            kind = {"teacher": teacher["teacher"], "method": method}
+            students = [row for row in result["rows"] if kind.items() <= row.items()]
+            for w in map(str, EFFECTIVE if students else ()):
+                wanted = teacher["after"][w]
+                cells = [_cell([row[when][w] for row in students], wanted) for when in ("before", "after")]
+                right = ["", ""]
+                if w in teacher["right"]:
+                    right = [f"{teacher['right'][w]:.3f}", _cell([row["right"][w] for row in students], None)]
+                lines.append([*kind.values(), w, f"{wanted:.2f}", *cells, *right])
     return lines
 
 
-def _cell(values: dict[str, float | None], teachers: dict[str, float], w: float) -> str:
-    """Return a value with its difference from the teacher's in percent."""
-    if str(w) not in values:
-        return ""
-    value, wanted = values[str(w)], teachers[str(w)]
-    if value is None:
-        return "refused"
-    return f"{value:.3f}" if value == wanted else f"{value:.3f} ({100 * (value / wanted - 1):+.1f} %)"
+def cost_table(result: dict[str, Any]) -> list[list[str]]:
+    """Return the heading, and a line per teacher and method with minutes and held-out error of each seed."""
+    lines = [["teacher", "method", "seeds", "minutes on one core", f"error of the guidance at w {ERROR_AT:g}"]]
+    for rows in by_kind([row for row in result["rows"] if row["method"]], "teacher", "method"):
+        minutes, errors = ([row["seconds"] / 60 for row in rows], [row["error"] for row in rows])
+        cells = [" / ".join(f"{x:.0f}" for x in minutes), " / ".join(f"{x:.2f}" for x in errors)]
+        lines.append([rows[0]["teacher"], rows[0]["method"], str(len(rows)), *cells])
+    return lines
+
+
+def _cell(values: list[float | None], wanted: float | None) -> str:
+    """Return the values of the seeds, and how far their mean is from the wanted one in percent."""
+    known = [value for value in values if value is not None]
+    text = " / ".join("refused" if value is None else f"{value:.2f}" if wanted else f"{value:.3f}" for value in values)
+    return f"{text} ({100 * (statistics.fmean(known) / wanted - 1):+.0f} %)" if wanted and known else text

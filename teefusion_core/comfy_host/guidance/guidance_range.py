@@ -100,7 +100,7 @@ def guidance_line(w_B: Tensor, student: Mapping, schedule: GuidanceSchedule | No
         means = f"is like CFG scale {_few(torch.tensor([round(curve.effective(w), 2) for w in w_B.tolist()]))}"
     return (
         f"guidance {_few(w_B)}{over_time} {means}. Allowed: {typed(low, high)}. Set the sampler's cfg to 1{steps}. "
-        f"Student of {student['teacher']}"
+        f"Its teacher: {student['teacher']}"
     )
 
 

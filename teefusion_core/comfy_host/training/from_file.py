@@ -104,7 +104,8 @@ def _reflection(section: Mapping[str, Any], model, folder: Path, weak_cfg: float
         reflect_steps=section.get("reflect_steps", -1), inversion=section.get("inversion", "exact")
     )
     shown = "1 + w" if strong is None else f"{strong:g}"
-    description = f"reflection, cfg {shown} / {weak_scale:g} / 1 + w (strong / weak / final)"
+    name = "Z-Sampling" if weak is None else "W2SD"
+    description = f"{name}, final_cfg 1 + w, strong_cfg {shown}, weak_cfg {weak_scale:g}"
     return ReflectionGuider(model, weak, scales=scales), sampler, description
 
 
