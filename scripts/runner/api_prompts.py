@@ -1,4 +1,4 @@
-"""The shipped workflows as API prompts, and one that samples the student alone."""
+"""The shipped workflows as API prompts, and some of them without the methods that they compare with."""
 
 import json
 from pathlib import Path
@@ -8,15 +8,20 @@ from .graph import Json, find, to_prompt
 from .places import WORKFLOWS
 
 FOLDER: Path = WORKFLOWS / "api"
-STUDENT, SWEEP = "student", "student_sweep"
-"""Names of the prompts that sample the student alone: at one guidance, and at several with a file for each."""
+STUDENT, SWEEP, MIDDLE = "student", "student_sweep", "cfg_in_the_middle"
+"""Names of the prompts of one method alone: a student, a sweep with a file for each guidance, CFG in an interval."""
 
 
 def api_prompts(object_info: Json) -> dict[str, Json]:
-    """Return name -> prompt of every workflow, of the student of template 01, and of a sweep as single files."""
+    """Return name -> prompt of every workflow, and of those that sample one method alone."""
     found = {path.stem: to_prompt(read_workflow(path), object_info) for path in sorted(WORKFLOWS.glob("*.json"))}
-    student = _saved(found[WORKFLOW.stem], "Decode student", f"teefusion/{STUDENT}")
-    return {**found, STUDENT: student, SWEEP: _saved(found["11 Guidance sweep"], "Decode", f"teefusion/{SWEEP}")}
+    alone = {
+        STUDENT: (WORKFLOW.stem, "Decode student"),
+        SWEEP: ("11 Guidance sweep", "Decode"),
+        MIDDLE: ("13 CFG in the middle only", "Decode schedule"),
+    }
+    parts = {name: _saved(found[of], title, f"teefusion/{name}") for name, (of, title) in alone.items()}
+    return {**found, **parts}
 
 
 def written(prompt: Json) -> str:

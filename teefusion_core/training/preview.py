@@ -59,10 +59,11 @@ def calibration_plot(curve: Calibration) -> Image.Image:
     frame.line([(value, value) for value in curve.teacher], FAINT)
     frame.line(list(zip(curve.teacher, curve.before, strict=True)), OTHER, dots=True)
     frame.line(list(zip(curve.teacher, curve.after, strict=True)), STRONG, width=2, dots=True)
-    labels.text((MARGIN, 6), "effective guidance, before", OTHER, TEXT)
-    labels.text((MARGIN + 168, 6), "and after", STRONG, TEXT)
-    labels.text((MARGIN, SIZE - 20), f"teacher {around[0]:.3g} to {around[1]:.3g}, w {curve.wanted[0]:.3g} to "
-                f"{curve.wanted[-1]:.3g}", INK, TEXT)  # fmt: skip
+    labels.text((MARGIN, 6), "guidance, uncalibrated", OTHER, TEXT)
+    labels.text((MARGIN + 168, 6), "calibrated", STRONG, TEXT)
+    labels.text(
+        (MARGIN, SIZE - 20), f"gray: teacher, CFG {around[0]:.3g} to {around[1]:.3g}, w {curve.typed()}", INK, TEXT
+    )
     return image
 
 

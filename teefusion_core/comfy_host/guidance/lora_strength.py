@@ -49,7 +49,7 @@ def at_strength(model_patcher, reference: float, w_B: Tensor, line: str = ""):
         student.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, _note_run)
         if strength:  # at 0 the model stays its base, bit for bit
             student.add_patches(model_patcher.get_attachment(LORA_KEY), strength)
-    tell(f"{line}{'. ' * bool(line)}LoRA strength {strength:g}; null is not used by this student")
+    tell(f"{line}{'. ' * bool(line)}LoRA strength {strength:g}; the empty or negative prompt is not used")
     return student
 
 

@@ -93,7 +93,7 @@ def train_in_graph(
     _written.add(path)
     (verdict, figures), steps = described_calibration(training, trained), trained.file.info.step
     saved = f"Saved as {path.relative_to(output.parent)}. "
-    tell(f"{verdict}{saved}{figures}{steps} steps, last loss {trained.losses[-1]:.4f}")
+    tell(f"{verdict}{figures}{saved}{steps} steps, last loss {trained.losses[-1]:.4f}")
     return trained, path
 
 
