@@ -44,11 +44,15 @@ def measure() -> dict[str, Any]:
         jobs.append(({"teacher": name, "method": ""}, partial(_teacher, study, name)))
         recipes = [ten_minutes(name, method, seed) for method in METHODS for seed in SEEDS]
         jobs += [(_named(recipe), partial(_student, study, recipe)) for recipe in recipes]
-    done: list[dict[str, Any]] = []
+
+    def row_of(named: dict[str, Any]) -> dict[str, Any] | None:
+        return next((row for row in rows if named.items() <= row.items()), None)
+
     for named, made in jobs:
-        done.append(next((row for row in rows if named.items() <= row.items()), None) or named | made())
-        write("obedience", {"rows": done + [row for row in rows if row not in done], "settings": settings})
-    return {"rows": done, "settings": settings}
+        if row_of(named) is None:
+            rows.append(named | made())
+            write("obedience", {"rows": rows, "settings": settings})
+    return {"rows": [row_of(named) for named, _ in jobs], "settings": settings}
 
 
 def _named(recipe: Recipe) -> dict[str, Any]:
@@ -112,7 +116,7 @@ def table(result: dict[str, Any]) -> list[list[str]]:
         for method in METHODS:
             kind = {"teacher": teacher["teacher"], "method": method}
             students = [row for row in result["rows"] if kind.items() <= row.items()]
-            for w in map(str, EFFECTIVE if students else ()):
+            for w in map(str, EFFECTIVE):
                 wanted = teacher["after"][w]
                 cells = [_cell([row[when][w] for row in students], wanted) for when in ("before", "after")]
                 right = ["", ""]
@@ -124,7 +128,7 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 def cost_table(result: dict[str, Any]) -> list[list[str]]:
     """Return the heading, and a line per teacher and method with minutes and held-out error of each seed."""
-    lines = [["teacher", "method", "seeds", "minutes on one core", f"error of the guidance at w {ERROR_AT:g}"]]
+    lines = [["teacher", "method", "seeds", "minutes", f"error of the guidance at w {ERROR_AT:g}"]]
     for rows in by_kind([row for row in result["rows"] if row["method"]], "teacher", "method"):
         minutes, errors = ([row["seconds"] / 60 for row in rows], [row["error"] for row in rows])
         cells = [" / ".join(f"{x:.0f}" for x in minutes), " / ".join(f"{x:.2f}" for x in errors)]

@@ -36,7 +36,7 @@ class ScheduledCFGGuider(comfy.samplers.CFGGuider):
 
     def inner_sample(self, noise, latent_image, device, sampler, sigmas, *args, **kwargs):
         """Sample, with the positions of this run; tell its cost."""
-        self.position, self.passes = positions_in_run(self.schedule, self.inner_model, sigmas), 0.0
+        self.positions, self.passes = positions_in_run(self.schedule, self.inner_model, sigmas), 0.0
 
         def count(rows: int) -> None:
             self.passes += rows / len(noise)
@@ -51,7 +51,7 @@ class ScheduledCFGGuider(comfy.samplers.CFGGuider):
     def predict_noise(self, x, timestep, model_options=None, seed=None):
         """Return the denoised prediction with the scale of this noise level."""
         full = self.cfg
-        self.cfg = self.position.cfg_scale(full, timestep)
+        self.cfg = self.positions.cfg_scale(full, timestep)
         try:
             return super().predict_noise(x, timestep, model_options or {}, seed)
         finally:

@@ -86,13 +86,13 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
 
     def guides_at(self, sigma: Tensor) -> bool:
         """Return whether the schedule guides at a noise level."""
-        return self.schedule is None or self.position.guides(sigma)
+        return self.schedule is None or self.positions.guides_at(sigma)
 
     def _scale(self, phase: str, sigma: Tensor) -> float:
         scale: float = getattr(self.scales, phase)
         if self.schedule is None or phase == WEAK or (phase == STRONG and not self._strong_is_final):
             return scale
-        return self.position.cfg_scale(scale, sigma)
+        return self.positions.cfg_scale(scale, sigma)
 
     def set_conds(self, positive, negative, weak_positive=None, weak_negative=None) -> None:
         """Set the prompts; the weak phase uses those of the strong phase unless it has its own."""
@@ -126,7 +126,7 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         weak = {k.removeprefix("weak_"): self.conds.pop(k) for k in list(self.conds) if k.startswith("weak_")}
         self.rows = len(noise)
         if self.schedule is not None:
-            self.position = positions_in_run(self.schedule, self.inner_model, sigmas)
+            self.positions = positions_in_run(self.schedule, self.inner_model, sigmas)
         self._prepare(self.model_options)
         scaled = latent_image
         if latent_image is not None and torch.count_nonzero(latent_image) > 0:

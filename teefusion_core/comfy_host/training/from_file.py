@@ -36,6 +36,9 @@ from .network import latent_shape, prompt_dtype
 from .run import Training
 from .teacher import Teacher
 
+REFLECTIONS = {"w2sd": ("W2SD", 1.0), "z-sampling": ("Z-Sampling", 0.0)}
+"""Kind of a teacher -> its name and its usual weak_cfg."""
+
 
 def training_of(config: Mapping[str, Any], folder: Path) -> tuple[Training, Path]:
     """Build the training run that a config file describes.
@@ -92,20 +95,20 @@ def _cfg(section: Mapping[str, Any], model):
     return comfy.samplers.CFGGuider(model), comfy.samplers.sampler_object(name), f"CFG at scale 1 + w, {name}"
 
 
-def _reflection(section: Mapping[str, Any], model, folder: Path, weak_cfg: float):
+def _reflection(section: Mapping[str, Any], model, folder: Path):
+    method, usual_weak_cfg = REFLECTIONS[section["kind"]]
     weak = None
     if "weak_model" in section:
         named = section["weak_model"]
         weak = load_demo(named)[0] if named == "weak" else load_network(named, folder, "[teacher] weak_model")
-    strong, weak_scale = section.get("strong_cfg"), section.get("weak_cfg", weak_cfg)
+    strong, weak_scale = section.get("strong_cfg"), section.get("weak_cfg", usual_weak_cfg)
     # the trainer sets the final scale; a strong scale that equals it here follows it
     scales = Scales(1.0, weak_scale, 1.0) if strong is None else Scales(strong, weak_scale, strong + 1)
     sampler = ReflectionSampler(
         reflect_steps=section.get("reflect_steps", -1), inversion=section.get("inversion", "exact")
     )
     shown = "1 + w" if strong is None else f"{strong:g}"
-    name = "Z-Sampling" if weak is None else "W2SD"
-    description = f"{name}, final_cfg 1 + w, strong_cfg {shown}, weak_cfg {weak_scale:g}"
+    description = f"{method}, final_cfg 1 + w, strong_cfg {shown}, weak_cfg {weak_scale:g}"
     return ReflectionGuider(model, weak, scales=scales), sampler, description
 
 
@@ -121,11 +124,10 @@ def teacher_of(section: Mapping[str, Any], model, folder: Path) -> tuple[Teacher
     Raises:
         InvalidConfig: a file does not exist.
     """
-    kind = section.get("kind", "cfg")
-    if kind == "cfg":
+    if section.get("kind", "cfg") == "cfg":
         guider, sampler, description = _cfg(section, model)
     else:
-        guider, sampler, description = _reflection(section, model, folder, weak_cfg=1.0 if kind == "w2sd" else 0.0)
+        guider, sampler, description = _reflection(section, model, folder)
     return Teacher(guider, sampler), description
 
 
