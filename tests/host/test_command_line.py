@@ -110,7 +110,7 @@ def test_pictures_with_a_reflection_teacher(folder):
     code, _, err = ended(start(path))
     assert code == 0, err
     tensors, metadata = tensors_of(folder / "mine.safetensors")
-    assert metadata["mode"] == "diff" and metadata["teacher"].startswith("reflection, cfg 1 + w / 1 / 1 + w")
+    assert metadata["mode"] == "diff" and metadata["teacher"].startswith("W2SD, final_cfg 1 + w, ")
     assert all(name.rpartition(".")[2] in ("diff", "diff_b") for name in tensors)
 
 
