@@ -1,4 +1,4 @@
-"""Training steps whose matrix products are in bfloat16."""
+"""Training steps and trajectories whose matrix products are in bfloat16."""
 
 import sys
 
@@ -8,6 +8,8 @@ from torch.nn.functional import cosine_similarity
 
 from .distillation_parts import example_of, shaken
 
+LATENTS = ("x_SBCHW", "target_SBCHW", "guidance_SBCHW")
+
 
 @pytest.fixture
 def step(pack, distil, monkeypatch):
@@ -15,8 +17,8 @@ def step(pack, distil, monkeypatch):
 
     def make(mixed, device_can=True, **options):
         monkeypatch.setattr(module, "_multiplies_bfloat16", lambda device: device_can)
+        example = example_of(distil(**options).trajectory(0))
         distillation = shaken(distil(mixed_precision=mixed, **options))
-        example = example_of(distillation.trajectory(0))
         with distillation.in_training():
             loss = distillation.loss(example)
             loss.backward()
@@ -38,3 +40,16 @@ def test_a_step_is_that_of_float32_but_for_rounding(step, options):
 
 def test_without_the_arithmetic_nothing_changes(step):
     assert torch.equal(step(True, device_can=False)[0], step(False)[0])
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_a_trajectory_is_that_of_float32_but_for_rounding(pack, distil, monkeypatch, mixed):
+    module = sys.modules[f"{pack.module.__name__}.teefusion_core.training.mixed_precision"]
+    exact = distil().trajectory(0)
+    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda device: True)
+    found = distil(mixed_precision=mixed).trajectory(0)
+    for name in LATENTS:
+        wanted_SBCHW, found_SBCHW = getattr(exact, name), getattr(found, name)
+        assert found_SBCHW.dtype == torch.float32
+        error = float((found_SBCHW - wanted_SBCHW).square().sum() / wanted_SBCHW.square().sum())
+        assert 0 < error < 0.02 if mixed else error == 0, name

@@ -126,7 +126,7 @@ class Distillation:
             said: text that the user sees before the number of the step; if it is empty, no line is shown.
         """
         settings = replace(self.settings, images_per_trajectory=images or self.settings.images_per_trajectory)
-        with self.student.update.disabled(), torch.no_grad():
+        with self.student.update.disabled(), torch.no_grad(), self.precision():
             return replace(self._maker, settings=settings).make(number, said)
 
     def trajectory_beside(self, w: float, rows: int, number: int, steps: int) -> Trajectory:
@@ -142,7 +142,7 @@ class Distillation:
             return replay_loss(student, example, self.settings.guidance_error_weight)
 
     def precision(self) -> AbstractContextManager[object]:
-        """Return a context with the precision of a training step."""
+        """Return a context with the precision of a training step and of the trajectories for it."""
         wanted = self.settings.mixed_precision
         return mixed_precision(self.network.device, self.network.dtype) if wanted else nullcontext()
 
