@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,10 @@ from runner.places import ROOT
 from runner.stop import say
 
 RESULTS = ROOT / "lab" / "results"
+
+Row = dict[str, Any]
+Job = tuple[Row, Callable[[], Row]]
+"""What makes a row different from others, and a function that measures the rest of it."""
 
 
 def machine() -> dict[str, Any]:
@@ -35,6 +39,30 @@ def write(name: str, result: dict[str, Any]) -> Path:
     part.write_text(text + "\n", encoding="utf-8")
     os.replace(part, path)
     return path.relative_to(ROOT)
+
+
+def measured_rows(name: str, settings: Row, jobs: Iterable[Job]) -> dict[str, Any]:
+    """Measure what is missing in lab/results/<name>.json; return rows and settings.
+
+    Each row is written when it is measured, so the next call goes on where this one was stopped.
+
+    Args:
+        name: name of the bench.
+        settings: what all rows have in common; rows of other settings are dropped.
+        jobs: a job per row.
+    """
+    path = RESULTS / f"{name}.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    rows = known["rows"] if known.get("settings") == settings else []
+    wanted = []
+    for named, measure in jobs:
+        row = next((row for row in rows if named.items() <= row.items()), None)
+        if row is None:
+            row = named | measure()
+            rows.append(row)
+            write(name, {"rows": rows, "settings": settings})
+        wanted.append(row)
+    return {"rows": wanted, "settings": settings}
 
 
 def print_table(rows: list[list[str]]) -> None:

@@ -5,6 +5,7 @@ Shapes: B prompts of a batch, N prompts in all, C H W latent, S steps.
 
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,15 @@ class Study:
         if student is not None:
             moves = self.velocities(*apply_fusion(student, self.first, self.bench.null, w), where)
         return mean_guidance(moves, cond, uncond)
+
+    def guidance_error(self, name: str, student: Any, w: float) -> float:
+        """Return the squared error of a student relative to the guidance of a teacher, as a mean over noise levels."""
+        from teefusion_core.comfy_host.guidance.patch import apply_fusion
+
+        where, moves, cond, _ = self.trajectory(name, w)
+        velocities = self.velocities(*apply_fusion(student, self.first, self.bench.null, w), where)
+        seen = zip(velocities, moves, cond, strict=True)
+        return fmean(float((v - move).square().sum() / (move - own).square().sum()) for v, move, own in seen)
 
     def trajectory(self, name: str, w: float) -> tuple:
         """Return states and moves of a teacher, and the base's velocities with and without prompt, lists of [B,...]."""

@@ -3,6 +3,8 @@
 A student that has not been trained yet is trained first.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from lab.demo_world.distill_student import FEW_STEPS, distilled, few_steps
 
 from . import _methods
 from ._methods import TEACHER, Arm, Wanted, student_arm
+from ._report import Job, Row, measured_rows
 from ._sampling import sampled
 from ._scores import mean_text, values
 from ._study import STEPS, Study
@@ -26,28 +29,36 @@ def measure() -> dict[str, Any]:
     study = Study(NUM_PROMPTS, few=1)
     teachers = {arm.teacher: arm for arm in _methods.teachers() if arm.method == TEACHER}
     unguided = next(arm for arm in _methods.teachers() if arm.method == _methods.BASE)
-    rows = _rows(study, STEPS, "normal", teachers["W2SD"])
+    jobs = _jobs(study, STEPS, "normal", teachers["W2SD"])
     for steps in FEW_STEPS:
-        arms = [teachers["CFG"], unguided]
+        jobs += _jobs(study, steps, SCHEDULER, teachers["CFG"]) + _jobs(study, steps, SCHEDULER, unguided)
         for seed in SEEDS:
             recipe = few_steps(steps, seed)
-            wanted = Wanted(recipe.method, recipe.teacher, recipe.trainable)
-            arms.append(student_arm(wanted, seed, distilled(recipe), recipe.steps))
-        for arm in arms:
-            rows += _rows(study, steps, SCHEDULER, arm)
-    return {"rows": rows, "settings": {"prompts": NUM_PROMPTS, "guidance": GUIDANCE, "scheduler": SCHEDULER}}
+            kind = Wanted(recipe.method, recipe.teacher, recipe.trainable)
+            arm = student_arm(kind, seed, recipe.student, recipe.steps)
+            jobs += _jobs(study, steps, SCHEDULER, arm, partial(distilled, recipe))
+    settings = {"prompts": NUM_PROMPTS, "guidance": list(GUIDANCE), "scheduler": SCHEDULER}
+    return measured_rows("few_steps", settings, jobs)
 
 
-@torch.inference_mode()
-def _rows(study: Study, steps: int, scheduler: str, arm: Arm) -> list[dict[str, Any]]:
+def _jobs(study: Study, steps: int, scheduler: str, arm: Arm, make: Callable[[], Any] | None = None) -> list[Job]:
+    """Return a job per w; `make` trains the student of the arm, unless that has been done."""
+    grid = GUIDANCE if len(arm.grid) > 1 else arm.grid
+    return [
+        ({"steps": steps, **arm.named, "strength": w}, partial(_row, study, steps, scheduler, arm, w, make))
+        for w in grid
+    ]
+
+
+def _row(study: Study, steps: int, scheduler: str, arm: Arm, w: float, make: Callable[[], Any] | None) -> Row:
+    if make is not None:
+        make()
     study.sigmas = study.schedule(steps, scheduler)
-    found = []
-    for w in GUIDANCE if len(arm.grid) > 1 else arm.grid:
+    with torch.inference_mode():
         row = sampled(study, arm, w).row
-        row["passes"] = round(row["passes"] * STEPS)  # of the whole image
-        found.append(row | {"steps": steps})
-        say(f"{row['method']} {steps} steps w {w:g}: {row['right']['overall'].count('1') / NUM_PROMPTS:.3f}")
-    return found
+    row["passes"] = round(row["passes"] * STEPS)  # of the whole image
+    say(f"{row['method']} {steps} steps w {w:g}: {row['right']['overall'].count('1') / NUM_PROMPTS:.3f}")
+    return row
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:

@@ -18,7 +18,7 @@ from lab.demo_world.distill_student import Recipe, distilled, ten_minutes
 from teefusion_core.errors import InvalidConfig
 from teefusion_core.guidance.methods import GUIDANCE_LORA, TEEFUSION
 
-from ._report import RESULTS, write
+from ._report import measured_rows
 from ._scores import by_kind
 from ._study import Study, load
 
@@ -31,28 +31,14 @@ TEACHERS, METHODS, SEEDS = ("CFG", "W2SD"), (GUIDANCE_LORA, TEEFUSION), (0, 1, 2
 
 
 def measure() -> dict[str, Any]:
-    """Train missing students; return a row per teacher and per student.
-
-    Each row is written when it is measured: the next call measures only rows that are missing, or of another recipe.
-    """
-    settings = {"prompts": NUM_PROMPTS, "prompts for guidance": FEW, "every": EVERY}
-    before = RESULTS / "obedience.json"
-    known = json.loads(before.read_text()) if before.is_file() else {}
-    rows = known["rows"] if known.get("settings") == settings else []
+    """Train missing students; return a row per teacher and per student."""
     study, jobs = Study(NUM_PROMPTS, FEW, EVERY), []
     for name in TEACHERS:
         jobs.append(({"teacher": name, "method": ""}, partial(_teacher, study, name)))
         recipes = [ten_minutes(name, method, seed) for method in METHODS for seed in SEEDS]
         jobs += [(_named(recipe), partial(_student, study, recipe)) for recipe in recipes]
-
-    def row_of(named: dict[str, Any]) -> dict[str, Any] | None:
-        return next((row for row in rows if named.items() <= row.items()), None)
-
-    for named, made in jobs:
-        if row_of(named) is None:
-            rows.append(named | made())
-            write("obedience", {"rows": rows, "settings": settings})
-    return {"rows": [row_of(named) for named, _ in jobs], "settings": settings}
+    settings = {"prompts": NUM_PROMPTS, "prompts for guidance": FEW, "every": EVERY}
+    return measured_rows("obedience", settings, jobs)
 
 
 def _named(recipe: Recipe) -> dict[str, Any]:
@@ -82,7 +68,7 @@ def _measured(study: Study, recipe: Recipe, path: Path) -> dict[str, Any]:
     row = {name: took[name] for name in ("seconds", "threads")}
     for when, model in (("before", plain), ("after", student)):
         row[when] = {str(w): _unless_refused(partial(study.effective, recipe.teacher, w, model)) for w in EFFECTIVE}
-    row["error"] = _error(study, recipe.teacher, plain, ERROR_AT)
+    row["error"] = study.guidance_error(recipe.teacher, plain, ERROR_AT)
     row["right"] = {
         str(w): _unless_refused(lambda w=w: study.bench.row("", student, 1.0, w)["overall"]) for w in GUIDANCE
     }
@@ -96,16 +82,6 @@ def _unless_refused(measured: Callable[[], float]) -> float | None:
         return measured()
     except InvalidConfig:
         return None
-
-
-def _error(study: Study, name: str, student: Any, w: float) -> float:
-    """Return the squared error relative to the guidance of the teacher, as a mean over noise levels."""
-    from teefusion_core.comfy_host.guidance.patch import apply_fusion
-
-    where, moves, cond, _ = study.trajectory(name, w)
-    velocities = study.velocities(*apply_fusion(student, study.first, study.bench.null, w), where)
-    seen = zip(velocities, moves, cond, strict=True)
-    return statistics.fmean(float((v - move).square().sum() / (move - own).square().sum()) for v, move, own in seen)
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:

@@ -76,7 +76,8 @@ class Recipe:
     def name(self) -> str:
         method = "" if self.method in (TEEFUSION, DICE) else f"-{self.method.replace(' ', '-')}"
         less = "-negatives" if self.negative_share else ""
-        tried = f"-{self.steps}-steps-at-{self.learning_rate:g}" if self.learning_rate else ""
+        size = f"-{self.steps}-steps-of-{self.batch_size}-from-{self.trajectories}-rank-{self.rank}"
+        tried = f"{size}-at-{self.learning_rate:g}" if self.learning_rate else ""
         few = f"-in-{self.student_steps}" if self.student_steps else ""
         return f"{self.teacher}{method}-{self.learned}{less}-{self.seed}{tried}{few}".lower()
 

@@ -39,5 +39,5 @@ def _saved(prompt: Json, title: str, prefix: str) -> Json:
         waiting += [value[0] for value in prompt[key]["inputs"].values() if isinstance(value, list)]
     for key, node in kept.items():
         if "batch_size" in node["inputs"]:
-            kept[key] = {**node, "inputs": {**node["inputs"], "batch_size": 1}}
+            kept[key] = {**node, "inputs": {**node["inputs"], "batch_size": 1}, "_meta": {"title": "One empty image"}}
     return {key: kept[key] for key in sorted(kept, key=int)}

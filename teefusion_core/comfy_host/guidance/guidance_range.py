@@ -97,7 +97,8 @@ def guidance_line(w_B: Tensor, student: Mapping, schedule: GuidanceSchedule | No
     if curve is None:
         means = f"asks for CFG scale {_few(w_B + 1)}, but this student is not calibrated and may be guided less"
     else:
-        means = f"is like CFG scale {_few(torch.tensor([round(curve.effective(w), 2) for w in w_B.tolist()]))}"
+        scale_B = torch.tensor([round(curve.effective(w), 2) for w in w_B.tolist()])
+        means = f"aims at CFG scale {_few(scale_B)}"
     return (
         f"guidance {_few(w_B)}{over_time} {means}. Allowed: {typed(low, high)}. Set the sampler's cfg to 1{steps}. "
         f"Its teacher: {student['teacher']}"
