@@ -47,6 +47,7 @@ TABLES: dict[str, tuple[str, Table]] = {
     "negatives_shipped": ("negatives", negatives.table),
     "negatives_base": ("students", _negative_prompts.base_table),
     "negatives_cause": ("students", _negative_prompts.cause_table),
+    "learning_levels": ("learning", learning.level_table),
     "obedience_cost": ("obedience", obedience.cost_table),
     "composition_reasons": ("composition", composition.reason_table),
     "real_size_workflows": ("real_size", real_size.workflow_table), "real_size_gap": ("real_size", real_size.gap_table),

@@ -5,7 +5,6 @@ Shapes: B prompts of a batch, N prompts in all, C H W latent, S steps.
 
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -70,14 +69,14 @@ class Study:
             moves = self.velocities(*apply_fusion(student, self.first, self.bench.null, w), where)
         return mean_guidance(moves, cond, uncond)
 
-    def guidance_error(self, name: str, student: Any, w: float) -> float:
-        """Return the squared error of a student relative to the guidance of a teacher, as a mean over noise levels."""
+    def guidance_errors(self, name: str, student: Any, w: float) -> list[float]:
+        """Return the squared error of a student relative to the guidance of a teacher, at each noise level."""
         from teefusion_core.comfy_host.guidance.patch import apply_fusion
 
         where, moves, cond, _ = self.trajectory(name, w)
         velocities = self.velocities(*apply_fusion(student, self.first, self.bench.null, w), where)
         seen = zip(velocities, moves, cond, strict=True)
-        return fmean(float((v - move).square().sum() / (move - own).square().sum()) for v, move, own in seen)
+        return [float((v - move).square().sum() / (move - own).square().sum()) for v, move, own in seen]
 
     def trajectory(self, name: str, w: float) -> tuple:
         """Return states and moves of a teacher, and the base's velocities with and without prompt, lists of [B,...]."""

@@ -6,6 +6,7 @@ calibration.
 
 from dataclasses import replace
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -30,14 +31,17 @@ TRIED: tuple[dict[str, Any], ...] = (
     {"steps": 1500, "trajectories": 160},
 )
 """How each training differs from that of ten minutes; the first four see as many examples."""
+SHOWN, LEVELS_AT = 4, 2.0
+"""Which of these students is shown at each noise level, and at which w."""
 
 
 def measure() -> dict[str, Any]:
     """Train missing students; return a row for each."""
     study = Study(FEW, FEW, EVERY)
     recipes = [replace(ten_minutes(TEACHER, GUIDANCE_LORA), **tried) for tried in TRIED]
+    levels = [round(float(sigma), 3) for sigma in study.sigmas[:-1:EVERY]]
     jobs = [(_named(recipe), partial(_measured, study, recipe)) for recipe in recipes]
-    return measured_rows("learning", {"prompts for guidance": FEW, "every": EVERY}, jobs)
+    return measured_rows("learning", {"prompts for guidance": FEW, "levels": levels}, jobs)
 
 
 def _named(recipe: Recipe) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def _measured(study: Study, recipe: Recipe) -> dict[str, Any]:
         student = load(study.base, path)
         student.set_attachments(STUDENT_KEY, {**student.get_attachment(STUDENT_KEY), "calibration": ""})
         row = {
-            "error": {str(w): study.guidance_error(recipe.teacher, student, w) for w in GUIDANCE},
+            "errors": {str(w): study.guidance_errors(recipe.teacher, student, w) for w in GUIDANCE},
             "guidance": {str(w): study.effective(recipe.teacher, w, student) for w in GUIDANCE},
         }
     say(f"{recipe.name}: {row}")
@@ -65,6 +69,16 @@ def table(result: dict[str, Any]) -> list[list[str]]:
     lines = [[*head, *(f"error at w {w:g}" for w in GUIDANCE), f"CFG scale at w {GUIDANCE[-1]:g} (teacher 5)"]]
     for row in result["rows"]:
         size = [str(row[name]) for name in ("steps", "batch_size", "trajectories", "rank")]
-        errors = [f"{row['error'][str(w)]:.2f}" for w in GUIDANCE]
+        errors = [f"{fmean(row['errors'][str(w)]):.2f}" for w in GUIDANCE]
         lines.append([*size, *errors, f"{row['guidance'][str(GUIDANCE[-1])]:.2f}"])
     return lines
+
+
+def level_table(result: dict[str, Any]) -> list[list[str]]:
+    """Return the heading, and a line per noise level of one student."""
+    errors = result["rows"][SHOWN]["errors"][str(LEVELS_AT)]
+    levels = result["settings"]["levels"]
+    return [
+        ["noise level", "error"],
+        *([f"{level:g}", f"{error:.2f}"] for level, error in zip(levels, errors, strict=True)),
+    ]

@@ -8,7 +8,8 @@ from ._report import say
 
 GIB = 2**30
 MODELS: dict[str, dict[str, Any]] = {
-    "SD3-medium, bf16": {"name": "SD3-medium"}, "SD3.5-large, bf16": {"name": "SD3.5-large"},
+    "SD3-medium, bf16": {"name": "SD3-medium"}, "SD3.5-medium, bf16": {"name": "SD3.5-medium"},
+    "SD3.5-large, bf16": {"name": "SD3.5-large"},
     "SD3.5-large, fp8": {"name": "SD3.5-large", "dtype": "float8_e4m3fn"},
 }  # fmt: skip
 CARDS = (8, 12, 16, 24, 32, 48, 80)

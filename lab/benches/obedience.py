@@ -68,7 +68,7 @@ def _measured(study: Study, recipe: Recipe, path: Path) -> dict[str, Any]:
     row = {name: took[name] for name in ("seconds", "threads")}
     for when, model in (("before", plain), ("after", student)):
         row[when] = {str(w): _unless_refused(partial(study.effective, recipe.teacher, w, model)) for w in EFFECTIVE}
-    row["error"] = study.guidance_error(recipe.teacher, plain, ERROR_AT)
+    row["error"] = statistics.fmean(study.guidance_errors(recipe.teacher, plain, ERROR_AT))
     row["right"] = {
         str(w): _unless_refused(lambda w=w: study.bench.row("", student, 1.0, w)["overall"]) for w in GUIDANCE
     }

@@ -36,6 +36,8 @@ class _Notes:
     run: str = ""
     of_graph: str = ""
     warnings: list[str] = field(default_factory=list)
+    warned_at: Mapping = field(default_factory=dict)
+    """The part of the graph that led to the warnings."""
     line: str = ""
     sent: str = ""
 
@@ -120,6 +122,7 @@ def watch_graphs(find: Callable[[Mapping], Mapping[str, str]]) -> None:
         for text in found.values():
             log.warning("%s", _marked(text))
         if client is not None:
+            _forget_outdated(server, client, data.get("prompt") or {})
             before = {node for browser, node in _shown if browser == client and _shown[browser, node].of_graph}
             for node in before | found.keys():
                 notes = _of(client, node)
@@ -130,6 +133,32 @@ def watch_graphs(find: Callable[[Mapping], Mapping[str, str]]) -> None:
         return data
 
     server.add_on_prompt_handler(on_prompt)
+
+
+def _forget_outdated(server, client: str, graph: Mapping) -> None:
+    """Remove warnings of earlier runs from nodes that will run again, because something before them changed.
+
+    The node itself cannot remove them: without our model it runs without us.
+    """
+    for (browser, node), notes in list(_shown.items()):
+        if browser == client and notes.warnings and notes.warned_at != _leading_to(node, graph):
+            notes.warnings = []
+            _update(server, notes.run, node, client)
+
+
+def _leading_to(node: str, graph: Mapping) -> dict:
+    """Return the part of a graph that decides what a node makes."""
+    found, waiting = {}, [node]
+    while waiting:
+        number = waiting.pop()
+        if number in graph and number not in found:
+            found[number] = graph[number]
+            waiting += [str(value[0]) for value in dict(graph[number].get("inputs") or {}).values() if _is_link(value)]
+    return found
+
+
+def _is_link(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2
 
 
 def _marked(warning: str) -> str:
@@ -159,6 +188,7 @@ def _show(*, line: str = "", warning: str = "") -> None:
     notes.line = line or notes.line
     if warning and warning not in notes.warnings:
         notes.warnings.append(warning)
+        notes.warned_at = _leading_to(node, _running_graph(server, run))
     _update(server, run, node, client)
     if notes.text() and run not in _followed:
         _followed.add(run)
@@ -181,6 +211,11 @@ async def _show_after_run(server, run: str, client: str | None) -> None:
     for (browser, node), notes in list(_shown.items()):
         if browser == client and notes.run == run and notes.text():
             _send(server, run, node, notes.text(), client)
+
+
+def _running_graph(server, run: str) -> Mapping:
+    running, _ = server.prompt_queue.get_current_queue_volatile()
+    return next((item[2] for item in running if item[1] == run), {})
 
 
 def _items(server) -> list:

@@ -65,7 +65,7 @@ def student_in_a_lora_loader(ui):
 
 
 WARNED = {
-    cfg_other_than_1: "set the sampler's cfg to 1: it is 4",
+    cfg_other_than_1: "set cfg to 1: it is 4",
     model_not_connected: "connect MODEL to the sampler",
     conditioning_not_connected: "no prompt of this run carries guidance",
     no_student: "was not loaded from a student file",

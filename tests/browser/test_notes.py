@@ -13,7 +13,7 @@ CONNECT_PROMPT_AS_NULL = """() => {
 NOTES = {  # title of a node -> what it says
     "W2SD sampler": "2 steps, 6 forward passes",
     "TeEFusion Conditioning": "it is the prompt itself",
-    "Student sampler": "TeEFusion warning: set the sampler's cfg to 1: it is 4",
+    "Student sampler": "TeEFusion warning: set cfg to 1: it is 4",
 }
 DRAWS_TEXTS_ABOVE_PICTURES = (1, 53)
 """Older interfaces have no room for both in a node that is drawn as elements."""

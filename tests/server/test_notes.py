@@ -16,7 +16,7 @@ MISTAKES = {  # connection or value -> node that says it, what it says
     ("sampler", "model", ("student", 0)): ("fusion", "connect MODEL to the sampler"),
     ("fusion", "null", ("prompt", 0)): ("fusion", "it is the prompt itself"),
     ("sampler", "positive", ("prompt", 0)): ("box:sampler", "no prompt of this run carries guidance"),
-    ("sampler", "cfg", 4): ("box:sampler", "set the sampler's cfg to 1: it is 4"),
+    ("sampler", "cfg", 4): ("box:sampler", "set cfg to 1: it is 4"),
 }
 
 
@@ -129,3 +129,10 @@ def test_a_warning_comes_with_the_mistake_and_goes_with_it(server, node, slot, v
     before, mistaken, corrected = asyncio.run(shown_after_each(server, [right, wrong, right]))
     assert "warning" not in before.get(warned, "") and warning in mistaken[warned]
     assert corrected[warned].strip() == before.get(warned, "")
+
+
+def test_an_old_warning_goes_from_a_node_that_now_runs_without_us(server):
+    wrong, bypassed = graph(("sampler", "cfg", 4.0)), graph(("sampler", "model", ("student", 0)))
+    mistaken, without_us = asyncio.run(shown_after_each(server, [wrong, bypassed]))
+    assert "it is 4" in mistaken["box:sampler"]
+    assert not without_us["box:sampler"].strip() and "connect MODEL" in without_us["fusion"]

@@ -263,5 +263,5 @@ def _note_run(executor, *args, **kwargs):
     note_run(guider, *args, **kwargs)
     note_levels(getattr(guider, "conds", {}), kwargs["sigmas"] if "sigmas" in kwargs else args[3])
     if not any(TIMESTEP_KEY in cond for conds in getattr(guider, "conds", {}).values() for cond in conds):
-        warn("connect the CONDITIONING of the node that gives MODEL too: no prompt of this run carries guidance.")
+        warn("connect the guidance node's CONDITIONING to positive: no prompt of this run carries guidance.")
     return executor(*args, **kwargs)

@@ -49,4 +49,4 @@ def note_run(guider, noise: Tensor, latent_image: Tensor, sampler, sigmas: Tenso
         )
     cfg = getattr(guider, "cfg", 1.0)
     if isinstance(cfg, (int, float)) and not math.isclose(cfg, 1.0):
-        warn(f"set the sampler's cfg to 1: it is {cfg:g}, so every step costs two passes and is guided twice.")
+        warn(f"set cfg to 1: it is {cfg:g}, so images are guided twice.")
