@@ -42,8 +42,8 @@ def table(methods: Sequence[Measured]) -> str:
 
 
 def _times(method: Measured, other: Measured) -> float:
-    """Return how many times as long as another method it took, by the shortest times: other work only lengthens one."""
-    return min(method.seconds) / min(other.seconds)
+    """Return how many times as long as another method it took for a prompt; the median ignores busy moments."""
+    return statistics.median(own / others for own, others in zip(method.seconds, other.seconds, strict=True))
 
 
 def _score(method: Measured, prompts: int, shares: Mapping[tuple[str, float], float]) -> str:

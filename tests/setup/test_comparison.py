@@ -35,7 +35,7 @@ def test_both_methods_get_the_same_noise_on_a_copy():
 
 def test_the_table_tells_passes_times_and_scores():
     student = Method("Student", "", "", "w 2 (as cfg 3)", 3.0, 20, [1.0, 3.0, 1.5], [1.0, 1.0])
-    cfg = Method("CFG", "", "", "cfg 3", 3.0, 20, [1.6, 4.2, 2.4], [2.0, 2.0])
+    cfg = Method("CFG", "", "", "cfg 3", 3.0, 20, [9.6, 4.8, 2.4], [2.0, 2.0])
     other = Method("CFG", "", "", "cfg 7", 7.0, 20, [2.0, 6.0, 3.0], [2.0, 2.0])
     lines = demo_table.table((cfg, other, student)).splitlines()
     cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines[2:5]]
