@@ -148,12 +148,15 @@ def _forget_outdated(server, client: str, graph: Mapping) -> None:
 
 def _leading_to(node: str, graph: Mapping) -> dict:
     """Return the part of a graph that decides what a node makes."""
-    found, waiting = {}, [node]
+    found: dict[str, tuple] = {}
+    waiting = [node]
     while waiting:
         number = waiting.pop()
-        if number in graph and number not in found:
-            found[number] = graph[number]
-            waiting += [str(value[0]) for value in dict(graph[number].get("inputs") or {}).values() if _is_link(value)]
+        made = graph.get(number)
+        if isinstance(made, Mapping) and number not in found:
+            inputs = dict(made.get("inputs") or {})
+            found[number] = made.get("class_type"), inputs  # the host adds more when the node runs
+            waiting += [str(value[0]) for value in inputs.values() if _is_link(value)]
     return found
 
 
