@@ -31,7 +31,7 @@ TRIED: tuple[dict[str, Any], ...] = (
     {"steps": 1500, "trajectories": 160},
 )
 """How each training differs from that of ten minutes; the first four see as many examples."""
-SHOWN, LEVELS_AT = 4, 2.0
+SHOWN, LEVELS_AT = {"steps": 1500, "trajectories": 80}, 2.0
 """Which of these students is shown at each noise level, and at which w."""
 
 
@@ -76,7 +76,7 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 def level_table(result: dict[str, Any]) -> list[list[str]]:
     """Return the heading, and a line per noise level of one student."""
-    errors = result["rows"][SHOWN]["errors"][str(LEVELS_AT)]
+    errors = next(row for row in result["rows"] if SHOWN.items() <= row.items())["errors"][str(LEVELS_AT)]
     levels = result["settings"]["levels"]
     return [
         ["noise level", "error"],
