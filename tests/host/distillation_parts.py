@@ -1,5 +1,6 @@
 """What tests of the trainer share."""
 
+import sys
 from dataclasses import replace
 
 import torch
@@ -23,3 +24,8 @@ def shaken(distillation, size=0.02, seed=3):
 def example_of(trajectory, step=1):
     example = trajectory.example(step)
     return replace(example, weight_B=torch.ones_like(example.weight_B))
+
+
+def precision_of(pack):
+    """Return the module that decides whether a device multiplies in bfloat16."""
+    return sys.modules[f"{pack.module.__name__}.teefusion_core.training.mixed_precision"]

@@ -1,22 +1,18 @@
 """Training steps and trajectories whose matrix products are in bfloat16."""
 
-import sys
-
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from .distillation_parts import example_of, shaken
+from .distillation_parts import example_of, precision_of, shaken
 
 LATENTS = ("x_SBCHW", "target_SBCHW", "guidance_SBCHW")
 
 
 @pytest.fixture
 def step(pack, distil, monkeypatch):
-    module = sys.modules[f"{pack.module.__name__}.teefusion_core.training.mixed_precision"]
-
     def make(mixed, device_can=True, **options):
-        monkeypatch.setattr(module, "_multiplies_bfloat16", lambda device: device_can)
+        monkeypatch.setattr(precision_of(pack), "_multiplies_bfloat16", lambda device: device_can)
         example = example_of(distil(**options).trajectory(0))
         distillation = shaken(distil(mixed_precision=mixed, **options))
         with distillation.in_training():
@@ -44,9 +40,8 @@ def test_without_the_arithmetic_nothing_changes(step):
 
 @pytest.mark.parametrize("mixed", [True, False])
 def test_a_trajectory_is_that_of_float32_but_for_rounding(pack, distil, monkeypatch, mixed):
-    module = sys.modules[f"{pack.module.__name__}.teefusion_core.training.mixed_precision"]
     exact = distil().trajectory(0)
-    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr(precision_of(pack), "_multiplies_bfloat16", lambda device: True)
     found = distil(mixed_precision=mixed).trajectory(0)
     for name in LATENTS:
         wanted_SBCHW, found_SBCHW = getattr(exact, name), getattr(found, name)

@@ -13,6 +13,7 @@ from PIL import Image
 from teefusion_core.guidance.calibration import Calibration
 from teefusion_core.training.adapters import TRAINABLE
 
+from .distillation_parts import precision_of
 from .reflection_parts import OTHER, PROMPT, randn, relative, weights_of
 
 pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
@@ -128,6 +129,7 @@ def test_at_the_end_student_and_teacher_are_compared(
     pack, host, world, train, output, add_folder, shown, monkeypatch, caplog
 ):
     """Cancelled then, it keeps the training; started again, it compares only."""
+    monkeypatch.setattr(precision_of(pack), "_multiplies_bfloat16", lambda device: False)  # learns the same everywhere
     kind, asked = pack.comfy_host.Distillation, []
     made, beside = kind.trajectory, kind.trajectory_beside
     learned = dict(
