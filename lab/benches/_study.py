@@ -62,20 +62,15 @@ class Study:
 
     def effective(self, name: str, w: float, student: Any = None) -> float:
         """Return the effective guidance of a teacher's steps, or of a student at the same states, as a mean."""
-        from teefusion_core.comfy_host.guidance.patch import apply_fusion
-
         where, moves, cond, uncond = self.trajectory(name, w)
         if student is not None:
-            moves = self.velocities(*apply_fusion(student, self.first, self.bench.null, w), where)
+            moves = self.student_velocities(student, w, where)
         return mean_guidance(moves, cond, uncond)
 
     def guidance_errors(self, name: str, student: Any, w: float) -> list[float]:
         """Return the squared error of a student relative to the guidance of a teacher, at each noise level."""
-        from teefusion_core.comfy_host.guidance.patch import apply_fusion
-
         where, moves, cond, _ = self.trajectory(name, w)
-        velocities = self.velocities(*apply_fusion(student, self.first, self.bench.null, w), where)
-        seen = zip(velocities, moves, cond, strict=True)
+        seen = zip(self.student_velocities(student, w, where), moves, cond, strict=True)
         return [float((v - move).square().sum() / (move - own).square().sum()) for v, move, own in seen]
 
     def trajectory(self, name: str, w: float) -> tuple:
@@ -100,6 +95,12 @@ class Study:
     def branches(self, where: list) -> list[list[torch.Tensor]]:
         return [self.velocities(self.base, prompt, where) for prompt in (self.first, self.bench.null)]
 
+    def student_velocities(self, student: Any, w: float, where: list) -> list[torch.Tensor]:
+        """Return velocities of a student at w at places of the first few prompts."""
+        from teefusion_core.comfy_host.guidance.patch import apply_fusion
+
+        return self.velocities(*apply_fusion(student, self.first, self.bench.null, w), where)
+
     def velocities(self, model: Any, positive: list, where: list) -> list[torch.Tensor]:
         """Return velocities of any model at places of the first few prompts, at cfg 1."""
         seen = predictions(model, positive, self.bench.null, where, self.bench.noise_NCHW[: self.few])
@@ -121,3 +122,12 @@ def load(base: Any, path: Path) -> Any:
     from teefusion_core.comfy_host.guidance.student_loader import load_student
 
     return load_student(base, path)
+
+
+def uncalibrated(student: Any) -> Any:
+    """Return a student without the calibration of its file."""
+    from teefusion_core.comfy_host.guidance.attachments import STUDENT_KEY
+
+    plain = student.clone()
+    plain.set_attachments(STUDENT_KEY, {**student.get_attachment(STUDENT_KEY), "calibration": ""})
+    return plain

@@ -16,7 +16,7 @@ from lab.demo_world.distill_student import Recipe, distilled, ten_minutes
 from teefusion_core.guidance.methods import GUIDANCE_LORA
 
 from ._report import measured_rows
-from ._study import Study, load
+from ._study import Study, load, uncalibrated
 
 FEW, EVERY = 128, 4
 """Number of prompts whose guidance is measured, and at which of 20 steps."""
@@ -49,12 +49,9 @@ def _named(recipe: Recipe) -> dict[str, Any]:
 
 
 def _measured(study: Study, recipe: Recipe) -> dict[str, Any]:
-    from teefusion_core.comfy_host.guidance.attachments import STUDENT_KEY
-
     path = distilled(recipe)
     with torch.inference_mode():
-        student = load(study.base, path)
-        student.set_attachments(STUDENT_KEY, {**student.get_attachment(STUDENT_KEY), "calibration": ""})
+        student = uncalibrated(load(study.base, path))
         row = {
             "errors": {str(w): study.guidance_errors(recipe.teacher, student, w) for w in GUIDANCE},
             "guidance": {str(w): study.effective(recipe.teacher, w, student) for w in GUIDANCE},

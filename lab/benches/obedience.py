@@ -4,7 +4,6 @@ A student that has not been trained yet is trained first. Guidance is measured a
 that training did not use, with the student's calibration and without it.
 """
 
-import json
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -18,9 +17,10 @@ from lab.demo_world.distill_student import Recipe, distilled, ten_minutes
 from teefusion_core.errors import InvalidConfig
 from teefusion_core.guidance.methods import GUIDANCE_LORA, TEEFUSION
 
+from ._methods import training_record
 from ._report import measured_rows
 from ._scores import by_kind
-from ._study import Study, load
+from ._study import Study, load, uncalibrated
 
 NUM_PROMPTS, FEW, EVERY = 256, 128, 4
 """Number of prompts that are scored, number of those whose guidance is measured, and at which of 20 steps."""
@@ -59,12 +59,9 @@ def _student(study: Study, recipe: Recipe) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _measured(study: Study, recipe: Recipe, path: Path) -> dict[str, Any]:
-    from teefusion_core.comfy_host.guidance.attachments import STUDENT_KEY
-
-    took = json.loads(path.with_suffix(".json").read_text())
+    took = training_record(path)
     student = load(study.base, path)
-    plain = student.clone()
-    plain.set_attachments(STUDENT_KEY, {**student.get_attachment(STUDENT_KEY), "calibration": ""})
+    plain = uncalibrated(student)
     row = {name: took[name] for name in ("seconds", "threads")}
     for when, model in (("before", plain), ("after", student)):
         row[when] = {str(w): _unless_refused(partial(study.effective, recipe.teacher, w, model)) for w in EFFECTIVE}

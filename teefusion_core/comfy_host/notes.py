@@ -17,6 +17,8 @@ from typing import TypeVar
 
 import comfy.model_management
 
+from .prompt_graph import leading_to
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
@@ -141,27 +143,9 @@ def _forget_outdated(server, client: str, graph: Mapping) -> None:
     The node itself cannot remove them: without our model it runs without us.
     """
     for (browser, node), notes in list(_shown.items()):
-        if browser == client and notes.warnings and notes.warned_at != _leading_to(node, graph):
+        if browser == client and notes.warnings and notes.warned_at != leading_to(node, graph):
             notes.warnings = []
             _update(server, notes.run, node, client)
-
-
-def _leading_to(node: str, graph: Mapping) -> dict:
-    """Return the part of a graph that decides what a node makes."""
-    found: dict[str, tuple] = {}
-    waiting = [node]
-    while waiting:
-        number = waiting.pop()
-        made = graph.get(number)
-        if isinstance(made, Mapping) and number not in found:
-            inputs = dict(made.get("inputs") or {})
-            found[number] = made.get("class_type"), inputs  # the host adds more when the node runs
-            waiting += [str(value[0]) for value in inputs.values() if _is_link(value)]
-    return found
-
-
-def _is_link(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2
 
 
 def _marked(warning: str) -> str:
@@ -191,7 +175,7 @@ def _show(*, line: str = "", warning: str = "") -> None:
     notes.line = line or notes.line
     if warning and warning not in notes.warnings:
         notes.warnings.append(warning)
-        notes.warned_at = _leading_to(node, _running_graph(server, run))
+        notes.warned_at = leading_to(node, _running_graph(server, run))
     _update(server, run, node, client)
     if notes.text() and run not in _followed:
         _followed.add(run)
@@ -216,15 +200,14 @@ async def _show_after_run(server, run: str, client: str | None) -> None:
             _send(server, run, node, notes.text(), client)
 
 
-def _running_graph(server, run: str) -> Mapping:
-    running, _ = server.prompt_queue.get_current_queue_volatile()
-    return next((item[2] for item in running if item[1] == run), {})
-
-
 def _items(server) -> list:
     """Return what runs and what waits."""
     running, waiting = server.prompt_queue.get_current_queue_volatile()
     return [*running, *waiting]
+
+
+def _running_graph(server, run: str) -> Mapping:
+    return next((item[2] for item in _items(server) if item[1] == run), {})
 
 
 async def _show_after_queue(server, client: str, nodes: list[str]) -> None:

@@ -55,9 +55,9 @@ class Positions:
         step = sum(level * (1 + CLOSE) >= sigma for level in self.levels) - 1
         return (min(max(step, 0), steps - 1) + 0.5) / steps
 
-    def guides_at(self, sigma_B: Tensor) -> bool:
-        """Return whether the share of the guidance is above 0 at the noise level of a batch."""
-        return self.schedule.share(self(float(sigma_B.max()))) > 0
+    def share(self, sigma_B: Tensor) -> float:
+        """Return the share of the guidance at the noise level of a batch."""
+        return self.schedule.share(self(float(sigma_B.max())))
 
     def cfg_scale(self, full: float, sigma_B: Tensor) -> float:
         """Return the CFG scale at the noise level of a batch, where `full` is the scale at full guidance."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..notes import begin, warn
+from ..prompt_graph import links
 from .attachments import STUDENT_KEY
 
 FUSING = ("TeEFusionConditioning", "GuidanceSweep")
@@ -23,13 +24,11 @@ def unused_models(prompt: Mapping) -> dict[str, str]:
     """
     nodes = {str(number): node for number, node in prompt.items() if isinstance(node, Mapping)}
     fusing = {number for number, node in nodes.items() if node.get("class_type") in FUSING}
-    values = [value for node in nodes.values() for value in dict(node.get("inputs") or {}).values()]
-    pairs = [value for value in values if isinstance(value, list) and len(value) == 2]
-    links = {(str(node), output) for node, output in pairs if isinstance(output, int)}
-    if any((number, MODEL) in links for number in fusing):
+    connected = {link for node in nodes.values() for link in links(node) if isinstance(link[1], int)}
+    if any((number, MODEL) in connected for number in fusing):
         return {}
     text = "connect MODEL to the sampler too: without it the sampler ignores guidance."
-    return {number: text for number in fusing if (number, CONDITIONING) in links}
+    return {number: text for number in fusing if (number, CONDITIONING) in connected}
 
 
 def note_run(guider, noise: Tensor, latent_image: Tensor, sampler, sigmas: Tensor, *_, **__) -> None:
