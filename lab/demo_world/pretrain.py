@@ -1,8 +1,8 @@
-"""Pre-train the demo SD3 from scratch: flow matching with captions.
+"""Pre-train a demo model from scratch, with captions.
 
-Shapes: B batch, C=16 latent channels, H W latent size (8), L tokens, D width.
-The network is the host's MMDiT; text encoder and VAE are frozen. Run the same command again to resume.
-Run: python -m lab.demo_world.pretrain --steps 12000
+Shapes: B batch, L tokens, D text width, P pooled width.
+Text encoder and VAE are frozen. Run the same command again to resume.
+Run: python -m lab.demo_world.pretrain --network sd3 --steps 12000
 """
 
 import argparse
@@ -15,47 +15,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .captions import caption
 from .host import MODELS, RUNS, parser_of, use_comfy
 from .latents import dataset
+from .networks import NETWORKS, Trained
 from .scenes import Scene, claim_of, corrupt
 
-DEPTH = 4
-GRID = 16
 WRONG_CAPTIONS = 0.15
 """Share of captions that pass through `corrupt`."""
 NULL_SHARE = 0.1
-LOGIT_MEAN, LOGIT_STD = 0.7, 1.2
-"""Mean of the noise level's logit; high noise decides how many objects there are, and where."""
 LOG_EVERY = 50
-STATE = RUNS / "pretrain.safetensors"
-MUON_FROM = 2000
-"""From this step on Muon trains the matrices of the blocks: in a paired trial it was 300 steps ahead after 200."""
-
-
-def build_network(text_width: int, pooled_width: int) -> nn.Module:
-    """Return the host's MMDiT in demo size with a DiT initialisation: adaLN gates and output start at zero."""
-    import comfy.ops
-    from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT, get_2d_sincos_pos_embed_torch
-
-    width = 64 * DEPTH
-    embedder = {"in_features": text_width, "out_features": width}
-    network = MMDiT(
-        input_size=None, patch_size=2, in_channels=16, depth=DEPTH, adm_in_channels=pooled_width,
-        context_embedder_config={"target": "torch.nn.Linear", "params": embedder}, pos_embed_max_size=GRID,
-        num_patches=GRID * GRID, qk_norm="rms", dtype=torch.float32, operations=comfy.ops.disable_weight_init,
-    )  # fmt: skip
-    network.pos_embed.copy_(get_2d_sincos_pos_embed_torch(width, GRID, GRID)[None])
-    for name, parameter in network.named_parameters():
-        if name.startswith("final_layer.linear") or "adaLN_modulation" in name or parameter.ndim == 1:
-            nn.init.constant_(parameter, 1.0 if ".ln_" in name else 0.0)
-        elif name.startswith(("t_embedder", "y_embedder")):
-            nn.init.normal_(parameter, std=0.05)
-        else:
-            nn.init.xavier_uniform_(parameter.view(parameter.shape[0], -1))
-    return network
 
 
 class Captions:
@@ -84,18 +54,6 @@ class Captions:
         return hidden_BLD, pooled_BP
 
 
-def velocity_loss(network: nn.Module, latent_BCHW: Tensor, context_BLD: Tensor, pooled_BP: Tensor, generator) -> Tensor:
-    """Flow matching: the network predicts noise - latent at x = (1 - sigma) latent + sigma noise."""
-    device = latent_BCHW.device
-    sigma_B = torch.sigmoid(LOGIT_MEAN + LOGIT_STD * torch.randn(len(latent_BCHW), generator=generator)).to(device)
-    noise_BCHW = torch.randn(latent_BCHW.shape, generator=generator).to(device)
-    s = sigma_B.view(-1, 1, 1, 1)
-    # 40 tokens: plain attention is faster than a fused kernel, most of all backward
-    with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-        velocity = network(torch.lerp(latent_BCHW, noise_BCHW, s), sigma_B * 1000, pooled_BP, context_BLD)
-    return (velocity.float() - (noise_BCHW - latent_BCHW)).square().mean()
-
-
 def learning_rate(step: int, steps: int, decay: int, peak: float) -> float:
     """Warm-up, plateau, and linear decay over the last `decay` steps; the plateau does not depend on the total."""
     return peak * min(1.0, (step + 1) / 200, max(0.02, (steps - step) / decay))
@@ -104,13 +62,18 @@ def learning_rate(step: int, steps: int, decay: int, peak: float) -> float:
 class Run:
     """The network with its moving average and optimizers, stored on disk between sessions."""
 
-    def __init__(self, network: nn.Module, lr: float):
+    def __init__(self, network: nn.Module, kind: Trained, lr: float):
         self.network, self.step, self.seconds = network, 0, 0.0
+        self.muon_from = kind.muon_from
+        self.state = RUNS / kind.folder / "pretrain.safetensors"
         self.average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         self.names = {parameter: name for name, parameter in network.named_parameters()}
-        self.matrices = [p for p, name in self.names.items() if is_block_matrix(name, p)]
+        found = [(name, p) for p, name in self.names.items() if p.ndim > 1 and any(map(name.__contains__, kind.blocks))]
+        # Muon takes matrices alone; a kernel shares its memory with one
+        self.matrices = {nn.Parameter(p.detach().flatten(1)) if p.ndim > 2 else p: p for _, p in found}
+        self.names |= {matrix: self.names[p] for matrix, p in self.matrices.items()}
         self.adam = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-        self.muon = torch.optim.Muon(self.matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        self.muon = torch.optim.Muon(list(self.matrices), lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
 
     def update(self, loss: Tensor, lr: float, momentum: float) -> None:
         """Take one optimizer step; the moving average decays faster in the first steps."""
@@ -119,10 +82,12 @@ class Run:
         self.network.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        if self.step >= MUON_FROM:
+        if self.step >= self.muon_from:
+            for matrix, parameter in self.matrices.items():
+                matrix.grad = parameter.grad.flatten(1)
             self.muon.step()
-            for parameter in self.matrices:
-                parameter.grad = None
+            for matrix, parameter in self.matrices.items():
+                matrix.grad = parameter.grad = None
                 self.adam.state.pop(parameter, None)
         self.adam.step()
         self.step += 1
@@ -142,18 +107,18 @@ class Run:
                 name = self.names[parameter]
                 tensors |= {f"{kind}.{key}.{name}": torch.as_tensor(value) for key, value in moments.items()}
         metadata = {"step": str(self.step), "seconds": str(self.seconds)}
-        part = STATE.with_suffix(".part")
+        part = self.state.with_suffix(".part")
         save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, part, metadata=metadata)
-        os.replace(part, STATE)
+        os.replace(part, self.state)
         half = {name: tensor.half().contiguous().cpu() for name, tensor in self.average.items()}
-        save_file(half, STATE.with_name(f"base_{self.step:06}.safetensors"), metadata=metadata)
+        save_file(half, self.state.with_name(f"base_{self.step:06}.safetensors"), metadata=metadata)
 
     def resume(self) -> None:
         from safetensors import safe_open
 
-        if not STATE.exists():
+        if not self.state.exists():
             return
-        with safe_open(STATE, "pt") as file:
+        with safe_open(self.state, "pt") as file:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
             self.step, self.seconds = int(file.metadata()["step"]), float(file.metadata()["seconds"])
         self.network.load_state_dict({name[4:]: t for name, t in stored.items() if name.startswith("net.")})
@@ -165,10 +130,6 @@ class Run:
             state = {i: moment for i, moment in enumerate(moments) if moment}
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         print(f"resumed at step {self.step}", flush=True)
-
-
-def is_block_matrix(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim == 2 and name.startswith("joint_blocks") and "adaLN" not in name
 
 
 def _moments(stored: dict[str, Tensor], kind: str, name: str) -> dict[str, Tensor]:
@@ -193,7 +154,9 @@ def train(args: argparse.Namespace) -> None:
     text = Captions(MODELS / "demo_sd3_text.safetensors", device)
     context, pooled = text([""])
     torch.manual_seed(args.seed)
-    run = Run(build_network(context.shape[-1], pooled.shape[-1]).to(device), args.lr)
+    kind = NETWORKS[args.network]
+    run = Run(kind.build(context.shape[-1], pooled.shape[-1]).to(device), kind, args.lr)
+    run.state.parent.mkdir(parents=True, exist_ok=True)
     run.resume()
     mark, losses = time.time(), []
     while run.step < args.steps:
@@ -201,7 +164,7 @@ def train(args: argparse.Namespace) -> None:
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + run.step)
         rows = [rng.randrange(len(scenes)) for _ in range(args.batch)]
         texts = texts_of([scenes[row] for row in rows], rng)
-        loss = velocity_loss(run.network, latents[rows].float().to(device), *text(texts), generator)
+        loss = kind.loss(run.network, latents[rows].float().to(device), *text(texts), generator)
         run.update(loss, learning_rate(run.step, args.steps, args.decay, args.lr), args.ema)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
@@ -210,7 +173,7 @@ def train(args: argparse.Namespace) -> None:
             run.seconds, mark = run.seconds + time.time() - mark, time.time()
             row = {"step": run.step, "loss": round(sum(losses) / len(losses), 4), "seconds": round(run.seconds, 1)}
             losses.clear()
-            with STATE.with_suffix(".jsonl").open("a") as log:
+            with run.state.with_suffix(".jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
             print(row, flush=True)
         if run.step % args.every == 0 or run.step == args.steps:
@@ -220,8 +183,8 @@ def train(args: argparse.Namespace) -> None:
 def main() -> None:
     sizes = {"steps": 12000, "decay": 2500, "batch": 128, "num": 40000, "every": 500}
     parser = parser_of(__doc__, **sizes, lr=8e-4, ema=0.998, seed=0)
+    parser.add_argument("--network", choices=NETWORKS, default="sd3")
     use_comfy()
-    RUNS.mkdir(exist_ok=True)
     train(parser.parse_args())
 
 
