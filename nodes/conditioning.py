@@ -34,7 +34,7 @@ class TeEFusionConditioning(io.ComfyNode):
             inputs=[
                 inp(
                     io.Model.Input, "model",
-                    tooltip="A TeEFusion student, for example from Load TeEFusion Student or Load Demo SD3. "
+                    tooltip="A TeEFusion student, for example from Load TeEFusion Student or Load Demo Model. "
                     "Guidance means nothing to an ordinary model. Your model is not changed.",
                 ),
                 inp(

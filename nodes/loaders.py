@@ -8,7 +8,7 @@ from ..teefusion_core.comfy_host.guidance.student_loader import file_stamp, load
 from ..teefusion_core.errors import reported_by
 from ._schema import CATEGORY, inp, schema
 
-DEMO, STUDENT = "Load Demo SD3", "Load TeEFusion Student"
+DEMO, STUDENT = "Load Demo Model", "Load TeEFusion Student"
 
 
 class TeEFusionStudentLoader(io.ComfyNode):
@@ -62,7 +62,7 @@ class TeEFusionStudentLoader(io.ComfyNode):
 
 
 class TinySD3Loader(io.ComfyNode):
-    """Load the demo SD3 that comes with the pack."""
+    """Load a demo model that comes with the pack."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -72,28 +72,34 @@ class TinySD3Loader(io.ComfyNode):
             display_name=DEMO,
             category=CATEGORY,
             description=(
-                "Loads the small SD3 that is included in the pack. It draws colored shapes at 64x64 pixels, "
-                "in seconds on a CPU, from English prompts such as: a red circle left of a small blue square "
-                "on a white background."
+                "Loads one of the small models that are included in the pack: an SD3, its students, or an SD1.5. They "
+                "draw colored shapes at 64x64 pixels, in seconds on a CPU, from English prompts such as: a red circle "
+                "left of a small blue square on a white background."
             ),
-            search_aliases=["teefusion demo", "tiny model", "demo student", "demo teacher"],
+            search_aliases=["teefusion demo", "tiny model", "demo student", "demo teacher", "demo sd3", "demo sd15"],
             inputs=[
                 inp(
                     io.Combo.Input, "variant", options=demo_variants(), default="base",
                     tooltip="base: the trained model, for CFG at 2 passes per step. weak: an earlier checkpoint "
-                    "that draws worse, as the weak model of W2SD. student: the base with a TeEFusion update, for "
+                    "that draws worse, as the weak model of W2SD. sd15: a model like SD1.5, without pooled text, "
+                    "for CFG, Z-Sampling, guidance LoRAs and DICE. student: the base with a TeEFusion update, for "
                     "TeEFusion Conditioning at 1 pass per step. student_8_steps: for 8 steps with the scheduler "
                     "sgm_uniform. student_guidance_lora: guidance is the strength of its LoRA. "
                     "student_negatives: takes negative prompts, for prompts without a background.",
                 ),
             ],
             outputs=[
-                io.Model.Output("model", display_name="MODEL", tooltip="The demo SD3, with 9 million parameters."),
+                io.Model.Output(
+                    "model", display_name="MODEL",
+                    tooltip="The chosen model: an SD3 with 9 million parameters, or an SD1.5 with 6 million.",
+                ),
                 io.Clip.Output(
                     "clip", display_name="CLIP",
-                    tooltip="The text encoder of the demo model. It knows 69 English words.",
+                    tooltip="The text encoder of all demo models. It knows 69 English words.",
                 ),
-                io.Vae.Output("vae", display_name="VAE", tooltip="The VAE of the demo model, with 16 latent channels."),
+                io.Vae.Output(
+                    "vae", display_name="VAE", tooltip="The VAE of all demo models, with 16 latent channels.",
+                ),
             ],
         )  # fmt: skip
 

@@ -48,6 +48,8 @@ class Recipe:
         w: the single guidance of a sharpener's teacher.
         learning_rate: a learning rate to use instead of that in LEARNING_RATE.
         initial_gain_ratio: strength of the guidance term at the start, see `initial_gain_ratio` in docs/training.md.
+        base: variant of the demo model that it starts from.
+        reuse: as in docs/training.md; if it is not 0, `trajectories` is the number of the latest ones that are kept.
         guidance_margin, mixed_precision, student_steps, teacher_steps, scheduler, calibration: as in docs/training.md.
     """
 
@@ -71,6 +73,8 @@ class Recipe:
     teacher_steps: int = 20
     scheduler: str = "normal"
     calibration: int = 0
+    base: str = "base"
+    reuse: float = 0.0
 
     @property
     def name(self) -> str:
@@ -79,7 +83,8 @@ class Recipe:
         size = f"-{self.steps}-steps-of-{self.batch_size}-from-{self.trajectories}-rank-{self.rank}"
         tried = f"{size}-at-{self.learning_rate:g}" if self.learning_rate else ""
         few = f"-in-{self.student_steps}" if self.student_steps else ""
-        return f"{self.teacher}{method}-{self.learned}{less}-{self.seed}{tried}{few}".lower()
+        base = "" if self.base == Recipe.base else f"{self.base}-"
+        return f"{base}{self.teacher}{method}-{self.learned}{less}-{self.seed}{tried}{few}".lower()
 
     @property
     def learned(self) -> str:
@@ -97,7 +102,9 @@ class Recipe:
         w = f"{high:g}-alone" if low == high else f"{high:g}" if low == Recipe.guidance_min else f"{low:g}-to-{high:g}"
         w += f"-margin-{self.guidance_margin:g}" if self.guidance_margin else ""
         w += f"-in-{self.student_steps}-of-{self.teacher_steps}-{self.scheduler}" if self.student_steps else ""
-        return STUDENTS / "trajectories" / f"{self.teacher}-{self.seed}-{self.trajectories}-w-{w}{less}".lower()
+        base = "" if self.base == Recipe.base else f"{self.base}-"
+        base += f"reuse-{self.reuse:g}-" if self.reuse else ""
+        return STUDENTS / "trajectories" / f"{base}{self.teacher}-{self.seed}-{self.trajectories}-w-{w}{less}".lower()
 
     @property
     def student(self) -> Path:
@@ -160,7 +167,7 @@ def described(recipe: Recipe) -> dict[str, dict]:
         (STUDENTS / name).write_text("\n".join(lines) + "\n")
     data = {"prompts": prompts, "width": 64, "height": 64}
     low, high = recipe.guidance
-    distil = {"guidance_min": low, "guidance_max": high, "images_per_trajectory": 16, "reuse": 0}
+    distil = {"guidance_min": low, "guidance_max": high, "images_per_trajectory": 16, "reuse": recipe.reuse}
     distil |= {"cache_size": recipe.trajectories, "run_seed": recipe.seed}
     same = (
         "rank", "initial_gain_ratio", "trainable", "method", "negative_share", "guidance_margin", "mixed_precision",
@@ -172,7 +179,7 @@ def described(recipe: Recipe) -> dict[str, dict]:
     train["learning_rate"] = recipe.learning_rate or LEARNING_RATE[recipe.learned]
     train["learning_rate_schedule"] = "linear"
     return {
-        "model": {"demo_model": "base"}, "teacher": TEACHERS[recipe.teacher],
+        "model": {"demo_model": recipe.base}, "teacher": TEACHERS[recipe.teacher],
         "data": data | ({"negative_prompts": negatives} if recipe.negative_share else {}), "distillation": distil,
         "training": train, "output": {"name": recipe.name, "calibration": recipe.calibration},
     }  # fmt: skip
@@ -238,11 +245,13 @@ def main() -> None:
     parser.add_argument("--trainable", choices=[name for name in LEARNING_RATE if name != DICE], default="lora")
     parser.add_argument("--method", choices=TAUGHT, default=TEEFUSION)
     parser.add_argument("--learning-rate", type=float, help=f"learning rate, if other than {LEARNING_RATE}")
+    parser.add_argument("--ten-minutes", action="store_true", help="use the sizes of docs/evidence.md")
     parser.add_argument("--shipped", choices=SHIPPED, help="train this variant of the demo model instead")
     given = vars(parser.parse_args())
-    shipped = given.pop("shipped")
+    shipped, short = given.pop("shipped"), given.pop("ten_minutes")
+    recipe = SHIPPED[shipped] if shipped else Recipe(**given)
     use_comfy()
-    print("saved", distilled(SHIPPED[shipped] if shipped else Recipe(**given)), flush=True)
+    print("saved", distilled(ten_minutes(recipe.teacher, recipe.method, recipe.seed) if short else recipe), flush=True)
 
 
 if __name__ == "__main__":

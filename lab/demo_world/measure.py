@@ -107,8 +107,9 @@ def print_row(row: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num", type=int, default=512)
-    parser.add_argument("--model", help="a checkpoint instead of the shipped base")
-    parser.add_argument("--student", default="student", help="a variant of Load Demo SD3, or a student file")
+    parser.add_argument("--base", default="base", help="a variant of Load Demo Model")
+    parser.add_argument("--model", help="a checkpoint instead of the shipped weights of that variant")
+    parser.add_argument("--student", default="student", help="a variant of Load Demo Model, or a student file")
     parser.add_argument("--cfg", type=float, nargs="*", default=[1, 2, 3, 4, 6])
     parser.add_argument("--w", type=float, nargs="*", default=[])
     parser.add_argument("--seed", type=int, default=2024)
@@ -121,11 +122,13 @@ def main() -> None:
     use_comfy()
     import comfy.sd
 
-    from teefusion_core.comfy_host.demo_model import load_clip, load_demo, load_vae
+    from teefusion_core.comfy_host.demo_model import SD15, load_clip, load_demo, load_vae
+    from teefusion_core.comfy_host.demo_sd15 import load_sd15
     from teefusion_core.comfy_host.guidance.student_loader import load_student
 
     clip, vae = load_clip(MODELS / "demo_sd3_text.safetensors"), load_vae(MODELS / "demo_sd3_vae.safetensors")
-    base = comfy.sd.load_diffusion_model(args.model) if args.model else load_demo("base")[0]
+    load = load_sd15 if args.base == SD15 else comfy.sd.load_diffusion_model
+    base = load(args.model) if args.model else load_demo(args.base)[0]
     bench, rows = Bench(clip, vae, args.num, args.seed), []
     for cfg in args.cfg:
         rows.append(bench.row("teacher", base, cfg))

@@ -1,6 +1,7 @@
-"""The included demo SD3 as stock ComfyUI objects.
+"""The included demo models as stock ComfyUI objects.
 
-The networks are the host's own (MMDiT, CLIPTextModel, TAESD); only the vocabulary is ours.
+The networks are the host's own (MMDiT, UNet, CLIPTextModel, TAESD); only the vocabulary is ours. Both models share the
+text encoder and the VAE.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from comfy.clip_model import CLIPEmbeddings, CLIPTextModel
 
 from ..errors import CheckpointMismatch, InvalidConfig
 from ..files.tensor_file import open_tensors
+from .demo_sd15 import load_sd15
 from .guidance.student_loader import load_student
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
-STUDENT = "student"
+SD15, STUDENT = "sd15", "student"
+NETWORKS = {"base": "demo_sd3_base", "weak": "demo_sd3_weak", SD15: "demo_sd15_base"}
+"""Variant without a student -> name of the file of its network."""
 NUM_TOKENS = 24
 START, END, UNKNOWN = 0, 1, 2
 TEXT_CONFIG = {
@@ -108,13 +112,12 @@ def load_vae(path: Path) -> comfy.sd.VAE:
 
 
 def variants() -> list[str]:
-    """Return what can be loaded: base, weak (an earlier checkpoint of base) and all student files."""
-    students = sorted(path.stem.removeprefix("demo_sd3_") for path in MODELS.glob(f"demo_sd3_{STUDENT}*.safetensors"))
-    return ["base", "weak", *students]
+    """Return what can be loaded: the networks (weak is an earlier checkpoint of base) and all student files."""
+    return [*NETWORKS, *sorted(_students())]
 
 
 def load_demo(variant: str):
-    """Load a variant of the demo model.
+    """Load a variant of a demo model.
 
     Args:
         variant: one of `variants()`.
@@ -126,15 +129,22 @@ def load_demo(variant: str):
     """
     if variant not in variants():
         raise InvalidConfig(f"variant is {variant!r}; choose one of {', '.join(variants())}")
-    network = "base" if variant.startswith(STUDENT) else variant
-    files = {part: MODELS / f"demo_sd3_{part}.safetensors" for part in (network, "text", "vae")}
-    for path in files.values():
+    student = _students().get(variant)
+    network = variant if student is None else SD15 if variant.startswith(SD15) else "base"
+    files = [MODELS / f"{name}.safetensors" for name in (NETWORKS[network], "demo_sd3_text", "demo_sd3_vae")]
+    for path in files:
         try:
             with open_tensors(path):
                 pass
         except CheckpointMismatch as error:
             raise CheckpointMismatch(f"{error}. It is part of this pack: install the pack again") from error
-    model = comfy.sd.load_diffusion_model(str(files[network]))
-    if variant.startswith(STUDENT):
-        model = load_student(model, MODELS / f"demo_sd3_{variant}.safetensors")
-    return model, load_clip(files["text"]), load_vae(files["vae"])
+    model = load_sd15(files[0]) if network == SD15 else comfy.sd.load_diffusion_model(str(files[0]))
+    if student is not None:
+        model = load_student(model, student)
+    return model, load_clip(files[1]), load_vae(files[2])
+
+
+def _students() -> dict[str, Path]:
+    """Return variant -> file of all students; those of SD3 are not named after their base."""
+    found = MODELS.glob(f"demo_sd*_{STUDENT}*.safetensors")
+    return {path.stem.removeprefix("demo_").removeprefix("sd3_"): path for path in found}

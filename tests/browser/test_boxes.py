@@ -9,7 +9,7 @@ BOXES = {
     path.stem: json.loads(path.read_bytes().decode("ascii")) for path in sorted((ROOT / "subgraphs").glob("*.json"))
 }
 PROMPT = "a large red circle on a white background"
-LOADER, EMPTY = "Load Demo SD3", "EmptySD3LatentImage"
+LOADER, EMPTY = "Load Demo Model", "EmptySD3LatentImage"
 SOCKETS = [(LOADER, "CLIP", "clip"), (LOADER, "VAE", "vae"), (EMPTY, "LATENT", "latent_image")]
 WIDGETS = {
     "TeEFusion Student": {"text": PROMPT, "guidance": 2.5, "seed": 7, "steps": 9},

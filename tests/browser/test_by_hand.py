@@ -3,7 +3,7 @@
 PROMPT = "a large red circle on a white background"
 COLUMNS = (100, 370, 710, 1000, 1280)
 NODES = {  # key -> name in the search, type, column, top
-    "model": ("Load Demo SD3", "TinySD3Loader", 0, 180),
+    "model": ("Load Demo Model", "TinySD3Loader", 0, 180),
     "prompt": ("CLIP Text Encode (Prompt)", "CLIPTextEncode", 1, 180),
     "null": ("CLIP Text Encode (Prompt)", "CLIPTextEncode", 1, 420),
     "empty": ("EmptySD3LatentImage", "EmptySD3LatentImage", 1, 660),
@@ -21,7 +21,7 @@ WIRES = [
     ("decode", "IMAGE", "picture", "images"),
 ]  # fmt: skip
 WIDGETS = [
-    ("Load Demo SD3", "variant", "student"), ("EmptySD3LatentImage", "width", 64),
+    ("Load Demo Model", "variant", "student"), ("EmptySD3LatentImage", "width", 64),
     ("EmptySD3LatentImage", "height", 64), ("TeEFusion Conditioning", "guidance", 3), ("KSampler", "seed", 1),
     ("KSampler", "steps", 8), ("KSampler", "cfg", 1),
 ]  # fmt: skip

@@ -191,13 +191,13 @@ class TestBadFiles:
     @pytest.fixture
     def refuse(self, pack):
         def check(variant, match, error="CheckpointMismatch"):
-            with pytest.raises(getattr(pack.errors, error), match=f"^Load Demo SD3: .*{match}"):
+            with pytest.raises(getattr(pack.errors, error), match=f"^Load Demo Model: .*{match}"):
                 pack.nodes["TinySD3Loader"].execute(variant)
 
         return check
 
     def test_no_such_variant(self, refuse):
-        refuse("giant", "giant.*base, weak, student", error="InvalidConfig")
+        refuse("giant", "giant.*base, weak, sd15, student", error="InvalidConfig")
 
     def test_a_student_of_another_base(self, refuse, folder):
         shutil.move(folder / "demo_sd3_weak.safetensors", folder / "demo_sd3_base.safetensors")

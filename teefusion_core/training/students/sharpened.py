@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ... import __version__
 from ...files.sharpener_file import SharpenerInfo
-from ...prompts.sharpener import Sharpener, sharpened
+from ...prompts.sharpener import HEADS, HIDDEN, Sharpener, sharpened
 from ..settings import DistillSettings
 from ..update import Update, copy_into
 from .student import Prompts, Student, StudentFile
@@ -70,7 +70,7 @@ class Sharpening(Update):
     mode = "sharpener"
 
     def __init__(self, network: nn.Module, width: int, seed: int = 0):
-        """Make a sharpener, float32 on the device of the network.
+        """Make a sharpener, float32 on the device of the network; for narrow tokens it is narrower than in the paper.
 
         Args:
             network: the network that reads the prompts; it is not changed.
@@ -82,7 +82,7 @@ class Sharpening(Update):
         super().__init__(network)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.sharpener = Sharpener(width)
+            self.sharpener = Sharpener(width, min(HIDDEN, HEADS * max(1, width // 4)))
             _initialise(self.sharpener)
         self.sharpener.to(next(network.parameters()).device)
 
