@@ -13,14 +13,34 @@ from typing import Any
 import torch
 
 from . import _training_curves
-from ._methods import DICE, HEADLINE, MATCHED, SPLIT, UNTRAINED
-from ._scores import Group, at, by_kind, estimate, groups, headline, interval_text, named, own_best, strengths, values
+from ._methods import DICE, GUIDANCE_LORA, HEADLINE, MATCHED, SPLIT, UNTRAINED
+from ._scores import (
+    Group,
+    at,
+    by_kind,
+    estimate,
+    groups,
+    headline,
+    interval_text,
+    named,
+    own_best,
+    prompts_to_decide,
+    strengths,
+    uncalibrated,
+    values,
+)  # fmt: skip
 
 ABOUT = 0.95
 """Share of the teacher's score that counts as reaching it."""
-PICKED = {"own best strength": lambda group: own_best(group)[0],
-          f"w {HEADLINE['w']:g}": lambda group: values(headline(group))}  # fmt: skip
+AT_W = f"w {HEADLINE['w']:g}"
+PLAIN = f"{AT_W}, uncalibrated"
+PICKED: dict[str, Callable[[Group], Any]] = {
+    "own best strength": lambda group: own_best(group)[0],
+    AT_W: lambda group: values(headline(group)),
+    PLAIN: lambda group: values(uncalibrated(group)),
+}
 """The strengths at which groups are compared."""
+TO_DECIDE = 0.02
 Claim = dict[str, Any]
 
 
@@ -48,8 +68,10 @@ def slope(*means: Any) -> Any:
 
 
 def _compared(paper: str, text: str, compared: list[Group], statistic: Callable = gap, threshold: float = 0.0) -> Claim:
+    plain = any("uncalibrated" in row for group in compared for row in group)
+    picked = {where: pick for where, pick in PICKED.items() if plain or where != PLAIN}
     results = [{"at": where, **estimate(statistic, *map(pick, compared), threshold=threshold)}
-               for where, pick in PICKED.items()]  # fmt: skip
+               for where, pick in picked.items()]  # fmt: skip
     return {"paper": paper, "claim": text, "quantity": statistic.__name__, "results": results}
 
 
@@ -88,10 +110,11 @@ def _ablation(rows: list[dict]) -> list[Claim]:
     found = []
     for full in _students(rows):
         same = {name: full[0][name] for name in ("teacher", "trainable", "budget")}
-        alone, layers, split = (_only(rows, method=method, **same) for method in ("guidance only", "distillcfg", SPLIT))
+        methods = "guidance only", "distillcfg", SPLIT, GUIDANCE_LORA
+        alone, layers, split, lora = (_only(rows, method=method, **same) for method in methods)
         dice = _only(rows, method=DICE, teacher=same["teacher"], budget=same["budget"])
         pairs = [("Table 3", full, alone), ("Table 3", alone, layers), ("Table 3", full, layers), ("added", full, dice),
-                 ("added", split, full), ("added", split, alone)]  # fmt: skip
+                 ("added", split, full), ("added", split, alone), ("added", lora, full)]  # fmt: skip
         if same["teacher"] == "W2SD":
             pairs.append(("added", full, _only(rows, method=UNTRAINED)))
         found += [_beats(paper, better, worse) for paper, better, worse in pairs if better and worse]
@@ -149,5 +172,36 @@ def table(result: dict[str, Any]) -> list[list[str]]:
         sign = "+" if claim["quantity"] == "gap" else ""
         for index, found in enumerate(claim["results"]):
             first = [claim["paper"], claim["claim"]] if index == 0 else ["", ""]
-            lines.append([*first, found["at"], interval_text(found, sign), f"{found['threshold']:g}", found["verdict"]])
+            cells = [found["at"], interval_text(found, sign), f"{found['threshold']:g}", _verdict_text(found)]
+            lines.append([*first, *cells])
+    return lines
+
+
+def verdict_table(result: dict[str, Any]) -> list[list[str]]:
+    """Return one line per claim with its verdicts, without the figures."""
+    lines = [["paper", "claim", *PICKED]]
+    for claim in claims(result):
+        verdicts = {found["at"]: found["verdict"] for found in claim["results"]}
+        if verdicts.keys() & PICKED.keys():
+            lines.append([claim["paper"], claim["claim"], *(verdicts.get(at, "") for at in PICKED)])
+    return lines
+
+
+def _verdict_text(found: dict[str, Any]) -> str:
+    if "prompts" not in found:
+        return str(found["verdict"])
+    needed = found["prompts"]
+    return f"{found['verdict']}; " + ("needs more seeds" if needed is None else f"{needed:,} prompts would decide it")
+
+
+def power_table(result: dict[str, Any]) -> list[list[str]]:
+    """Number of prompts that decide a gap of `TO_DECIDE`, with the seeds that there are."""
+    lines = [["compared at " + AT_W, f"prompts for a gap of {TO_DECIDE:g}"]]
+    rows = result["rows"]
+    main = max(groups(rows, method="teefusion", teacher="W2SD"), key=lambda group: len(headline(group)))
+    for group in groups(rows):
+        if named(group) != named(main) and (group[0]["trainable"] or group[0]["method"] == "teacher"):
+            parts = values(headline(main)), values(headline(group))
+            needed = prompts_to_decide(gap, *parts, distance=TO_DECIDE)
+            lines.append([f"{named(main)} and {named(group)}", "more seeds first" if needed is None else f"{needed:,}"])
     return lines

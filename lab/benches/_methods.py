@@ -7,29 +7,28 @@ command that trains it. To compare another method, add it to WANTED; if its stre
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lab.demo_world.distill_student import Recipe
+from lab.demo_world.distill_student import Recipe, ten_minutes
 from lab.demo_world.host import MODELS
 from teefusion_core.files.student_file import read_student
+from teefusion_core.guidance.calibration import Calibration
 from teefusion_core.guidance.cfg import cfg_scale_of
+from teefusion_core.guidance.methods import DICE, GUIDANCE_LORA, SPLIT
 
-from ._study import Study, load
+from ._study import Study, load, uncalibrated
 
-GRID = (0.5, 1.0, 2.0, 3.0, 4.0)
+GRID = (1.0, 2.0, 3.0)
 """Values of w from which the best one is chosen for every method."""
-ALPHAS = (0.25, 0.5, 1.0, 1.5, 2.0)
+ALPHAS = (0.5, 1.0, 1.5)
 """Strengths of a sharpener, which has no w; the same number, so that every method has the same search."""
-SHARES = (0.02, 0.05, 0.1, 0.25, 0.5)
-"""Strengths of the untrained term: its share of the modulation vector, in root mean square, at w 2."""
 TRAINED_SHARE = 0.25
-"""The share at which the students of the demo model started their training."""
+"""Share of the untrained term in the modulation vector, in root mean square, at w 2, as at the start of training."""
 HEADLINE = {"w": 2.0, "alpha": 1.0, "share": TRAINED_SHARE}
 SEEDS = (0, 1, 2)
-DICE, SPLIT = "dice", "teefusion split"
 TEACHER, UNTRAINED, MATCHED, BASE = "teacher", "untrained fusion", "CFG, matched", "no guidance"
 Prepared = tuple[Any, list, float]
 """Teacher to sample with, CONDITIONING, CFG scale."""
@@ -45,21 +44,20 @@ class Wanted:
     teacher: str
     trainable: str
 
-    def recipe(self, seed: int, **changed: Any) -> Recipe:
-        kind = {} if self.method == DICE else {"trainable": self.trainable}
-        return Recipe(self.teacher, method=self.method, seed=seed, **kind, **changed)
+    def recipe(self, seed: int) -> Recipe:
+        if self.method == DICE:
+            return Recipe(self.teacher, method=DICE, seed=seed)
+        return replace(ten_minutes(self.teacher, self.method, seed), trainable=self.trainable)
 
     def command(self, seed: int) -> str:
-        options = ["--teacher", self.teacher]
-        options += [] if self.method == DICE else ["--trainable", self.trainable]
-        options += [] if self.method == "teefusion" else ["--method", self.method]
-        return shlex.join(["python", "-m", "lab.demo_world.distill_student", *options, "--seed", str(seed)])
+        options = ["--teacher", self.teacher, "--method", self.method, "--seed", str(seed)]
+        options += [] if self.method == DICE else ["--ten-minutes"]
+        return shlex.join(["python", "-m", "lab.demo_world.distill_student", *options])
 
 
 WANTED = [Wanted("teefusion", teacher, "lora") for teacher in ("CFG", "Z-Sampling", "W2SD")]
-WANTED += [Wanted(method, "W2SD", "lora") for method in ("guidance only", "distillcfg", SPLIT)]
+WANTED += [Wanted(method, "W2SD", "lora") for method in ("guidance only", "distillcfg", SPLIT, GUIDANCE_LORA)]
 WANTED += [Wanted(DICE, "W2SD", "sharpener")]
-WANTED += [Wanted("teefusion", teacher, "everything") for teacher in ("CFG", "Z-Sampling", "W2SD")]
 
 
 @dataclass(frozen=True)
@@ -128,13 +126,21 @@ def untrained(path: Path) -> Arm:
         options = {"guidance_precision": info.guidance_precision, "gain": info.gain * share / TRAINED_SHARE}
         return _one_pass(*apply_fusion(study.base, prompt, study.bench.null, HEADLINE["w"], **options), sampler)
 
-    return Arm(UNTRAINED, "", "", None, None, "share", SHARES, prepare)
+    return Arm(UNTRAINED, "", "", None, None, "share", (TRAINED_SHARE,), prepare)
 
 
-def _fused(path: Path, study: Study, prompt: list, w: float, sampler: str) -> Prepared:
+def _fused(path: Path, study: Study, prompt: list, w: float, sampler: str, *, plain: bool = False) -> Prepared:
     from teefusion_core.comfy_host.guidance.patch import apply_fusion
 
-    return _one_pass(*apply_fusion(load(study.base, path), prompt, study.bench.null, w), sampler)
+    student, curve = load(study.base, path), Calibration.of(read_student(path)[1].calibration)
+    # some students do not reach the largest w of the grid; they are sampled at the largest that they allow
+    model, w = (uncalibrated(student), w) if plain or curve is None else (student, min(w, curve.wanted[-1]))
+    return _one_pass(*apply_fusion(model, prompt, study.bench.null, w), sampler)
+
+
+def without_calibration(arm: Arm) -> Arm:
+    """Return a student at its headline strength, without the calibration of its file."""
+    return replace(arm, prepare=partial(arm.prepare, plain=True), grid=(HEADLINE[arm.knob],))
 
 
 def _sharpened(path: Path, study: Study, prompt: list, alpha: float, sampler: str) -> Prepared:

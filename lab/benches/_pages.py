@@ -35,9 +35,10 @@ PAPER: dict[str, Table] = {
     "rivals_pictures": _paper_tables.pictures_table, "rivals_matched": _paper_tables.matched_table,
     "ablation": _paper_tables.ablation_table, "teachers": _paper_tables.teacher_table,
     "strength": _paper_tables.sweep_table, "curves": _paper_tables.curve_table,
-    "checkpoints": _paper_tables.checkpoint_table, "rivals_diagnosis": _paper_tables.diagnosis_table,
+    "rivals_diagnosis": _paper_tables.diagnosis_table,
     "rivals_velocities": _paper_tables.velocity_table, "rivals_samplers": _paper_tables.sampler_table,
     "embedding": _embedding.table, "rivals_missing": _paper_tables.missing_table,
+    "rivals_power": _claims.power_table, "verdicts": _claims.verdict_table,
 }  # fmt: skip
 TABLES: dict[str, tuple[str, Table]] = {
     **{name: (name, table) for name, table in OWN.items()},
@@ -47,6 +48,7 @@ TABLES: dict[str, tuple[str, Table]] = {
     "negatives_shipped": ("negatives", negatives.table),
     "negatives_base": ("students", _negative_prompts.base_table),
     "negatives_cause": ("students", _negative_prompts.cause_table),
+    "blend_second": ("blend", blend.second_table),
     "learning_levels": ("learning", learning.level_table),
     "obedience_cost": ("obedience", obedience.cost_table),
     "composition_reasons": ("composition", composition.reason_table),
@@ -54,7 +56,16 @@ TABLES: dict[str, tuple[str, Table]] = {
     "real_size_training": ("real_size", real_size.training_table),
     "trainer_stock": ("trainer", trainer.stock_table), "trainer_memory": ("trainer", trainer.memory_table),
 }  # fmt: skip
-DOCS = ("method", "reflection", "training", "performance", "evidence", "compatibility", "text_arithmetic")
+DOCS = (
+    "method",
+    "reflection",
+    "training",
+    "performance",
+    "evidence",
+    "evidence_report",
+    "compatibility",
+    "text_arithmetic",
+)
 PAGES = ("README.md", "README.zh-CN.md", *(f"docs/{name}.md" for name in DOCS))
 _BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 

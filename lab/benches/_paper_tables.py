@@ -4,7 +4,7 @@ import statistics
 from typing import Any
 
 from . import _scores
-from ._methods import BASE, DICE, HEADLINE, MATCHED, SPLIT, TEACHER, UNTRAINED
+from ._methods import BASE, DICE, GUIDANCE_LORA, HEADLINE, MATCHED, SPLIT, TEACHER, UNTRAINED
 from ._report import unpacked
 from ._scores import by_kind, estimate, groups, headline, interval_text, mean_text, named, own_best, strengths, values
 
@@ -37,9 +37,10 @@ def settings_table(result: dict[str, Any]) -> Rows:
     settings, machine = result["settings"], result.get("machine", {})
     trained = by_kind([row for row in result["rows"] if row["trainable"]], *_scores.KIND, "seed")
     cells = [str(settings["prompts"]), str(settings["steps"]), str(len(settings["guidance"])), str(len(trained))]
-    cores = f"{machine.get('device', '')}, {machine.get('cores', '')} cores, {settings['threads']} threads"
+    cores = f"{machine.get('device', '')}, {machine.get('cores', '')} cores, {machine.get('threads', '')} threads"
+    minutes = sum(row["seconds"] for row in result["rows"]) / 60
     head = ["prompts", "steps", "strengths of each method", "students", "minutes", "on"]
-    return [head, [*cells, f"{result['minutes']:.0f}", cores]]
+    return [head, [*cells, f"{minutes:.0f}", cores]]
 
 
 def pictures_table(result: dict[str, Any]) -> Rows:
@@ -78,7 +79,9 @@ def ablation_table(result: dict[str, Any]) -> Rows:
     for whole in groups(rows, method="teefusion", teacher="W2SD"):
         same = {name: whole[0][name] for name in ("trainable", "budget")}
         rivals = [
-            group for name in ("guidance only", "distillcfg", SPLIT) for group in groups(rows, method=name, **same)
+            group
+            for name in ("guidance only", "distillcfg", SPLIT, GUIDANCE_LORA)
+            for group in groups(rows, method=name, **same)
         ]
         rivals += groups(rows, method=DICE, budget=same["budget"]) + groups(rows, method=UNTRAINED)
         rivals += groups(rows, method=TEACHER, teacher="CFG") + groups(rows, method=BASE)
@@ -125,17 +128,6 @@ def curve_table(result: dict[str, Any]) -> Rows:
         minutes = [curve["seconds"] / 60 for curve in curves if curve["seconds"]]
         took = f"{statistics.fmean(minutes):.0f}" if minutes else ""
         lines.append([named(curves), str(len(curves)), str(curves[0]["budget"]), *(f"{x:.2f}" for x in near), took])
-    return lines
-
-
-def checkpoint_table(result: dict[str, Any]) -> Rows:
-    """Scores of the checkpoints of the training runs, then of the finished students."""
-    lines = [["student", "step", "students", "all right (95 %)"]]
-    for rows in by_kind(result["checkpoints"], *_scores.KIND, "step"):
-        lines.append([named(rows), str(rows[0]["step"]), str(len(rows)), mean_text(values(rows))])
-    for group in groups(result["rows"], method="teefusion", trainable="lora") if len(lines) > 1 else []:
-        main = headline(group)
-        lines.append([named(group), f"{main[0]['budget']} (end)", str(len(main)), mean_text(values(main))])
     return lines
 
 

@@ -5,19 +5,23 @@ A group is a method with its teacher: the students of its seeds, or one teacher.
 Shapes: K students of a group, N prompts, D draws.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._bootstrap import interval, resampled_means, resamples, verdict
+from ._bootstrap import UNDECIDED, interval, resampled_means, resamples, verdict
 
 VALUE = {"1": 1.0, "0": 0.0, "-": float("nan")}
 SPELLED = {"teefusion": "TeEFusion", "guidance only": "G(psi(w)) alone", "distillcfg": "DistillCFG", "dice": "DICE",
-           "teefusion split": "TeEFusion, split", "lora": "LoRA", "everything": "full"}  # fmt: skip
+           "teefusion split": "TeEFusion, split", "guidance lora": "guidance LoRA", "lora": "LoRA",
+           "everything": "full"}  # fmt: skip
 DRAWS = 2000
+NORMAL = 1.96
+"""Half the length of a 95 % interval in standard deviations."""
 KIND = ("method", "teacher", "trainable", "budget")
 """The fields that the rows of a group share."""
 Row = dict[str, Any]
@@ -68,6 +72,11 @@ def headline(group: Group) -> list[Row]:
     return [row for row in group if "effective" in row]
 
 
+def uncalibrated(group: Group) -> list[Row]:
+    """Return the rows at that strength as they are without the calibration of the students; teachers have none."""
+    return [{**row, "right": row.get("uncalibrated", row["right"])} for row in headline(group)]
+
+
 def own_best(group: Group) -> tuple[Tensor, list[float]]:
     """Let each half of the prompts be scored at the strength that is best on the other; give [K,N], both strengths."""
     tried = strengths(group)
@@ -87,10 +96,39 @@ def _prompt_draws(num: int) -> Tensor:
 
 
 def estimate(statistic: Callable[..., Any], *parts: Tensor, threshold: float = 0.0) -> dict[str, Any]:
-    """Return a statistic of the groups' means, which takes numbers or draws [D], with its interval and verdict."""
-    drawn = [resampled_means(part_KN, _prompt_draws(part_KN.shape[1]), resamples(len(part_KN), draws=DRAWS, seed=1))
-             for part_KN in parts]  # fmt: skip
-    return judged_interval(float(statistic(*(part.nanmean() for part in parts))), statistic(*drawn), threshold)
+    """Return a statistic of the groups' means, which takes numbers or draws [D], with its interval and verdict.
+
+    One that is undecided has the number of prompts that would decide it, see `prompts_to_decide`.
+    """
+    value = float(statistic(*(part.nanmean() for part in parts)))
+    found = judged_interval(value, statistic(*_drawn(parts)), threshold)
+    if found["verdict"] == UNDECIDED:
+        found["prompts"] = prompts_to_decide(statistic, *parts, distance=abs(value - threshold))
+    return found
+
+
+def prompts_to_decide(statistic: Callable[..., Any], *parts: Tensor, distance: float) -> int | None:
+    """Return how many prompts make half the interval as long as a distance; None if more seeds are needed first.
+
+    The variance of a statistic is a part that falls with the number of prompts, and a part that falls with the number
+    of seeds; the seeds are those of the parts [K,N].
+    """
+    of_prompts, of_seeds = (
+        float(statistic(*_drawn(parts, **fixed)).var()) for fixed in ({"seeds": False}, {"prompts": False})
+    )
+    left = (distance / NORMAL) ** 2 - of_seeds
+    return math.ceil(parts[0].shape[1] * of_prompts / left) if left > 0 else None
+
+
+def _drawn(parts: Sequence[Tensor], *, prompts: bool = True, seeds: bool = True) -> list[Tensor]:
+    """Return the mean of each part for every draw [D], of prompts and of seeds or of one of them."""
+    means = []
+    for part_KN in parts:
+        draws_DN = _prompt_draws(part_KN.shape[1]) if prompts else torch.ones(DRAWS, part_KN.shape[1]).double()
+        means.append(
+            resampled_means(part_KN, draws_DN, resamples(len(part_KN), draws=DRAWS, seed=1) if seeds else None)
+        )
+    return means
 
 
 def judged_interval(value: float, drawn_D: Tensor, threshold: float) -> dict[str, Any]:

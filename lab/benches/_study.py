@@ -20,14 +20,15 @@ from teefusion_core.guidance.flow import secant, velocity_of
 class Study:
     """Models with `prompts` held-out prompts and their noise.
 
-    Trajectories are compared on the first `few` of them, at one of `every` steps.
+    Trajectories are compared on the first `few` of them, at one of `every` steps. The base is a variant of the demo
+    model.
     """
 
-    def __init__(self, prompts: int, few: int, every: int = 1) -> None:
+    def __init__(self, prompts: int, few: int, every: int = 1, base: str = "base") -> None:
         from teefusion_core.comfy_host.demo_model import load_demo
 
         with torch.inference_mode():
-            self.base, self.clip, self.vae = load_demo("base")
+            self.base, self.clip, self.vae = load_demo(base)
             self.bench = Bench(self.clip, self.vae, prompts)
             self.sigmas = self.schedule(STEPS)
         self.trajectories: dict[tuple[str, float], tuple] = {}

@@ -6,7 +6,7 @@ Shapes: N sums, L tokens, W width of a token, P pooled width, C H W latent.
 """
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from lab.demo_world.verifier import score
 from teefusion_core.prompts.arithmetic import blended, cosine
 
 NUM_OF_EACH = 26
+MODELS = ("base", "sd15")
 CFG = 3.0
 PARTS = {"context": "tokens", "pooled": "pooled", "context_from_empty": "tokens, from empty",
          "pooled_from_empty": "pooled, from empty", "pictures": "picture"}  # fmt: skip
@@ -32,26 +33,30 @@ WHOLE = "whole prompt"
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
     """Return one row per kind of sum and embedding: cosines to the whole prompt, and shares of right images."""
-    study, rows = Study(), []
-    every = sums(NUM_OF_EACH)
+    rows = [row for model in MODELS for row in measured(model)]
+    return {"settings": {"sums_of_each_kind": NUM_OF_EACH, "cfg": CFG}, "rows": rows}
+
+
+def measured(model: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a variant of the demo model."""
+    study, every = Study(model), sums(NUM_OF_EACH)
     for kind in KINDS:
         some = [entry for entry in every if entry.kind == kind]
         texts = {name: [way(study, entry, some) for entry in some] for name, way in WAYS.items()}
         shown = {name: study.latents(given) for name, given in texts.items()}
         for name in WAYS:
             row = study.row(some, (texts[name], shown[name]), (texts[WHOLE], shown[WHOLE]))
-            rows.append({"kind": kind, "example": some[0].spelled, "way": name, **row})
-            say(f"{kind}, {name}: {row['cosines']}, {row['overall']:.3f}")
-    return {"settings": {"sums_of_each_kind": NUM_OF_EACH, "cfg": CFG}, "rows": rows}
+            say(f"{model}, {kind}, {name}: {row['cosines']}, {row['overall']:.3f}")
+            yield {"model": model, "kind": kind, "example": some[0].spelled, "way": name, **row}
 
 
 class Study:
-    """The demo model with its text encoder; encoded texts are cached."""
+    """A demo model with the text encoder; encoded texts are cached."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str) -> None:
         from teefusion_core.comfy_host.demo_model import load_demo
 
-        self.model, self.clip, self.vae = load_demo("base")
+        self.model, self.clip, self.vae = load_demo(model)
         self.kept: dict[str, Text] = {}
 
     def text(self, words: str) -> Text:
@@ -103,12 +108,23 @@ and the whole prompt as text.
 """
 
 
-def table(result: dict[str, Any]) -> list[list[str]]:
+def table(result: dict[str, Any], model: str = MODELS[0]) -> list[list[str]]:
+    """Return a line for each kind of sum and embedding, for one model."""
     lines = [["sum", "given as", *PARTS.values(), *SHOWN[:2], "all right"]]
     named = None
-    for row in result["rows"]:
+    for row in (row for row in result["rows"] if row["model"] == model):
         shown = [f"{row['cosines'][part]:.3f}" for part in PARTS]
         shares = [f"{row[name]:.3f}" for name in SHOWN]
         lines.append(["" if row["kind"] == named else row["kind"], row["way"], *shown, *shares])
         named = row["kind"]
+    return lines
+
+
+def second_table(result: dict[str, Any]) -> list[list[str]]:
+    """Return the shares of right images of both models."""
+    lines = [["sum", "given as", "all right, SD3", "all right, SD1.5"]]
+    one, other = ([row for row in result["rows"] if row["model"] == model] for model in MODELS)
+    for index, (row, same) in enumerate(zip(one, other, strict=True)):
+        kind = row["kind"] if index % len(WAYS) == 0 else ""
+        lines.append([kind, row["way"], f"{row['overall']:.3f}", f"{same['overall']:.3f}"])
     return lines

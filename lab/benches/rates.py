@@ -6,6 +6,7 @@ recipe of a student, with fewer steps and the schedule shortened to them.
 
 import json
 import statistics
+from dataclasses import replace
 from typing import Any
 
 from runner.stop import say
@@ -27,7 +28,7 @@ def measure() -> dict[str, Any]:
     rows = []
     for wanted in (wanted for wanted in WANTED if wanted.teacher == TEACHER):
         for rate in RATES:
-            recipe = wanted.recipe(0, steps=STEPS, learning_rate=rate)
+            recipe = replace(wanted.recipe(0), steps=STEPS, learning_rate=rate, calibration=0)
             losses = json.loads(distilled(recipe).with_suffix(".json").read_text())["losses"]
             row = {**vars(wanted), "budget": STEPS, "rate": rate, "loss": statistics.fmean(losses[-LAST:])}
             rows.append({**row, "taken": LEARNING_RATE[recipe.learned]})

@@ -53,11 +53,11 @@ REFLECTION_ARMS = [
 
 
 class Reflections(Study):
-    def __init__(self) -> None:
-        from teefusion_core.comfy_host.demo_model import load_demo
+    """A demo model and a weaker one, sampled as arms say."""
 
-        super().__init__(NUM_PROMPTS, PROMPTS_FOR_GUIDANCE)
-        self.weak = load_demo("weak")[0]
+    def __init__(self, weak: Any, base: str = "base", prompts: int = NUM_PROMPTS) -> None:
+        super().__init__(prompts, PROMPTS_FOR_GUIDANCE, base=base)
+        self.weak = weak
 
     def teacher_of(self, arm: Arm) -> Any:
         """Return the teacher of an arm; CFG is a reflection in which no step reflects."""
@@ -89,15 +89,21 @@ class Reflections(Study):
 
 @torch.inference_mode()
 def measure() -> dict[str, Any]:
+    """Return one row per arm of the demo SD3."""
+    from teefusion_core.comfy_host.demo_model import load_demo
+
+    return measured(Reflections(load_demo("weak")[0]), CFG_ARMS)
+
+
+def measured(study: Reflections, cfg_arms: list[Arm]) -> dict[str, Any]:
     """Return one row per arm; each reflection has CFG at its effective guidance and the paired difference."""
-    study = Reflections()
-    rows = [study.row(arm)[0] for arm in CFG_ARMS]
+    rows = [study.row(arm)[0] for arm in cfg_arms]
     for arm in REFLECTION_ARMS:
         row, right = study.row(arm)
         matched, right_of_cfg = study.row(Arm("CFG, matched", row["effective_guidance"]))
         gain = estimate(lambda x: x, torch.from_numpy(right.astype(float) - right_of_cfg)[None])
         rows.append({**row, "matched": matched, "gain": gain["value"], "gain_interval": [gain["low"], gain["high"]]})
-    settings = {"prompts": NUM_PROMPTS, "scheduler": SCHEDULER, "inversion": "exact"}
+    settings = {"prompts": len(study.bench.claims), "scheduler": SCHEDULER, "inversion": "exact"}
     return {"settings": settings, "rows": rows}
 
 

@@ -23,7 +23,8 @@ from .demo_sd15 import load_sd15
 from .guidance.student_loader import load_student
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
-SD15, STUDENT = "sd15", "student"
+SD15 = "sd15"
+STUDENT = "student"
 NETWORKS = {"base": "demo_sd3_base", "weak": "demo_sd3_weak", SD15: "demo_sd15_base"}
 """Variant without a student -> name of the file of its network."""
 NUM_TOKENS = 24

@@ -19,7 +19,7 @@ finally:
 
 GRID, NUM = (0.5, 2.0, 4.0), 100
 STUDENT = "TeEFusion of W2SD (LoRA, 1000 steps)"
-FIGURES = {"passes": 1.0, "milliseconds": 9.0, "saturation": 0.1, "contrast": 0.2, "clipped": 0.001}
+FIGURES = {"seconds": 60.0, "passes": 1.0, "milliseconds": 9.0, "saturation": 0.1, "contrast": 0.2, "clipped": 0.001}
 FULL = {"effective": 2.5, "diversity": 0.1}
 
 
@@ -61,9 +61,9 @@ def result(**changed):
     falling = packed(1 + 3 * math.exp(-point / 10) for point in range(100))
     velocities = [{**row, "cosine": packed([0.99] * 20), "guidance_cosine": packed([0.8] * 20)} for row in rows[-2:]]
     made = {
-        "settings": {"prompts": NUM, "steps": 20, "guidance": GRID, "threads": 1}, "minutes": 1.0, "rows": rows,
+        "settings": {"prompts": NUM, "steps": 20, "guidance": GRID, "threads": 1}, "rows": rows,
         "curves": [{**curve, "seed": seed, "losses": falling} for seed in (0, 1)],
-        "checkpoints": [{**rows[7], "step": 500}], "velocities": velocities, "embedding": [],
+        "velocities": velocities, "embedding": [],
         "missing": [{"student": "w2sd-lora-7.safetensors", "command": "python -m lab.demo_world.distill_student"}],
     }  # fmt: skip
     return made | {"claims": _claims.claims(made)}
@@ -130,6 +130,48 @@ class TestClaims:
             for found in claim["results"]:
                 assert found["low"] <= found["value"] <= found["high"], claim["claim"]
 
+    def test_claims_are_made_of_uncalibrated_students_too(self):
+        made = result()
+        rows = [
+            row | {"uncalibrated": group("", shares=(0.1, 0.1, 0.1))[0]["right"]}
+            if row["trainable"] and "effective" in row
+            else row
+            for row in made["rows"]
+        ]
+        [claim] = [c for c in _claims.claims(made | {"rows": rows}) if f"{STUDENT} reaches" in c["claim"]]
+        found = {part["at"]: part["verdict"] for part in claim["results"]}
+        assert found == {"own best strength": "holds", "w 2": "holds", "w 2, uncalibrated": "does not hold"}
+
+
+class TestPower:
+    """Two methods of one seed whose difference has a known variance."""
+
+    @staticmethod
+    def gap(a, b):
+        return a - b
+
+    def test_enough_prompts_make_the_interval_as_short_as_the_distance(self):
+        generator = torch.Generator().manual_seed(0)
+        a, b = (torch.rand(1, 4000, generator=generator).double() for _ in range(2))
+        needed = _scores.prompts_to_decide(self.gap, a, b, distance=0.05)
+        deviation = float((a - b).std())
+        assert needed == pytest.approx((1.96 * deviation / 0.05) ** 2, rel=0.1)
+
+    def test_that_many_decide_a_gap_that_fewer_do_not(self):
+        generator = torch.Generator().manual_seed(1)
+        a, b = (torch.rand(1, 8000, generator=generator).double() for _ in range(2))
+        needed = _scores.prompts_to_decide(self.gap, a, b, distance=0.02)
+
+        def verdict(number):
+            a_1N, b_1N = a[:, :number], b[:, :number]
+            return _scores.estimate(self.gap, a_1N - (a_1N - b_1N).mean() + 0.02, b_1N)["verdict"]
+
+        assert [verdict(needed // 2), verdict(needed * 2)] == ["undecided", "holds"]
+
+    def test_prompts_do_not_help_against_seeds_that_differ(self):
+        a = torch.cat([torch.zeros(1, 100), torch.ones(1, 100)]).double()
+        assert _scores.prompts_to_decide(self.gap, a, torch.zeros_like(a), distance=0.02) is None
+
 
 class TestEarly:
     def curves(self, falling):
@@ -164,14 +206,16 @@ class TestMissing:
         from lab.demo_world import distill_student
 
         monkeypatch.setattr(distill_student, "STUDENTS", tmp_path)
-        (tmp_path / "cfg-lora-1.safetensors").write_bytes(b"")
-        (tmp_path / "cfg-lora-1.json").write_text(json.dumps({"steps": 7}))
+        file = _methods.WANTED[0].recipe(1).student
+        file.write_bytes(b"")
+        file.with_suffix(".json").write_text(json.dumps({"steps": 7}))
         found, missing = _methods.students()
         assert [(arm.teacher, arm.seed, arm.budget) for arm in found] == [("CFG", 1, 7)]
         commands = {row["student"]: row["command"] for row in missing}
         assert len(missing) == len(_methods.WANTED) * len(_methods.SEEDS) - 1
-        rest = "--teacher W2SD --trainable lora --method 'guidance only' --seed 2"
-        assert commands["w2sd-guidance-only-lora-2.safetensors"] == f"python -m lab.demo_world.distill_student {rest}"
+        alone = next(wanted for wanted in _methods.WANTED if wanted.method == "guidance only")
+        rest = "--teacher W2SD --method 'guidance only' --seed 2 --ten-minutes"
+        assert commands[alone.recipe(2).student.name] == f"python -m lab.demo_world.distill_student {rest}"
 
 
 def test_packed_numbers_come_back():
