@@ -15,18 +15,18 @@ CATEGORIES = {"global": "background", "entity": "entity", "attribute": "attribut
 
 
 def table(result: dict[str, Any]) -> Rows:
-    """Share of images that are right in each category, with the cost of an image.
+    """Share of images that are right in each category, with the passes of a step.
 
     All at w 2, or the equivalent of the method; the last columns are at the strength that is best for each method,
     chosen on the other half of the prompts.
     """
-    lines = [["method", "students", "strength", "passes/step", "ms/picture", *CATEGORIES.values(), "all right (95 %)",
+    lines = [["method", "students", "strength", "passes/step", *CATEGORIES.values(), "all right (95 %)",
               "at own best (95 %)", "own best"]]  # fmt: skip
     for group in _shown(result):
         main = headline(group)
         shares = [f"{float(values(main, name).nanmean()):.3f}" for name in CATEGORIES]
         cells = [named(group), _count(main), _strength(main[0]), f"{main[0]['passes']:.3g}"]
-        cells += [f"{statistics.median(row['milliseconds'] for row in main):.0f}", *shares, mean_text(values(main))]
+        cells += [*shares, mean_text(values(main))]
         best_KN, chosen = own_best(group)
         best = [mean_text(best_KN), " / ".join(f"{value:g}" for value in sorted(set(chosen)))]
         lines.append(cells + (best if len(strengths(group)) > 1 else ["", ""]))
