@@ -14,7 +14,7 @@ from typing import Any
 from . import (
     _claims, _embedding, _negative_prompts, _packs, _paper_tables, alignment, backbones, blend, campaign, composition,
     demo, few_steps, import_time, interval, learning, memory, negatives, obedience, overhead, rates, real_size,
-    reflection, reflection_cost, soak, students, teacher_check, trainer,
+    reflection, reflection_cost, sharpener_bound, soak, students, teacher_check, trainer,
 )  # fmt: skip
 # isort: on
 
@@ -27,7 +27,8 @@ OWN: dict[str, Table] = {
     "blend": blend.table, "trainer": trainer.table, "campaign": campaign.table, "packs": _packs.table,
     "teacher_check": teacher_check.table,
     "memory": memory.table, "real_size": real_size.table, "interval": interval.table,
-    "obedience": obedience.table, "learning": learning.table, "few_steps": few_steps.table,
+    "sharpener_bound": sharpener_bound.table, "obedience": obedience.table, "learning": learning.table,
+    "few_steps": few_steps.table,
 }  # fmt: skip
 """Tables called as their bench is."""
 PAPER: dict[str, Table] = {

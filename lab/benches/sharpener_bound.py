@@ -27,7 +27,7 @@ W = 2.0
 ALPHAS = (0.5, 1.0, 1.5)
 RATE = 0.02
 """Learning rate as a share of the standard deviation of what is optimised."""
-OPTIMISED = (("base", "tokens"), ("base", "tokens and pooled vector"), ("sd15", "tokens"))
+OPTIMISED = (("sd15", "tokens"), ("base", "tokens"), ("base", "tokens and pooled vector"))
 SHOWN = {"base": "demo SD3", "sd15": "demo SD1.5"}
 
 
