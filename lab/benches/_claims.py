@@ -1,8 +1,8 @@
 """The claims of the TeEFusion paper, tested on the numbers of the tables.
 
 Every claim is a quantity that must exceed a threshold; its 95 % interval decides: holds (all of it above), does not
-hold (all of it below), or undecided. Methods are compared twice: each at its best strength, chosen on the other half
-of the prompts from the same number of strengths for every method, and then all at one w.
+hold (all of it below), or undecided. Methods are compared three times: each at its best strength, chosen on the other
+half of the prompts, then all at one w, and there without the calibration of the students too.
 
 Shapes: K students, N prompts.
 """
@@ -41,6 +41,7 @@ PICKED: dict[str, Callable[[Group], Any]] = {
 }
 """The strengths at which groups are compared."""
 TO_DECIDE = 0.02
+"""The gap for which `power_table` gives the number of prompts."""
 Claim = dict[str, Any]
 
 

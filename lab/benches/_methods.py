@@ -47,7 +47,7 @@ class Wanted:
     def recipe(self, seed: int) -> Recipe:
         if self.method == DICE:
             return Recipe(self.teacher, method=DICE, seed=seed)
-        return replace(ten_minutes(self.teacher, self.method, seed), trainable=self.trainable)
+        return ten_minutes(self.teacher, self.method, seed)
 
     def command(self, seed: int) -> str:
         options = ["--teacher", self.teacher, "--method", self.method, "--seed", str(seed)]
@@ -139,8 +139,8 @@ def _fused(path: Path, study: Study, prompt: list, w: float, sampler: str, *, pl
 
 
 def without_calibration(arm: Arm) -> Arm:
-    """Return a student at its headline strength, without the calibration of its file."""
-    return replace(arm, prepare=partial(arm.prepare, plain=True), grid=(HEADLINE[arm.knob],))
+    """Return a student without the calibration of its file."""
+    return replace(arm, prepare=partial(arm.prepare, plain=True))
 
 
 def _sharpened(path: Path, study: Study, prompt: list, alpha: float, sampler: str) -> Prepared:

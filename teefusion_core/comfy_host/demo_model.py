@@ -131,7 +131,9 @@ def load_demo(variant: str):
     if variant not in variants():
         raise InvalidConfig(f"variant is {variant!r}; choose one of {', '.join(variants())}")
     student = _students().get(variant)
-    network = variant if student is None else SD15 if variant.startswith(SD15) else "base"
+    network = variant
+    if student is not None:
+        network = SD15 if variant.startswith(SD15) else "base"
     files = [MODELS / f"{name}.safetensors" for name in (NETWORKS[network], "demo_sd3_text", "demo_sd3_vae")]
     for path in files:
         try:

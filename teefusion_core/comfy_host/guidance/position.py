@@ -55,7 +55,7 @@ class Positions:
         step = sum(level * (1 + CLOSE) >= sigma for level in self.levels) - 1
         return (min(max(step, 0), steps - 1) + 0.5) / steps
 
-    def share(self, sigma_B: Tensor) -> float:
+    def guidance_share(self, sigma_B: Tensor) -> float:
         """Return the share of the guidance at the noise level of a batch."""
         return self.schedule.share(self(float(sigma_B.max())))
 

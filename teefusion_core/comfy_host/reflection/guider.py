@@ -86,7 +86,7 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
 
     def guides_at(self, sigma: Tensor) -> bool:
         """Return whether the schedule guides at a noise level."""
-        return self.schedule is None or self.positions.share(sigma) > 0
+        return self.schedule is None or self.positions.guidance_share(sigma) > 0
 
     def _scale(self, phase: str, sigma: Tensor) -> float:
         scale: float = getattr(self.scales, phase)

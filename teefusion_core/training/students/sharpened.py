@@ -82,7 +82,8 @@ class Sharpening(Update):
         super().__init__(network)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.sharpener = Sharpener(width, min(HIDDEN, HEADS * max(1, width // 4)))
+            # at most twice as wide as a token, in a multiple of the heads
+            self.sharpener = Sharpener(width, min(HIDDEN, HEADS * max(1, 2 * width // HEADS)))
             _initialise(self.sharpener)
         self.sharpener.to(next(network.parameters()).device)
 
