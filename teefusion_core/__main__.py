@@ -30,7 +30,7 @@ from .files.comfyui_location import import_from_comfyui
 from .files.text_file import read_text
 from .prompts import prompt_command
 from .training.loop import StepReport
-from .training.processes import together
+from .training.processes import leave_together, together
 
 SECONDS_BETWEEN_LINES = 5.0
 CONNECTION_LOST = re.compile("gloo|nccl|connection|peer", re.IGNORECASE)
@@ -94,19 +94,20 @@ def _train(path: Path) -> None:
     import_from_comfyui()
     if not together() or dist.get_rank() == 0:
         _print_notes()
+    _train_and_write(config, path.resolve().parent)
+    leave_together()
+
+
+def _train_and_write(config: dict[str, Any], folder: Path) -> None:
     from .comfy_host.training.from_file import training_of
     from .comfy_host.training.run import described_calibration
 
-    training, target = training_of(config, path.resolve().parent)
-    first = training.processes.first
+    training, target = training_of(config, folder)
     trained = training.run(on_step=ProgressLines())
-    if first:
+    if training.processes.first:
         training.write(trained, target)
         done = f"student of {trained.file.info.step} steps written to {target}. "
         print("".join((done, *described_calibration(training, trained))).rstrip(), flush=True)
-    if together():
-        dist.barrier()  # a process that leaves early breaks the connection of one that still writes
-        dist.destroy_process_group()
 
 
 def _print_notes() -> None:

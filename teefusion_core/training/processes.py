@@ -3,6 +3,7 @@
 With a single process every operation is the identity, so that callers need only one code path.
 """
 
+import gc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,16 @@ from .parallel import ALONE, DDP, PARALLEL
 def together() -> bool:
     """Return whether this process trains together with others."""
     return dist.is_available() and dist.is_initialized()
+
+
+def leave_together() -> None:
+    """End the process group of this process and the others; all call it, as the last thing they do together."""
+    if together():
+        # A group that is still referenced outlives its end, and its threads then abort the interpreter as it exits;
+        # modules that were trained together refer to it in cycles.
+        gc.collect()
+        dist.barrier()  # a process that leaves early breaks the connection of one that still writes
+        dist.destroy_process_group()
 
 
 class Processes:

@@ -25,6 +25,7 @@ from digests import digest_of  # noqa: E402
 
 from teefusion_core.comfy_host.training.from_file import training_of  # noqa: E402
 from teefusion_core.errors import TeEFusionError  # noqa: E402
+from teefusion_core.training.processes import leave_together  # noqa: E402
 
 
 def perform(job, folder, rank):
@@ -70,8 +71,7 @@ def main():
             dist.barrier()
         found = perform(job, folder, rank)
         (folder / f"{job['name']}-{size}-{rank}.json").write_text(json.dumps(found))
-    if size > 1:
-        dist.destroy_process_group()
+    leave_together()
 
 
 if __name__ == "__main__":
