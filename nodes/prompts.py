@@ -2,8 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..teefusion_core.comfy_host.guidance.student_loader import file_stamp, student_file, update_files
+from ..teefusion_core.comfy_host.guidance.student_loader import file_stamp
 from ..teefusion_core.comfy_host.prompts.conditioning import blend_prompts, sharpen
+from ..teefusion_core.comfy_host.prompts.sharpener_files import sharpener_file, sharpener_files
 from ..teefusion_core.errors import reported_by
 from ._schema import CATEGORY, inp, schema
 
@@ -33,9 +34,10 @@ class DICESharpen(io.ComfyNode):
                     "for.",
                 ),
                 inp(
-                    io.Combo.Input, "sharpener", options=update_files(),
-                    tooltip="A sharpener file, made by Distill Trainer with method dice. Files in output/loras are "
-                    "listed without copying, and those in models/loras too; files of any other kind are refused.",
+                    io.Combo.Input, "sharpener", options=sharpener_files(),
+                    tooltip="A sharpener file. demo_sd15_sharpener is included, for variant sd15 of Load Demo Model; "
+                    "Distill Trainer makes others with method dice. Files in output/loras and models/loras are "
+                    "listed; those of any other kind are refused.",
                 ),
                 inp(
                     io.Float.Input, "alpha", default=1.0, min=0.0, max=10.0, step=0.01,
@@ -81,7 +83,7 @@ class DICESharpen(io.ComfyNode):
     def execute(cls, conditioning, sharpener, alpha, beta, null=None, negative=None, model=None) -> io.NodeOutput:
         """Sharpen, with errors that carry the node's name."""
         with reported_by(SHARPEN):
-            path = student_file(sharpener)
+            path = sharpener_file(sharpener)
             prompts = {"null": null, "negative": negative}
             return io.NodeOutput(sharpen(conditioning, path, alpha=alpha, beta=beta, model=model, **prompts))
 

@@ -3,9 +3,10 @@
 from comfy_api.latest import io
 
 from ..teefusion_core.comfy_host.evaluation.images import as_images, as_pictures
-from ..teefusion_core.comfy_host.guidance.student_loader import student_file, update_files
+from ..teefusion_core.comfy_host.guidance.student_loader import file_stamp
 from ..teefusion_core.comfy_host.guidance.sweep import sweep_sharpener, sweep_student
 from ..teefusion_core.comfy_host.notes import begin, tell
+from ..teefusion_core.comfy_host.prompts.sharpener_files import sharpener_file, sharpener_files
 from ..teefusion_core.errors import InvalidConfig, reported_by
 from ..teefusion_core.evaluation.image_metrics import clipping
 from ..teefusion_core.evaluation.sweep_grid import sweep_grid
@@ -75,7 +76,7 @@ class GuidanceSweep(io.ComfyNode):
                     "must be above 0.",
                 ),
                 inp(
-                    io.Combo.Input, "sharpener", options=[NO_SHARPENER, *update_files()], default=NO_SHARPENER,
+                    io.Combo.Input, "sharpener", options=[NO_SHARPENER, *sharpener_files()], default=NO_SHARPENER,
                     optional=True, advanced=True,
                     tooltip="A sharpener file for DICE Sharpen: the sweep then changes its alpha instead of guidance. "
                     "none: the sweep changes guidance.",
@@ -102,6 +103,11 @@ class GuidanceSweep(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def fingerprint_inputs(cls, sharpener=NO_SHARPENER, **_) -> str:
+        """Sweep anew with what a training has written under the same name."""
+        return file_stamp(sharpener)
+
+    @classmethod
     def execute(
         cls, model, positive, null, latent_image, lowest, highest, count, spacing, sharpener=NO_SHARPENER
     ) -> io.NodeOutput:
@@ -112,7 +118,7 @@ class GuidanceSweep(io.ComfyNode):
             if sharpener == NO_SHARPENER:
                 runs = sweep_student(*prompts, values)
             else:
-                runs = sweep_sharpener(*prompts, values, student_file(sharpener))
+                runs = sweep_sharpener(*prompts, values, sharpener_file(sharpener))
             return io.NodeOutput(*runs)
 
 

@@ -113,7 +113,7 @@ def _ablation(rows: list[dict]) -> list[Claim]:
         same = {name: full[0][name] for name in ("teacher", "trainable", "budget")}
         methods = "guidance only", "distillcfg", SPLIT, GUIDANCE_LORA
         alone, layers, split, lora = (_only(rows, method=method, **same) for method in methods)
-        dice = _only(rows, method=DICE, teacher=same["teacher"], budget=same["budget"])
+        dice = _only(rows, method=DICE, teacher=same["teacher"]) if alone else None  # its steps are of 128 examples
         pairs = [("Table 3", full, alone), ("Table 3", alone, layers), ("Table 3", full, layers), ("added", full, dice),
                  ("added", split, full), ("added", split, alone), ("added", lora, full)]  # fmt: skip
         if same["teacher"] == "W2SD":

@@ -45,13 +45,10 @@ class Wanted:
     trainable: str
 
     def recipe(self, seed: int) -> Recipe:
-        if self.method == DICE:
-            return Recipe(self.teacher, method=DICE, seed=seed)
         return ten_minutes(self.teacher, self.method, seed)
 
     def command(self, seed: int) -> str:
-        options = ["--teacher", self.teacher, "--method", self.method, "--seed", str(seed)]
-        options += [] if self.method == DICE else ["--ten-minutes"]
+        options = ["--teacher", self.teacher, "--method", self.method, "--seed", str(seed), "--ten-minutes"]
         return shlex.join(["python", "-m", "lab.demo_world.distill_student", *options])
 
 

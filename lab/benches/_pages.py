@@ -14,7 +14,8 @@ from typing import Any
 from . import (
     _claims, _embedding, _negative_prompts, _packs, _paper_tables, alignment, backbones, blend, campaign, composition,
     demo, few_steps, import_time, interval, learning, memory, negatives, obedience, overhead, rates, real_size,
-    reflection, reflection_cost, sharpener_bound, soak, students, teacher_check, trainer,
+    reflection, reflection_cost, second_model, sharpening, sharpening_negatives, soak, students,
+    teacher_check, trainer,
 )  # fmt: skip
 # isort: on
 
@@ -27,7 +28,9 @@ OWN: dict[str, Table] = {
     "blend": blend.table, "trainer": trainer.table, "campaign": campaign.table, "packs": _packs.table,
     "teacher_check": teacher_check.table,
     "memory": memory.table, "real_size": real_size.table, "interval": interval.table,
-    "sharpener_bound": sharpener_bound.table, "obedience": obedience.table, "learning": learning.table,
+    "sharpening": sharpening.table,
+    "sharpening_negatives": sharpening_negatives.table, "second_model": second_model.table,
+    "obedience": obedience.table, "learning": learning.table,
     "few_steps": few_steps.table,
 }  # fmt: skip
 """Tables called as their bench is."""
@@ -57,6 +60,8 @@ TABLES: dict[str, tuple[str, Table]] = {
     "real_size_training": ("real_size", real_size.training_table),
     "trainer_stock": ("trainer", trainer.stock_table), "trainer_memory": ("trainer", trainer.memory_table),
 }  # fmt: skip
+PLOTS = {"sharpener_alpha.png": ("sharpening", sharpening.plot)}
+"""Picture in docs/ -> bench, and a function that draws it."""
 DOCS = (
     "method",
     "reflection",
@@ -94,3 +99,6 @@ def update(root: Path, results: Path) -> None:
         text = (root / page).read_text(encoding="utf-8")
         if (new := rendered(text, results)) != text:
             (root / page).write_text(new, encoding="utf-8")
+    for name, (bench, plot) in PLOTS.items():
+        if (path := results / f"{bench}.json").is_file():
+            plot(json.loads(path.read_text(encoding="utf-8"))).save(root / "docs" / name)

@@ -70,7 +70,8 @@ def matched_table(result: dict[str, Any]) -> Rows:
 def ablation_table(result: dict[str, Any]) -> Rows:
     """Ablation of the parts of the term, each against the whole method with the same teacher.
 
-    At w 2, then at the strength that is best for each; all students of a block had the same number of steps.
+    At w 2, then at the strength that is best for each; all students of a block had the same number of steps, but for
+    sharpeners, which learn from larger batches.
     """
     lines, rows = (
         [["method", "students", "all right", "at own best", "TeEFusion's lead", "at own best"]],
@@ -83,7 +84,7 @@ def ablation_table(result: dict[str, Any]) -> Rows:
             for name in ("guidance only", "distillcfg", SPLIT, GUIDANCE_LORA)
             for group in groups(rows, method=name, **same)
         ]
-        rivals += groups(rows, method=DICE, budget=same["budget"]) + groups(rows, method=UNTRAINED)
+        rivals += (groups(rows, method=DICE) if rivals else []) + groups(rows, method=UNTRAINED)
         rivals += groups(rows, method=TEACHER, teacher="CFG") + groups(rows, method=BASE)
         for group in (whole, *rivals):
             scores, of_whole = ((values(headline(g)), own_best(g)[0]) for g in (group, whole))

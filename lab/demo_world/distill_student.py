@@ -26,7 +26,7 @@ TEACHERS = {
     "W2SD": {"kind": "w2sd", "weak_model": "weak", "strong_cfg": 1.0},
 }
 """Name -> `[teacher]` section of a config file; the final phase of each is CFG at 1 + w."""
-LEARNING_RATE = {"lora": 1e-3, "everything": 5e-4, DICE: 1e-3}
+LEARNING_RATE = {"lora": 1e-3, "everything": 5e-4, DICE: 3e-3}
 """What is trained -> learning rate; scripts/bench.py rates compares other rates."""
 NEGATIVES = [f"on a {ground} background" for ground in BACKGROUNDS]
 NUM_PROMPTS = 4000
@@ -119,8 +119,18 @@ FEW_STEPS = {4: 20, 6: 24, 8: 24, 10: 20}
 """Steps of a student -> steps of its teacher."""
 
 
+def sharpening(base: str, steps: int, **others: Any) -> Recipe:
+    """Return a recipe of a sharpener, which takes large batches and hardly uses an example twice, as in the paper."""
+    return Recipe(
+        method=DICE, base=base, steps=steps, batch_size=128, trajectories=100, reuse=2.0, learning_rate=3e-3,
+        mixed_precision=True, **others,
+    )  # fmt: skip
+
+
 def ten_minutes(teacher: str, method: str, seed: int = 0) -> Recipe:
     """Return a recipe that is meant to take ten minutes on two cores, with trajectories and calibration."""
+    if method == DICE:
+        return sharpening("base", 600, teacher=teacher, seed=seed)
     return Recipe(
         teacher, method=method, seed=seed, steps=1500, trajectories=80,
         **CALIBRATED | {"calibration": 32, "guidance_margin": 0.5},
@@ -144,6 +154,10 @@ SHIPPED = {
     "student_negatives": Recipe(
         "CFG", method=SPLIT, steps=3000, trajectories=150, rank=24, guidance_min=0.0, negative_share=0.5,
         initial_gain_ratio=2.0, **CALIBRATED,
+    ),
+    "sd15_sharpener": sharpening("sd15", 4000),
+    "sd15_student_guidance_lora": Recipe(
+        "CFG", method=GUIDANCE_LORA, base="sd15", steps=2500, trajectories=100, rank=8, **CALIBRATED
     ),
 }  # fmt: skip
 """Variant of the demo model -> how it was trained."""

@@ -39,20 +39,6 @@ OWN_STUDENT = {
         guidance=3.0,
     ),
 }
-SHARPENER = {
-    "1": _node("CheckpointLoaderSimple", "Model"),
-    "2": _node("CLIPTextEncode", "Prompt", clip=["1", 1], text="a red fox in the snow"),
-    "3": _node("CLIPTextEncode", "Empty prompt", clip=["1", 1], text=""),
-    "4": _node(
-        "DICESharpen", "DICE Sharpen", conditioning=["2", 0], null=["3", 0], model=["1", 0], alpha=1.0,
-        sharpener="my_sharpener.safetensors",
-    ),
-    "5": _node("EmptyLatentImage", "Empty image"),
-    "6": _node(
-        "KSampler", "KSampler", model=["1", 0], positive=["4", 0], negative=["3", 0], latent_image=["5", 0], cfg=1.0,
-        seed=1, control_after_generate="fixed",
-    ),
-}  # fmt: skip
 SCHEDULED = {
     "1": _node("TinySD3Loader", "Model", variant="base"),
     "2": _node("CLIPTextEncode", "Prompt", clip=["1", 1], text="a large red circle"),
@@ -122,8 +108,9 @@ WIRINGS = {
         (("VAE Decode",), ("Score Images",), ("Preview Any",)), {"Score Images": (360, 280)}, graph=METRICS, run=False
     ),
     "DICESharpen": Wiring(
-        (("Model", *PROMPTS, "Empty image"), ("DICE Sharpen",), ("KSampler",)),
-        {"DICE Sharpen": (330, 0), "KSampler": SAMPLER}, graph=SHARPENER, run=False,
+        (("Demo model of the SD1.5 class", *PROMPTS, "Three empty images"), ("DICE Sharpen, alpha 1",),
+         ("Sampler, alpha 1",)),
+        {"DICE Sharpen, alpha 1": (330, 0), "Sampler, alpha 1": SAMPLER}, "15 Sharpened prompt", run=False,
     ),
     "GuidanceSchedule": Wiring(
         (("Interval schedule",), ("Interval guided",), ("Interval sampler",)),
@@ -161,5 +148,6 @@ RESULTS = {
     "06 Distill a student": ("own_student", ("Result",), ("DistillTrainer",)),
     "11 Guidance sweep": ("sweep", ("Result",), ("GuidanceSweep", "SweepGrid")),
     "12 Guidance over time": ("schedule", ("Result",), ("GuidanceSchedule", "ScheduledCFGGuider")),
+    "15 Sharpened prompt": ("sharpened", ("Result",), ("DICESharpen",)),
     "09 Text arithmetic": ("sum", ("Whole images", "Base images", "Sum images"), ("TextEmbeddingBlend",)),
 }  # fmt: skip

@@ -10,10 +10,11 @@ import torch
 from lab.demo_world.captions import held_out_prompts
 from lab.demo_world.verifier import judge
 
-from .reflection_parts import PROMPT, SEED, randn, randomise, relative
+from .reflection_parts import PROMPT, SEED, counted, randn, randomise, relative
 
 pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
 STEPS, FINE = 4, 20
+SHARPENER = "demo_sd15_sharpener.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,28 @@ def sample(nodes, demo, encode):
     return run
 
 
+@pytest.fixture(scope="module")
+def prompts():
+    return held_out_prompts(24)
+
+
+@pytest.fixture(scope="module")
+def together(prompts, encode):
+    return [[torch.cat([encode(text)[0][0] for text, _ in prompts]), {}]]
+
+
+@pytest.fixture
+def right(sample, nodes, demo, prompts):
+    """Sample one image per prompt, return the share of right ones."""
+
+    def run(positive, cfg):
+        latent = sample(positive=positive, cfg=cfg, steps=FINE, batch=len(prompts))
+        images = (nodes.VAEDecode().decode(demo.vae, {"samples": latent})[0].numpy() * 255).round().astype(np.uint8)
+        return np.mean([judge(image, claim).overall for image, (_, claim) in zip(images, prompts, strict=True)])
+
+    return run
+
+
 class TestStock:
     def test_it_is_the_hosts_unet_with_noise_prediction(self, demo, host):
         model = demo.model.model
@@ -63,17 +86,10 @@ class TestStock:
         assert out.shape == (2, 16, 8, 8) and torch.isfinite(out).all() and out.std() > 0.1
         assert torch.equal(sample(sampler=sampler, batch=2, steps=8), out)
 
-    def test_pictures_show_what_the_prompt_says_and_guidance_helps(self, sample, nodes, demo, encode, record_property):
-        prompts = held_out_prompts(24)
-        together = [[torch.cat([encode(text)[0][0] for text, _ in prompts]), {}]]
-        right = {}
-        for cfg in (1.0, 3.0):
-            latent = sample(positive=together, cfg=cfg, steps=FINE, batch=len(prompts))
-            images = (nodes.VAEDecode().decode(demo.vae, {"samples": latent})[0].numpy() * 255).round().astype(np.uint8)
-            claims = [claim for _, claim in prompts]
-            right[cfg] = np.mean([judge(*pair).overall for pair in zip(images, claims, strict=True)])
-        record_property("right", right)
-        assert right[3.0] > right[1.0] + 0.1 and right[3.0] > 0.4
+    def test_pictures_show_what_the_prompt_says_and_guidance_helps(self, right, together, record_property):
+        shares = {cfg: right(together, cfg) for cfg in (1.0, 3.0)}
+        record_property("right", shares)
+        assert shares[3.0] > shares[1.0] + 0.1 and shares[3.0] > 0.4
 
     def test_a_lora(self, nodes, demo, sample, tmp_path, host):
         from safetensors.torch import save_file
@@ -130,3 +146,50 @@ class TestOurs:
         out = run(demo.model, encode(PROMPT), encode(""), latent, seed=SEED, cfg=3.0, inversion_cfg=0.0,
                   inversion="exact", **settings).args[0]["samples"]  # fmt: skip
         assert out.shape == (1, 16, 8, 8) and torch.isfinite(out).all() and out.std() > 0.1
+
+
+class TestIncludedSharpener:
+    @pytest.fixture
+    def sharpen(self, pack, demo, encode):
+        def run(prompt, alpha=1.0):
+            return pack.nodes["DICESharpen"].execute(
+                prompt, SHARPENER, alpha, 0.0, null=encode(""), model=demo.model
+            ).args[0]  # fmt: skip
+
+        return run
+
+    def test_it_gives_guidance_in_one_pass(self, sharpen, right, together, demo, record_property):
+        before = {name: weight.clone() for name, weight in demo.model.model.diffusion_model.state_dict().items()}
+        with counted(demo.model) as passes:
+            shares = {alpha: right(sharpen(together, alpha), 1.0) for alpha in (0.0, 1.0)}
+        record_property("right", shares)
+        assert shares[1.0] > shares[0.0] + 0.1 and shares[1.0] > 0.4
+        assert passes == [(0, len(together[0][0]))] * 2 * FINE
+        after = demo.model.model.diffusion_model.state_dict()
+        assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+    def test_more_alpha_up_to_that_of_training_is_more_guidance(self, sharpen, together, demo, encode, record_property):
+        from lab.demo_world.measure import predictions
+        from teefusion_core.guidance.cfg import effective_guidance
+
+        noise, sampling = randn(5, len(together[0][0]), 16, 8, 8), demo.model.get_model_object("model_sampling")
+        sigma = sampling.sigma_max / 3
+        where = [(sigma * noise, sigma), (noise, torch.tensor(1.0))]
+        null = encode("")
+        seen = {alpha: predictions(demo.model, sharpen(together, alpha), null, where, noise)[0]
+                for alpha in (0.0, 0.25, 0.5, 0.75, 1.0)}  # fmt: skip
+        empty = [[null[0][0].expand_as(together[0][0]), {}]]
+        uncond = predictions(demo.model, empty, null, where, noise)[0]
+        scales = [float(effective_guidance(x, seen[0.0], uncond).mean()) for x in seen.values()]
+        record_property("scales", scales)
+        assert scales[0] == pytest.approx(1.0, abs=1e-3) and scales == sorted(scales) and scales[-1] > 1.1
+
+    def test_nodes_list_it_unless_a_file_of_the_user_has_its_name(self, pack, top, tmp_path, add_folder):
+        for node, name in (("DICESharpen", "sharpener"), ("GuidanceSweep", "sharpener")):
+            [combo] = [item for item in pack.nodes[node].GET_SCHEMA().inputs if item.id == name]
+            assert combo.options.count(SHARPENER) == 1
+        files = top.module("comfy_host.prompts.sharpener_files")
+        assert files.sharpener_file(SHARPENER).parent.name == "models"
+        (add_folder("loras", tmp_path / "loras") / SHARPENER).write_bytes(b"mine")
+        assert files.sharpener_file(SHARPENER) == tmp_path / "loras" / SHARPENER
+        assert files.sharpener_files().count(SHARPENER) == 1
