@@ -82,7 +82,8 @@ class TinySD3Loader(io.ComfyNode):
                     io.Combo.Input, "variant", options=demo_variants(), default="base",
                     tooltip="base: the trained model, for CFG at 2 passes per step. weak: an earlier checkpoint "
                     "that draws worse, as the weak model of W2SD. sd15: a model like SD1.5, without pooled text, "
-                    "for CFG, Z-Sampling, guidance LoRAs and DICE. student: the base with a TeEFusion update, for "
+                    "for CFG, Z-Sampling and DICE Sharpen. sd15_student_guidance_lora: the same as a student whose "
+                    "guidance is the strength of its LoRA. student: the base with a TeEFusion update, for "
                     "TeEFusion Conditioning at 1 pass per step. student_8_steps: for 8 steps with the scheduler "
                     "sgm_uniform. student_guidance_lora: guidance is the strength of its LoRA. "
                     "student_negatives: takes negative prompts, for prompts without a background.",

@@ -60,7 +60,7 @@ TABLES: dict[str, tuple[str, Table]] = {
     "real_size_training": ("real_size", real_size.training_table),
     "trainer_stock": ("trainer", trainer.stock_table), "trainer_memory": ("trainer", trainer.memory_table),
 }  # fmt: skip
-PLOTS = {"sharpener_alpha.png": ("sharpening", sharpening.plot)}
+PLOTS = {"sharpener_alpha.webp": ("sharpening", sharpening.plot)}
 """Picture in docs/ -> bench, and a function that draws it."""
 DOCS = (
     "method",
@@ -101,4 +101,4 @@ def update(root: Path, results: Path) -> None:
             (root / page).write_text(new, encoding="utf-8")
     for name, (bench, plot) in PLOTS.items():
         if (path := results / f"{bench}.json").is_file():
-            plot(json.loads(path.read_text(encoding="utf-8"))).save(root / "docs" / name)
+            plot(json.loads(path.read_text(encoding="utf-8"))).save(root / "docs" / name, lossless=True)

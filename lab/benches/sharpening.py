@@ -1,5 +1,7 @@
 """DICE sharpeners beside CFG: right images, passes and effective guidance, on both demo models and over alpha.
 
+On the demo SD1.5 its guidance LoRA too, the other student of models without pooled text.
+
 The sharpener of the demo SD1.5 is the included one; that of the demo SD3 is used if it was trained, see
 lab/demo_world/README.md.
 """
@@ -18,9 +20,9 @@ from lab.demo_world.host import MODELS
 from teefusion_core.evaluation.guidance_report import levels_between
 from teefusion_core.evaluation.labels import Labels
 from teefusion_core.evaluation.plot import INK, OTHER, PAPER, STRONG, Frame, Point
-from teefusion_core.guidance.methods import DICE
+from teefusion_core.guidance.methods import DICE, GUIDANCE_LORA
 
-from ._methods import BASE, Arm, Wanted, student_arm, teachers
+from ._methods import BASE, GRID, TEACHER, Arm, Wanted, student_arm, teachers
 from ._report import Job, Row, measured_rows
 from ._sampling import sampled
 from ._scores import estimate, interval_text, values
@@ -33,6 +35,7 @@ GUIDED_AT = 2.0
 """w of the CFG whose states are used, that of the training."""
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 TEXT = 14
+LORA = MODELS / "demo_sd15_student_guidance_lora.safetensors"
 Lines = dict[str, tuple[list[Point], list[Point]]]
 """Model -> points over alpha, and a thin line."""
 SHARPENER = Wanted(DICE, "", "sharpener")
@@ -56,7 +59,10 @@ def measure() -> dict[str, Any]:
 def _jobs(model: str, path: Path) -> Iterator[Job]:
     base, cfg = teachers()[:2]
     sharpened = student_arm(SHARPENER, 0, path, None)
-    for arm, strengths in ((base, (0.0,)), (cfg, GUIDANCE), (sharpened, ALPHAS)):
+    wanted = [(base, (0.0,)), (cfg, GUIDANCE), (sharpened, ALPHAS)]
+    if model == "sd15":
+        wanted.append((student_arm(Wanted(GUIDANCE_LORA, "CFG", "lora"), 0, LORA, None), GRID))
+    for arm, strengths in wanted:
         for strength in strengths:
             named = {"model": model, "method": arm.method, "strength": strength}
             yield named, partial(_row, model, arm, strength)
@@ -100,6 +106,7 @@ def table(result: dict[str, Any]) -> list[list[str]]:
             kept = same_states = ""
             if row["method"] == DICE:
                 same_states = f"{result['same_states'][model][format(row['strength'], 'g')]:.2f}"
+            if row["method"] not in (BASE, TEACHER):
                 kept = interval_text(estimate(lambda a, b, c: (a - b) / (c - b), values([row]), none, best))
             guidance = f"{row['effective']:.2f}"
             cells = [
@@ -116,7 +123,7 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 def best_cfg(rows: list[Row]) -> Row:
     """Return the row of the CFG scale with the best images."""
-    return max((row for row in rows if row["method"] not in (BASE, DICE)), key=lambda row: float(values([row]).mean()))
+    return max((row for row in rows if row["method"] == TEACHER), key=lambda row: float(values([row]).mean()))
 
 
 def plot(result: dict[str, Any]) -> Image.Image:
@@ -153,6 +160,6 @@ def _right(rows: list[Row], model: str) -> tuple[list[Point], list[Point]]:
 
 
 def _shown(row: Row) -> str:
-    if row["method"] == BASE:
-        return BASE
+    if row["method"] in (BASE, GUIDANCE_LORA):
+        return BASE if row["method"] == BASE else f"guidance LoRA, w {row['strength']:g}"
     return f"alpha {row['strength']:g}" if row["method"] == DICE else f"CFG {1 + row['strength']:g}"

@@ -108,7 +108,7 @@ WIRINGS = {
         (("VAE Decode",), ("Score Images",), ("Preview Any",)), {"Score Images": (360, 280)}, graph=METRICS, run=False
     ),
     "DICESharpen": Wiring(
-        (("Demo model of the SD1.5 class", *PROMPTS, "Three empty images"), ("DICE Sharpen, alpha 1",),
+        (("Demo SD1.5", *PROMPTS, "Three empty images"), ("DICE Sharpen, alpha 1",),
          ("Sampler, alpha 1",)),
         {"DICE Sharpen, alpha 1": (330, 0), "Sampler, alpha 1": SAMPLER}, "15 Sharpened prompt", run=False,
     ),

@@ -63,8 +63,8 @@ def together(prompts, encode):
 def right(sample, nodes, demo, prompts):
     """Sample one image per prompt, return the share of right ones."""
 
-    def run(positive, cfg):
-        latent = sample(positive=positive, cfg=cfg, steps=FINE, batch=len(prompts))
+    def run(positive, cfg, model=None):
+        latent = sample(model, positive=positive, cfg=cfg, steps=FINE, batch=len(prompts))
         images = (nodes.VAEDecode().decode(demo.vae, {"samples": latent})[0].numpy() * 255).round().astype(np.uint8)
         return np.mean([judge(image, claim).overall for image, (_, claim) in zip(images, prompts, strict=True)])
 
@@ -146,6 +146,18 @@ class TestOurs:
         out = run(demo.model, encode(PROMPT), encode(""), latent, seed=SEED, cfg=3.0, inversion_cfg=0.0,
                   inversion="exact", **settings).args[0]["samples"]  # fmt: skip
         assert out.shape == (1, 16, 8, 8) and torch.isfinite(out).all() and out.std() > 0.1
+
+
+class TestIncludedStudent:
+    def test_it_gives_guidance_in_one_pass(self, pack, sample, encode, right, together, nodes, record_property):
+        student, clip, _ = pack.nodes["TinySD3Loader"].execute("sd15_student_guidance_lora").args
+        null = nodes.CLIPTextEncode().encode(clip, "")[0]
+        fused, prompts = pack.nodes["TeEFusionConditioning"].execute(student, together, null, 2.0).args
+        with counted(fused) as passes:
+            shares = {"w 2": right(prompts, 1.0, fused), "none": right(together, 1.0)}
+        record_property("right", shares)
+        assert shares["w 2"] > shares["none"] + 0.1 and shares["w 2"] > 0.4
+        assert passes == [(0, len(together[0][0]))] * FINE
 
 
 class TestIncludedSharpener:

@@ -42,7 +42,8 @@ OPTIONAL = {
     "GuidanceSchedule": "shares", "GuidanceSweep": "sharpener", "SweepGrid": "scores",
 }  # fmt: skip
 CHOICES = {
-    "variant": "base, weak, sd15, student, student_8_steps, student_guidance_lora, student_negatives",
+    "variant": "base, weak, sd15, sd15_student_guidance_lora, student, student_8_steps, student_guidance_lora, "
+    "student_negatives",
     "guidance_precision": "auto, official bf16, exact", "rule": "CFG, CHATS",
     "inversion": "exact, upper, official", "trainable": "lora, lora on modulation, embedders, everything",
     "target": "secant, re-evaluated, clean", "timestep_sampling": "schedule, jittered, uniform",
