@@ -1,9 +1,7 @@
 """DICE sharpeners beside CFG: right images, passes and effective guidance, on both demo models and over alpha.
 
-On the demo SD1.5 its guidance LoRA too, the other student of models without pooled text.
-
-The sharpener of the demo SD1.5 is the included one; that of the demo SD3 is used if it was trained, see
-lab/demo_world/README.md.
+The sharpener of the demo SD1.5 is the included one, and its guidance LoRA is measured too, the other way for models
+without pooled text. A sharpener of the demo SD3 is used if it was trained, see lab/demo_world/README.md.
 """
 
 from collections.abc import Iterator
@@ -108,16 +106,8 @@ def table(result: dict[str, Any]) -> list[list[str]]:
                 same_states = f"{result['same_states'][model][format(row['strength'], 'g')]:.2f}"
             if row["method"] not in (BASE, TEACHER):
                 kept = interval_text(estimate(lambda a, b, c: (a - b) / (c - b), values([row]), none, best))
-            guidance = f"{row['effective']:.2f}"
-            cells = [
-                _shown(row),
-                f"{row['passes']:g}",
-                guidance,
-                same_states,
-                f"{float(values([row]).mean()):.3f}",
-                kept,
-            ]
-            lines.append([SHOWN[model], *cells])
+            cells = [SHOWN[model], _shown(row), f"{row['passes']:g}", f"{row['effective']:.2f}", same_states]
+            lines.append([*cells, f"{float(values([row]).mean()):.3f}", kept])
     return lines
 
 
