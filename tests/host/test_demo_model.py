@@ -197,7 +197,7 @@ class TestBadFiles:
         return check
 
     def test_no_such_variant(self, refuse):
-        refuse("giant", "giant.*base, weak, sd15, student", error="InvalidConfig")
+        refuse("giant", "giant.*base, weak, sd15, .*student", error="InvalidConfig")
 
     def test_a_student_of_another_base(self, refuse, folder):
         shutil.move(folder / "demo_sd3_weak.safetensors", folder / "demo_sd3_base.safetensors")
