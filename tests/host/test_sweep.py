@@ -96,3 +96,13 @@ def test_the_grid_frames_the_best_and_refuses_other_images(top, student):
     assert not torch.equal(grid, plain)
     with pytest.raises(top.pack.errors.InvalidConfig, match="4 images for a sweep of 3"):
         node.execute([*images, torch.rand(1, 16, 16, 3)], [sweep], [64])
+
+
+def test_a_sharpener_that_was_written_anew_is_swept_anew(pack, add_folder, tmp_path):
+    stamp = pack.nodes["GuidanceSweep"].fingerprint_inputs
+    path = add_folder("loras", tmp_path / "loras") / "sharp.safetensors"
+    path.write_bytes(b"one")
+    first = stamp(sharpener=path.name)
+    assert stamp(sharpener=path.name) == first and stamp() == stamp(sharpener="none")
+    path.write_bytes(b"another")
+    assert stamp(sharpener=path.name) != first
