@@ -104,7 +104,7 @@ class GuidanceSweep(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, sharpener=NO_SHARPENER, **_) -> str:
-        """Sweep anew with what a training has written under the same name."""
+        """Change when a training has replaced the file of that name, so that the sweep is not taken from the cache."""
         return file_stamp(sharpener)
 
     @classmethod

@@ -5,8 +5,6 @@ from pathlib import Path
 from ..demo_model import MODELS
 from ..guidance.student_loader import student_file, update_files
 
-SHARPENER = "sharpener"
-
 
 def sharpener_files() -> list[str]:
     """Return the included sharpeners, then the files of the host's LoRA folders."""
@@ -27,4 +25,4 @@ def sharpener_file(name: str) -> Path:
 
 
 def _included() -> dict[str, Path]:
-    return {path.name: path for path in sorted(MODELS.glob(f"demo_*_{SHARPENER}.safetensors"))}
+    return {path.name: path for path in sorted(MODELS.glob("demo_*_sharpener.safetensors"))}
