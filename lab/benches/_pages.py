@@ -7,32 +7,32 @@ Every table function gives rows of cells, the heading first. A table stands betw
 import json
 import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# isort: off
 from . import (
-    _claims, _embedding, _negative_prompts, _packs, _paper_tables, alignment, backbones, blend, campaign, composition,
-    demo, few_steps, import_time, interval, learning, memory, negatives, obedience, overhead, rates, real_size,
-    reflection, reflection_cost, second_model, sharpening, sharpening_negatives, soak, students,
-    teacher_check, trainer,
-)  # fmt: skip
-# isort: on
+    _claims,
+    _embedding,
+    _negative_prompts,
+    _packs,
+    _paper_tables,
+    alignment,
+    blend,
+    composition,
+    learning,
+    negatives,
+    obedience,
+    real_size,
+    sharpening,
+    students,
+    trainer,
+)
 
 Rows = list[list[str]]
 Table = Callable[[dict[str, Any]], Rows]
-OWN: dict[str, Table] = {
-    "demo": demo.table, "alignment": alignment.table, "overhead": overhead.table, "reflection": reflection.table,
-    "reflection_cost": reflection_cost.table, "students": students.table, "rates": rates.table, "soak": soak.table,
-    "composition": composition.table, "backbones": backbones.table, "import_time": import_time.table,
-    "blend": blend.table, "trainer": trainer.table, "campaign": campaign.table, "packs": _packs.table,
-    "teacher_check": teacher_check.table,
-    "memory": memory.table, "real_size": real_size.table, "interval": interval.table,
-    "sharpening": sharpening.table,
-    "sharpening_negatives": sharpening_negatives.table, "second_model": second_model.table,
-    "obedience": obedience.table, "learning": learning.table,
-    "few_steps": few_steps.table,
-}  # fmt: skip
+BENCHES = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+OWN: dict[str, Table] = {name: import_module(f"{__package__}.{name}").table for name in BENCHES}
 """Tables called as their bench is."""
 PAPER: dict[str, Table] = {
     "claims": _claims.table, "rivals_settings": _paper_tables.settings_table, "rivals": _paper_tables.table,
@@ -47,7 +47,7 @@ PAPER: dict[str, Table] = {
 TABLES: dict[str, tuple[str, Table]] = {
     **{name: (name, table) for name, table in OWN.items()},
     **{name: ("tables", table) for name, table in PAPER.items()},
-    "effective_guidance": ("alignment", alignment.effective_table),
+    "packs": ("packs", _packs.table), "effective_guidance": ("alignment", alignment.effective_table),
     "students_guidance": ("students", students.guidance_table), "negatives": ("students", _negative_prompts.table),
     "negatives_shipped": ("negatives", negatives.table),
     "negatives_base": ("students", _negative_prompts.base_table),

@@ -6,7 +6,7 @@ command that trains them. A row that is in lab/results already is not measured a
 """
 
 import time
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ class Evidence(Study):
         super().__init__(NUM_PROMPTS, FEW)
         generator = torch.Generator().manual_seed(SECOND_NOISE)
         self.other_BCHW = torch.randn(TWICE, *self.bench.noise_NCHW.shape[1:], generator=generator)
-        self.of_teacher = cache(lambda name: self.images(self.teacher(name), HEADLINE["w"]))
+        self.teacher_images: dict[str, np.ndarray] = {}
 
     def sweep(self, arm: Arm) -> list[Job]:
         """Sample at every strength; measure all figures at the strength of the main tables."""
@@ -102,13 +102,21 @@ class Evidence(Study):
         start, other_BCHW = time.perf_counter(), self.other_BCHW if whole else None
         done = sampled(self, arm, strength, sampler=sampler, other_BCHW=other_BCHW)
         row = done.row
-        if whole and arm.method != TEACHER:
+        if whole and arm.method == TEACHER:
+            self.teacher_images[arm.teacher] = done.images_BHW3
+        elif whole:
             row |= likeness(done.images_BHW3, self.of_teacher(arm.teacher or ABLATED))
         if whole and arm.teacher == ABLATED and arm.trainable == "lora":
             row["uncalibrated"] = sampled(self, without_calibration(arm), strength).row["right"]
         row["seconds"] = round(time.perf_counter() - start, 1)
         say(f"{named([row])}, seed {arm.seed}, {sampler}, {arm.knob} {strength:g}: {values([row]).mean():.3f}")
         return row
+
+    def of_teacher(self, name: str) -> np.ndarray:
+        """Return the teacher's images at the headline strength; sampled here only if its row was kept."""
+        if name not in self.teacher_images:
+            self.teacher_images[name] = self.images(self.teacher(name), HEADLINE["w"])
+        return self.teacher_images[name]
 
     def agreement(self, arm: Arm) -> dict[str, Any]:
         """Return cosines with the teacher along its trajectory by noise level, of the velocity and of the guidance."""

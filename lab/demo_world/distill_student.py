@@ -83,8 +83,12 @@ class Recipe:
         size = f"-{self.steps}-steps-of-{self.batch_size}-from-{self.trajectories}-rank-{self.rank}"
         tried = f"{size}-at-{self.learning_rate:g}" if self.learning_rate else ""
         few = f"-in-{self.student_steps}" if self.student_steps else ""
-        base = "" if self.base == Recipe.base else f"{self.base}-"
-        return f"{base}{self.teacher}{method}-{self.learned}{less}-{self.seed}{tried}{few}".lower()
+        return f"{self.prefix}{self.teacher}{method}-{self.learned}{less}-{self.seed}{tried}{few}".lower()
+
+    @property
+    def prefix(self) -> str:
+        """Start of all names of a recipe that does not start from the demo SD3."""
+        return "" if self.base == Recipe.base else f"{self.base}-"
 
     @property
     def learned(self) -> str:
@@ -102,9 +106,8 @@ class Recipe:
         w = f"{high:g}-alone" if low == high else f"{high:g}" if low == Recipe.guidance_min else f"{low:g}-to-{high:g}"
         w += f"-margin-{self.guidance_margin:g}" if self.guidance_margin else ""
         w += f"-in-{self.student_steps}-of-{self.teacher_steps}-{self.scheduler}" if self.student_steps else ""
-        base = "" if self.base == Recipe.base else f"{self.base}-"
-        base += f"reuse-{self.reuse:g}-" if self.reuse else ""
-        return STUDENTS / "trajectories" / f"{base}{self.teacher}-{self.seed}-{self.trajectories}-w-{w}{less}".lower()
+        prefix = self.prefix + (f"reuse-{self.reuse:g}-" if self.reuse else "")
+        return STUDENTS / "trajectories" / f"{prefix}{self.teacher}-{self.seed}-{self.trajectories}-w-{w}{less}".lower()
 
     @property
     def student(self) -> Path:
