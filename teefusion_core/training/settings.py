@@ -42,6 +42,7 @@ class DistillSettings:
         run_seed: seed of the trajectories, of the examples drawn from them and of the initial LoRA.
         guidance_margin: how far beyond its range w is drawn: above guidance_max a share of the range, below
             guidance_min a share of it. Without it a student that guides too weakly cannot be calibrated at the ends.
+            A sharpener has no range and ignores it.
     """
 
     guidance_min: float = 1.0
@@ -71,6 +72,8 @@ class DistillSettings:
         check(asdict(self), _LEGAL)
         if not self.guidance_error_weight:
             object.__setattr__(self, "guidance_error_weight", default_error_weight(self.method))
+        if self.method == DICE:  # all examples must have the one guidance that alpha 1 stands for
+            object.__setattr__(self, "guidance_margin", 0.0)
         if self.student_steps and self.teacher_steps % self.student_steps:
             raise InvalidConfig(
                 f"teacher_steps is {self.teacher_steps} and student_steps is {self.student_steps}; set teacher_steps "

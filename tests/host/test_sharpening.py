@@ -139,6 +139,12 @@ def test_a_range_of_guidance_and_the_whole_model_are_refused(pack, distil, teach
         distil(guidance_min=2.0, guidance_max=2.0)  # one guidance for the other methods
 
 
+def test_every_example_has_the_one_guidance_that_alpha_1_stands_for(distil):
+    """A margin beyond the range, which others have, would mix guidances that one alpha cannot tell apart."""
+    distillation = distil(guidance_margin=0.5, **DICE)
+    assert [float(distillation.trajectory(number).w) for number in range(3)] == [2.0] * 3
+
+
 def test_negatives_are_what_it_is_pushed_away_from(distil):
     distillation = shaken(distil(negative_share=1.0, **DICE), SIZE)
     trajectory = distillation.trajectory(0)
