@@ -4,7 +4,8 @@ from comfy_api.latest import io
 
 from ..teefusion_core.comfy_host.demo_model import load_demo
 from ..teefusion_core.comfy_host.demo_model import variants as demo_variants
-from ..teefusion_core.comfy_host.guidance.student_loader import file_stamp, load_student, student_file, student_files
+from ..teefusion_core.comfy_host.guidance.student_loader import load_student
+from ..teefusion_core.comfy_host.trained_files import file_stamp, student_file, student_files
 from ..teefusion_core.errors import reported_by
 from ._schema import CATEGORY, inp, schema
 

@@ -2,9 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..teefusion_core.comfy_host.guidance.student_loader import file_stamp
-from ..teefusion_core.comfy_host.prompts.conditioning import blend_prompts, sharpen
-from ..teefusion_core.comfy_host.prompts.sharpener_files import sharpener_file, sharpener_files
+from ..teefusion_core.comfy_host.prompts.conditioning import blend_prompts, load_sharpener, sharpen
+from ..teefusion_core.comfy_host.trained_files import file_stamp, sharpener_file, sharpener_files
 from ..teefusion_core.errors import reported_by
 from ._schema import CATEGORY, inp, schema
 
@@ -41,7 +40,7 @@ class DICESharpen(io.ComfyNode):
                 ),
                 inp(
                     io.Float.Input, "alpha", default=1.0, min=0.0, max=10.0, step=0.01,
-                    tooltip="Strength of the sharpening. 1: as trained. 0: no sharpening. Values outside the range "
+                    tooltip="Strength of the sharpener. 1: as trained. 0: it adds nothing. Values outside the range "
                     "stored in the file are refused.",
                 ),
                 inp(
@@ -83,9 +82,9 @@ class DICESharpen(io.ComfyNode):
     def execute(cls, conditioning, sharpener, alpha, beta, null=None, negative=None, model=None) -> io.NodeOutput:
         """Sharpen, with errors that carry the node's name."""
         with reported_by(SHARPEN):
-            path = sharpener_file(sharpener)
+            network = load_sharpener(sharpener_file(sharpener), [alpha], model)
             prompts = {"null": null, "negative": negative}
-            return io.NodeOutput(sharpen(conditioning, path, alpha=alpha, beta=beta, model=model, **prompts))
+            return io.NodeOutput(sharpen(conditioning, network, alpha=alpha, beta=beta, **prompts))
 
 
 def _weight(id: str, tooltip: str):

@@ -3,10 +3,9 @@
 from comfy_api.latest import io
 
 from ..teefusion_core.comfy_host.evaluation.images import as_images, as_pictures
-from ..teefusion_core.comfy_host.guidance.student_loader import file_stamp
 from ..teefusion_core.comfy_host.guidance.sweep import sweep_sharpener, sweep_student
 from ..teefusion_core.comfy_host.notes import begin, tell
-from ..teefusion_core.comfy_host.prompts.sharpener_files import sharpener_file, sharpener_files
+from ..teefusion_core.comfy_host.trained_files import file_stamp, sharpener_file, sharpener_files
 from ..teefusion_core.errors import InvalidConfig, reported_by
 from ..teefusion_core.evaluation.image_metrics import clipping
 from ..teefusion_core.evaluation.sweep_grid import sweep_grid
@@ -159,8 +158,8 @@ class SweepGrid(io.ComfyNode):
                 io.Image.Output("grid", display_name="grid", tooltip="The grid as a single image, for Save Image."),
                 io.Float.Output(
                     "best", display_name="best",
-                    tooltip="The best guidance by the scores, for the input guidance of TeEFusion Conditioning. "
-                    "Without scores, the middle one.",
+                    tooltip="The best guidance by the scores, for the input guidance of TeEFusion Conditioning; of a "
+                    "sharpener, the best alpha, for DICE Sharpen. Without scores, the middle one.",
                 ),
                 io.String.Output(
                     "report", display_name="report",

@@ -36,13 +36,14 @@ TEXT = 14
 LORA = MODELS / "demo_sd15_student_guidance_lora.safetensors"
 Lines = dict[str, tuple[list[Point], list[Point]]]
 """Model -> points over alpha, and a thin line."""
+INCLUDED = MODELS / "demo_sd15_sharpener.safetensors"
 SHARPENER = Wanted(DICE, "", "sharpener")
 SHOWN = {"sd15": "demo SD1.5", "base": "demo SD3"}
 
 
 def sharpeners() -> dict[str, Path]:
     """Return model -> file of its sharpener."""
-    found = {"sd15": MODELS / "demo_sd15_sharpener.safetensors", "base": ten_minutes("W2SD", DICE).student}
+    found = {"sd15": INCLUDED, "base": ten_minutes("W2SD", DICE).student}
     return {model: path for model, path in found.items() if path.is_file()}
 
 
@@ -68,12 +69,12 @@ def _jobs(model: str, path: Path) -> Iterator[Job]:
 
 def _at_same_states(model: str, path: Path) -> dict[str, float]:
     """Return alpha -> effective guidance at the states that CFG passes, as it is measured for students."""
-    from teefusion_core.comfy_host.prompts.conditioning import sharpen
+    from teefusion_core.comfy_host.prompts.conditioning import load_sharpener, sharpen
 
-    study, found = _study(model), {}
+    study, found, sharpener = _study(model), {}, load_sharpener(path, ALPHAS)
     where, _, cond, uncond = study.trajectory("CFG", GUIDED_AT)
     for alpha in (0.0, *ALPHAS):
-        prompt = sharpen(study.first, path, alpha=alpha, null=study.bench.null)
+        prompt = sharpen(study.first, sharpener, alpha=alpha, null=study.bench.null)
         found[f"{alpha:g}"] = round(mean_guidance(study.velocities(study.base, prompt, where), cond, uncond), 3)
     say(f"{model}: {found}")
     return found

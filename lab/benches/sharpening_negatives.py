@@ -14,7 +14,6 @@ from runner.stop import say
 
 from lab.demo_world.captions import open_prompts
 from lab.demo_world.distill_student import NEGATIVES, distilled, sharpening
-from lab.demo_world.host import MODELS
 from lab.demo_world.measure import encode
 from lab.demo_world.scenes import BACKGROUNDS
 
@@ -22,9 +21,9 @@ from ._negative_prompts import PROMPTS, Arm, W, row_of
 from ._report import measured_rows
 from ._study import Study
 from .negatives import table
+from .sharpening import INCLUDED
 
 BETAS = (0.0, 0.5, 1.0)
-SHARPENER = MODELS / "demo_sd15_sharpener.safetensors"
 RECIPE = sharpening("sd15", 1500, negative_share=0.5)
 __all__ = ["measure", "table"]
 
@@ -49,12 +48,12 @@ def measure() -> dict[str, Any]:
 
 
 def _arms(study: Study, learned: Path) -> Iterator[Arm]:
-    from teefusion_core.comfy_host.prompts.conditioning import sharpen
+    from teefusion_core.comfy_host.prompts.conditioning import load_sharpener, sharpen
 
     yield "no guidance", 1, lambda prompt, _: (study.base, prompt)
     yield "CFG with the negative prompt", 2, lambda prompt, _: (study.base, prompt)
-    for kind, path in (("trained without negatives", SHARPENER), ("trained with negatives", learned)):
-        sharp = partial(sharpen, path=path, null=study.bench.null)
+    for kind, path in (("trained without negatives", INCLUDED), ("trained with negatives", learned)):
+        sharp = partial(sharpen, sharpener=load_sharpener(path, [1.0]), null=study.bench.null)
         yield f"{kind}: empty prompt", 1, lambda prompt, _, sharp=sharp: (study.base, sharp(prompt))
         for beta in BETAS:
             yield (

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidConfig
+from ..files.student_file import fingerprint
+from ..training.adapters import PREFIX
 
 
 def compute_dtype(base) -> torch.dtype:
@@ -86,3 +88,9 @@ def stored_weights(patcher, prefix: str) -> dict[str, Tensor]:
         **dict(model.named_buffers(remove_duplicate=False)),
     }
     return {key: unpatched(patcher, key) for key in model.state_dict() if key.startswith(prefix) and key in known}
+
+
+def base_fingerprint(patcher) -> str:
+    """Return the fingerprint of a MODEL's weights without LoRAs and merges."""
+    stored = stored_weights(patcher, PREFIX)
+    return fingerprint({name.removeprefix(PREFIX): weight for name, weight in stored.items()})

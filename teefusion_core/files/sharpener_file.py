@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointMismatch, InvalidConfig
+from ..guidance.methods import DICE
 from ..prompts.sharpener import Sharpener
 from .student_file import described, parsed
 from .tensor_file import check_finite, first_shape_mismatch, read_tensors, write_tensors
 
 FORMAT = "teefusion-sharpener/1"
-METHOD = "dice"
 FORMULA = "c + alpha r(c, n) - beta (n - null), first token kept"
 
 
@@ -55,10 +55,10 @@ class SharpenerInfo:
         Raises:
             CheckpointMismatch: it is not a sharpener's, it is incomplete, or it contradicts itself.
         """
-        if metadata.get("format") != FORMAT or metadata.get("method") != METHOD:
+        if metadata.get("format") != FORMAT or metadata.get("method") != DICE:
             raise CheckpointMismatch(
                 f"{path.name} has format {metadata.get('format')!r} and method {metadata.get('method')!r}, but a "
-                f"sharpener file has {FORMAT!r} and {METHOD!r}; choose a sharpener that this pack wrote. LoRA files "
+                f"sharpener file has {FORMAT!r} and {DICE!r}; choose a sharpener that this pack wrote. LoRA files "
                 "and student files have their own loaders"
             )
         info = parsed(cls, metadata, path)

@@ -106,7 +106,7 @@ def sharpened(
         sharpener: r, float32.
         context_BLW: the prompt c, any dtype.
         against_BMW: n, the encoded empty or a negative prompt.
-        alpha: strength; 0 changes nothing, 1 is used in training.
+        alpha: strength; 1 is used in training, 0 leaves the term with beta only.
         beta: strength of the negative term; 0 in the authors' code.
         null_BLW: the encoded empty prompt; needed if beta is not 0.
     Returns:
@@ -121,8 +121,8 @@ def sharpened(
     change_BLW = alpha * sharpener(context, against)
     if beta:
         change_BLW = change_BLW - beta * _negative_term(context, against, null_BLW)
-    kept_B1W = context[:, :1].expand(len(change_BLW), -1, -1)
-    return torch.cat((kept_B1W, (context + change_BLW)[:, 1:]), dim=1).to(context_BLW.dtype)
+    change_BLW = nn.functional.pad(change_BLW[:, 1:], (0, 0, 1, 0))  # the first token stays as it is
+    return (context + change_BLW).to(context_BLW.dtype)
 
 
 def _negative_term(context_BLW: Tensor, against_BLW: Tensor, null_BLW: Tensor | None) -> Tensor:

@@ -138,7 +138,7 @@ def default_error_weight(method: str) -> float:
 
 _LEGAL: dict[str, Rule] = {
     "guidance_min": number(lambda w: w >= 0, "a number, 0 or more"),
-    "guidance_max": number(lambda w: w > 0, "a number above guidance_min"),
+    "guidance_max": number(lambda w: w > 0, "a number above 0"),
     "teacher_steps": whole(1),
     "scheduler": text(),
     "timestep_sampling": choice(TIMES),

@@ -43,7 +43,7 @@ class Update(nn.Module):
         raise NotImplementedError
 
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors of a student file, float16 on the CPU, without those of the embedder."""
+        """Return the tensors of the file, on the CPU, without those of the embedder."""
         raise NotImplementedError
 
     def changed(self) -> Iterator[tuple[str, Tensor]]:

@@ -1,5 +1,6 @@
 """Help pages that open beside a node."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent.parent
 DOCS = REPO / "web" / "docs"
 NODES = json.loads((REPO / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+QUOTED = re.compile(r'"([^"]+)"')
 LANGUAGES = ("{}.md", "{}/zh.md")
 PICTURE = re.compile(r"!\[(.*)\]\((.+)\)")
 each_node = pytest.mark.parametrize("node_id", NODES)
@@ -53,3 +55,26 @@ def test_every_page_belongs_to_a_node():
 def test_tables_have_even_rows(path):
     for block in re.findall(r"(?:^\|.*\|\n)+", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
         assert len({row.count("|") for row in block.splitlines()}) == 1, block
+
+
+def messages():
+    """Return all texts in the code of the pack, with a NUL for each inserted value."""
+    found = []
+    for path in (path for folder in ("teefusion_core", "nodes") for path in (REPO / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(part.value if isinstance(part, ast.Constant) else "\0"
+                                     for part in node.values))  # fmt: skip
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_quoted_messages_are_those_of_the_code():
+    """A user searches the page for the error; "..." stands for what the message inserts."""
+    code = messages()
+    for page in DOCS.rglob("*.md"):
+        seen = [line.split("|")[1] for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+        for quoted in (text for cell in seen for text in QUOTED.findall(cell)):
+            parts = re.compile(".*".join(map(re.escape, map(str.strip, quoted.split("...")))), re.DOTALL)
+            assert any(parts.search(text) for text in code), f"{page.relative_to(DOCS)}: {quoted}"

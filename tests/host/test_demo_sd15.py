@@ -200,7 +200,7 @@ class TestIncludedSharpener:
         for node, name in (("DICESharpen", "sharpener"), ("GuidanceSweep", "sharpener")):
             [combo] = [item for item in pack.nodes[node].GET_SCHEMA().inputs if item.id == name]
             assert combo.options.count(SHARPENER) == 1
-        files = top.module("comfy_host.prompts.sharpener_files")
+        files = top.module("comfy_host.trained_files")
         assert files.sharpener_file(SHARPENER).parent.name == "models"
         (add_folder("loras", tmp_path / "loras") / SHARPENER).write_bytes(b"mine")
         assert files.sharpener_file(SHARPENER) == tmp_path / "loras" / SHARPENER

@@ -74,6 +74,16 @@ def test_execute_takes_exactly_the_inputs(pack, schemas):
         assert sorted(taken) == sorted(item.id for item in schema.inputs), node_id
 
 
+def test_linked_inputs_leave_the_cache_on(pack, schemas):
+    """The host gives None for a linked input; an error would make it run the node, and all behind it, every time."""
+    for node_id, schema in schemas.items():
+        node = pack.nodes[node_id]
+        if any("fingerprint_inputs" in vars(kind) for kind in node.__mro__ if kind.__module__ == node.__module__):
+            linked = {item.id: None for item in schema.inputs}
+            stamps = {node.fingerprint_inputs(**linked) for _ in range(2)}
+            assert len(stamps) == 1 and None not in stamps, node_id
+
+
 def test_types_of_sockets_are_frozen(schemas):
     for node_id, schema in schemas.items():
         expected = TYPE_OF | {"clip": "COMBO" if node_id == "ScoreImages" else "CLIP"}

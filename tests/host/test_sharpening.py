@@ -94,6 +94,17 @@ def test_another_base_is_refused_where_the_model_is_connected(pack, world, encod
         sharpen(encoded[PROMPT], model=world.weak, **given)
 
 
+def test_a_model_that_guides_itself_is_refused_where_it_is_connected(
+    pack, top, world, encoded, teach, sharpen, tmp_path
+):
+    teach(loop=replace(LOOP, steps=2)).run().file.write(tmp_path / "loras" / FILE)
+    given = dict(alpha=1.0, beta=0.0, null=encoded[""])
+    fused = pack.nodes["TeEFusionConditioning"].execute(world.model, world.positive, world.negative, 2.0).args[0]
+    for model in (top.load("student")[0], top.load("student_guidance_lora")[0], fused):
+        with pytest.raises(pack.errors.InvalidConfig, match="^DICE Sharpen: model .*guided twice"):
+            sharpen(encoded[PROMPT], model=model, **given)
+
+
 def test_stopped_halfway_it_ends_with_the_same_bits(teach):
     whole = teach("whole", reuse=1.0).run()
     asked = iter([False] * 3 + [True])

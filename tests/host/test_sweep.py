@@ -67,7 +67,9 @@ def test_a_guidance_lora_has_a_run_per_guidance(top, world):
         assert torch.equal(sampled(top, models[number], prompts[number], latents[number]), alone)
 
 
-def test_a_sharpener_has_an_alpha_per_row(top, world, pack, add_folder, tmp_path):
+@pytest.fixture
+def sharpener(top, world, add_folder, tmp_path):
+    """The name of a sharpener file that allows alpha from 0 to 2."""
     files, made = top.module("files.sharpener_file"), top.module("prompts.sharpener")
     folder, width = add_folder("loras", tmp_path / "loras"), world.positive[0][0].shape[-1]
     torch.manual_seed(0)
@@ -78,13 +80,41 @@ def test_a_sharpener_has_an_alpha_per_row(top, world, pack, add_folder, tmp_path
     info = files.SharpenerInfo("dice", **sizes, alpha=1.0, alpha_min=0.0, alpha_max=2.0, teacher="CFG", base="", step=1,
                                pack_version="0")  # fmt: skip
     files.write_sharpener(folder / "sharp.safetensors", network, info)
+    return "sharp.safetensors"
+
+
+def test_a_sharpener_has_an_alpha_per_row(top, world, pack, sharpener):
     given = top.empty(world), 0.0, 2.0, 3
-    [model], [prompt], [batch], sweep = swept(top, world.model, *given, sharpener="sharp.safetensors")
+    [model], [prompt], [batch], sweep = swept(top, world.model, *given, sharpener=sharpener)
     together = sampled(top, model, prompt, batch)
     for row, alpha in enumerate(sweep.values):
-        own = pack.nodes["DICESharpen"].execute(world.positive, "sharp.safetensors", alpha, 0.0, world.negative).args[0]
+        own = pack.nodes["DICESharpen"].execute(world.positive, sharpener, alpha, 0.0, world.negative).args[0]
         assert relative(together[row : row + 1], sampled(top, world.model, own, top.empty(world))) < 1e-5
     assert sweep.name == "alpha"
+
+
+def test_a_sweep_of_a_sharpener_has_one_mask(top, world, sharpener):
+    """The host counts the tokens of a mask over all rows, so repeated rows would count them several times."""
+    [[context_BLW, extras]] = world.positive
+    masked = [[context_BLW, {**extras, "attention_mask": torch.ones(1, context_BLW.shape[1])}]]
+    node = top.pack.nodes["GuidanceSweep"]
+    given = world.model, masked, world.negative, top.empty(world), 0.0, 2.0, 3, "linear", sharpener
+    [[[swept_BLW, kept]]] = node.execute(*given).args[1]
+    assert len(swept_BLW) == 3 and len(kept["attention_mask"]) == 1 and kept is not masked[0][1]
+
+
+def test_what_a_sweep_of_a_sharpener_cannot_do_is_said_before_anything_is_computed(top, world, student, sharpener):
+    def refused(match, model=world.model, positive=world.positive, null=world.negative, highest=2.0):
+        given = model, positive, null, top.empty(world), 0.0, highest, 3, "linear", sharpener
+        with pytest.raises(top.pack.errors.InvalidConfig, match=f"^Guidance Sweep: {match}"):
+            top.pack.nodes["GuidanceSweep"].execute(*given)
+
+    two = [[torch.cat(2 * [context]), extras] for context, extras in world.positive]
+    refused("positive holds a batch of 2 prompts", positive=two)
+    refused("null holds a batch of 2 prompts", null=two)
+    refused("positive holds 2 prompts", positive=2 * world.positive)
+    refused("alpha is 3, .*0 to 2", highest=3.0)
+    refused("model is already a student.*guided twice", model=student)
 
 
 def test_the_grid_frames_the_best_and_refuses_other_images(top, student):

@@ -108,15 +108,6 @@ def apply_fusion(
     return _patched(model_patcher, architecture), fused
 
 
-def why_no_base(model_patcher) -> str | None:
-    """Return why a MODEL cannot be the base of a student, or None; the unpatched weights do not show it."""
-    if model_patcher.get_attachment(STUDENT_KEY) is not None:
-        return "is already a student"
-    if model_patcher.get_wrappers(WrappersMP.APPLY_MODEL, WRAPPER_KEY):
-        return "comes out of TeEFusion Conditioning"
-    return None
-
-
 def note_student_as_lora(model_patcher) -> bool:
     """Warn in the running node if a LoRA loader seems to have loaded a student that needs more than its LoRA.
 

@@ -6,66 +6,20 @@ from functools import partial
 from pathlib import Path
 
 import comfy.lora
-import folder_paths
 from torch import Tensor
 
 from ...errors import CheckpointMismatch, InvalidConfig
-from ...files.student_file import StudentInfo, check_base, fingerprint, read_student
+from ...files.student_file import StudentInfo, check_base, read_student
 from ...files.tensor_file import LIST, check_shapes, open_tensors
 from ...guidance.architectures import family_of
 from ...guidance.methods import EMBEDDER, GUIDANCE_LORA, LOADABLE, METHODS, GuidanceEmbedder
-from ...training.adapters import FULL, LORA_ENDS, PREFIX, file_names, file_shapes
+from ...training.adapters import FULL, LORA_ENDS, file_names, file_shapes
 from ..model_files import network_of
-from ..weights import stored_weights
-from .attachments import EMBEDDER_KEY, LORA_KEY, STUDENT_KEY
+from ..weights import base_fingerprint
+from .attachments import EMBEDDER_KEY, LORA_KEY, STUDENT_KEY, why_no_base
 from .guidance_range import check_guidance
-from .patch import why_no_base
 
-UPDATES, MODELS = "loras", "diffusion_models"
-"""The host's folders of students that change a base, and of students that are whole models."""
 LABEL = "TeEFusion student"  # prefix of errors that another node triggers
-
-
-def base_fingerprint(model_patcher) -> str:
-    """Return the fingerprint of a MODEL's weights without LoRAs and merges."""
-    stored = stored_weights(model_patcher, PREFIX)
-    return fingerprint({name.removeprefix(PREFIX): weight for name, weight in stored.items()})
-
-
-def student_files() -> list[str]:
-    """Return the files of the host's LoRA folders, then those of its diffusion model folders with a prefix."""
-    return [*update_files(), *(f"{MODELS}/{name}" for name in folder_paths.get_filename_list(MODELS))]
-
-
-def update_files() -> list[str]:
-    """Return the files of the host's LoRA folders."""
-    return folder_paths.get_filename_list(UPDATES)
-
-
-def student_file(name: str) -> Path:
-    """Return the path of a file in the host's folders.
-
-    Args:
-        name: as `student_files` lists it.
-    Raises:
-        CheckpointMismatch: no such file, or it is outside of these folders.
-    """
-    kind, inside = UPDATES, name
-    if name not in update_files() and name.startswith(f"{MODELS}/"):
-        kind, inside = MODELS, name.removeprefix(f"{MODELS}/")
-    path = folder_paths.get_full_path(kind, inside)
-    if path is None or name not in student_files():
-        raise CheckpointMismatch(f"{name} is in none of the {kind} folders; copy the file there and choose it again")
-    return Path(path)
-
-
-def file_stamp(name: str) -> str:
-    """Return a string that changes when the file of this name changes."""
-    try:
-        found = student_file(name).stat()
-    except (CheckpointMismatch, OSError):
-        return name  # the node itself reports the error
-    return f"{name} {found.st_size} {found.st_mtime_ns}"
 
 
 def load_student(model_patcher, path: Path):

@@ -18,7 +18,7 @@ from ...errors import InvalidConfig
 from ...guidance.calibration import Calibration
 from ...guidance.methods import GUIDANCE_LORA
 from ...guidance.sweep import Sweep
-from ..prompts.conditioning import sharpen
+from ..prompts.conditioning import load_sharpener, only, sharpen
 from .attachments import STUDENT_KEY
 from .patch import apply_fusion
 
@@ -63,13 +63,18 @@ def sweep_sharpener(model, positive, null, latent: dict, values: Sequence[float]
         values: strengths alpha.
         path: sharpener file.
     Raises:
-        InvalidConfig: there are several prompts.
+        InvalidConfig: there are several prompts, an alpha is out of range, or the model guides itself.
     """
-    if len(positive) != 1 or len(positive[0][0]) != 1:
-        raise InvalidConfig("a sweep of a sharpener takes one prompt; connect a single CLIP Text Encode")
-    sharp = [sharpen(positive, path, alpha=alpha, null=null, model=model)[0] for alpha in values]
-    extras = {name: _repeated(value, len(values)) for name, value in sharp[0][1].items()}
-    prompt = [[torch.cat([context_BLW for context_BLW, _ in sharp]), extras]]
+    for name, prompt in (("positive", positive), ("null", null)):
+        if (rows := len(only(prompt, name)[0])) != 1:
+            raise InvalidConfig(
+                f"{name} holds a batch of {rows} prompts, but a sweep of a sharpener takes one; connect a single CLIP "
+                "Text Encode"
+            )
+    sharpener = load_sharpener(path, values, model)
+    sharp = [sharpen(positive, sharpener, alpha=alpha, null=null)[0] for alpha in values]
+    # extras stay with one row, which the host repeats: it counts the tokens of a mask over all rows
+    prompt = [[torch.cat([context_BLW for context_BLW, _ in sharp]), dict(sharp[0][1])]]
     return Runs([model], [prompt], [_rows(latent, len(values))], Sweep("alpha", values, [None] * len(values)))
 
 

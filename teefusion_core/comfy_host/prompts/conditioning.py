@@ -6,6 +6,7 @@ and inputs are not modified.
 Shapes: B batch, L tokens, W width of a token, P pooled width.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,34 +16,54 @@ from ...errors import InvalidConfig, ShapeMismatch
 from ...files.sharpener_file import read_sharpener
 from ...files.student_file import check_base
 from ...prompts.arithmetic import SAME_ENCODERS, blended, cosine
-from ...prompts.sharpener import sharpened
-from ..guidance.student_loader import base_fingerprint
+from ...prompts.sharpener import Sharpener, sharpened
+from ..guidance.attachments import why_no_base
+from ..weights import base_fingerprint
 from .encoded import POOLED
 from .prompt_check import check_finite
 
 MASK = "attention_mask"
 
 
-def sharpen(conditioning, path: Path, *, alpha: float = 1.0, beta: float = 0.0, null=None, negative=None, model=None):
-    """Apply the sharpener of a file to a CONDITIONING.
+def load_sharpener(path: Path, alphas: Sequence[float], model=None) -> Sharpener:
+    """Read a sharpener file, and check that it suits what is asked of it.
+
+    Args:
+        path: sharpener file.
+        alphas: all strengths that it will be used at.
+        model: MODEL that will be sampled; None skips the checks of it.
+    Raises:
+        CheckpointMismatch: the file is not a whole sharpener, or it is for another base.
+        InvalidConfig: an alpha is out of range, or the model guides itself.
+    """
+    sharpener, info = read_sharpener(path)
+    for alpha in (min(alphas), max(alphas)):
+        info.check_alpha(alpha)
+    if model is not None:
+        if why := why_no_base(model):
+            raise InvalidConfig(
+                f"model {why}, so a sharpened prompt would be guided twice; connect the base model, or use the student "
+                "without a sharpener"
+            )
+        if info.base:
+            check_base(info.base, base_fingerprint(model), path)
+    return sharpener
+
+
+def sharpen(conditioning, sharpener: Sharpener, *, alpha: float = 1.0, beta: float = 0.0, null=None, negative=None):
+    """Apply a sharpener to a CONDITIONING.
 
     Args:
         conditioning: every entry is sharpened; pooled vectors do not change.
-        path: sharpener file.
-        alpha: strength, in the range of the file; 0 changes nothing.
+        sharpener: as `load_sharpener` returns it.
+        alpha: strength of the sharpener; 0 leaves the term with beta only.
         beta: strength of the negative term; without a negative prompt it has no effect.
         null: CONDITIONING with one entry, the encoded empty prompt; needed without a negative prompt or with beta.
         negative: CONDITIONING with one entry; replaces null as what the prompt is pushed away from.
-        model: MODEL that will be sampled; checked against the base of the file. None skips the check.
     Raises:
-        CheckpointMismatch: the file is not a whole sharpener, or it is for another base.
-        InvalidConfig: alpha is out of range, or null is needed.
+        InvalidConfig: null is needed.
         ShapeMismatch: widths, rows or numbers of tokens differ.
     """
-    sharpener, info = read_sharpener(path)
-    info.check_alpha(alpha)
-    if model is not None and info.base:
-        check_base(info.base, base_fingerprint(model), path)
     null_BLW, negative_BLW = _context_of(null, "null"), _context_of(negative, "negative")
     against_BLW = null_BLW if negative_BLW is None else negative_BLW
     if against_BLW is None:
@@ -73,8 +94,8 @@ def blend_prompts(base, terms: dict, reference=None):
         InvalidConfig: a term has several entries, or only some prompts have a pooled vector.
         ShapeMismatch: widths or rows differ, or lengths of prompts with an attention mask.
     """
-    added = [(weight, _only(prompt, name)) for name, (weight, prompt) in terms.items() if prompt is not None]
-    full = None if reference is None else _only(reference, "reference")
+    added = [(weight, only(prompt, name)) for name, (weight, prompt) in terms.items() if prompt is not None]
+    full = None if reference is None else only(reference, "reference")
     out, report = [], []
     for number, entry in enumerate(_entries(base, "base"), 1):
         mixed = _blended_entry(entry, added)
@@ -111,10 +132,10 @@ def _cosines(entry, other) -> str:
 
 
 def _context_of(conditioning, name: str) -> Tensor | None:
-    return None if conditioning is None else _only(conditioning, name)[0]
+    return None if conditioning is None else only(conditioning, name)[0]
 
 
-def _only(conditioning, name: str):
+def only(conditioning, name: str):
     """Return the only entry of a CONDITIONING."""
     if len(conditioning) != 1:
         raise InvalidConfig(f"{name} holds {len(conditioning)} prompts; connect one encoded prompt")

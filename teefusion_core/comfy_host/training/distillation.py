@@ -23,7 +23,7 @@ from ...training.students import STUDENTS
 from ...training.students.student import MixedRows
 from ...training.targets import Example, Trajectory, replay_loss
 from ...training.trajectory_cache import generator_of
-from ..guidance.patch import why_no_base
+from ..guidance.attachments import why_no_base
 from ..prompts.encoded import Prompts
 from ..prompts.prompt_check import check_prompts
 from ..sampling import schedule

@@ -18,9 +18,10 @@ from ...guidance.methods import DICE
 from ...prompts.prompt_list import lines_of
 from ...training.loop_settings import TrainSettings
 from ...training.settings import DistillSettings
-from ..guidance.student_loader import MODELS, UPDATES, load_student
+from ..guidance.student_loader import load_student
 from ..notes import tell
 from ..prompts.encoded import Prompts, encoded
+from ..trained_files import MODELS, UPDATES
 from .distillation import Distillation, check_negative_share
 from .network import latent_shape, prompt_dtype
 from .progress import TrainingProgress

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guidance.student_loader import base_fingerprint
 from ..prompts.encoded import Prompts
+from ..weights import base_fingerprint
 from .distillation import Distillation
 from .teacher import Teacher
 

@@ -25,8 +25,8 @@ from ...training.students.student import RUN_KEY, StudentFile
 from ...training.targets import Trajectory
 from ...training.trajectory_cache import TrajectoryCache
 from ...training.update import check_plain, exchanged
-from ..guidance.student_loader import base_fingerprint
 from ..notes import duration, tell
+from ..weights import base_fingerprint
 from .calibrate import calibrate
 from .distillation import Distillation
 from .identity import identity_of

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ... import __version__
 from ...files.sharpener_file import SharpenerInfo
+from ...guidance.methods import DICE
 from ...prompts.sharpener import HEADS, HIDDEN, Sharpener, sharpened
 from ..settings import DistillSettings
 from ..update import Update, copy_into
@@ -27,18 +28,23 @@ class SharpenedStudent(Student):
     update: "Sharpening"
     changes_model = False
     has_range = False
+    one_w_per_batch = True
     no_whole_model = "a sharpener (method dice) does not change the model"
 
     def __init__(self, network: nn.Module, positives: Prompts, nulls: Prompts, settings: DistillSettings, **_: object):
         """Make the sharpener; the arguments are those of `FusedStudent`."""
-        self.positives, self.nulls, self.w = positives, nulls, settings.guidance_max
-        self.method = settings.method
+        self.positives, self.nulls, self.settings = positives, nulls, settings
         self.update = Sharpening(network, positives.batch([0])[0][0].shape[-1], settings.run_seed)
+
+    @property
+    def w(self) -> float:
+        """The guidance of the teacher, which alpha 1 stands for."""
+        return self.settings.guidance_max
 
     def conditioned(
         self, prompts: Sequence[int], nulls: Sequence[int], w_B: Tensor
     ) -> tuple[list, AbstractContextManager[None]]:
-        """Return sharpened prompts; the network is not changed. All rows have the guidance of the first."""
+        """Return sharpened prompts; the network is not changed."""
         [(context_BLW, extras)], [(null_BMW, _)] = self.positives.batch(prompts), self.nulls.batch(nulls)
         alpha = ALPHA * float(w_B[0] / self.w)
         return [[self.update.sharpened(context_BLW, null_BMW, alpha), extras]], nullcontext()
@@ -57,7 +63,7 @@ class SharpenedStudent(Student):
         """Return the sharpener; there is nothing for a LoRA loader."""
         sharpener = self.update.sharpener
         info = SharpenerInfo(
-            method=self.method, width=sharpener.width, hidden=sharpener.hidden, heads=sharpener.heads, alpha=ALPHA,
+            method=DICE, width=sharpener.width, hidden=sharpener.hidden, heads=sharpener.heads, alpha=ALPHA,
             alpha_min=ALPHA_MIN, alpha_max=ALPHA_MAX, teacher=f"{teacher}, w {self.w:g}", base=base,
             step=step, pack_version=__version__,
         )  # fmt: skip
