@@ -134,8 +134,7 @@ def _drawn(parts: Sequence[Tensor], *, prompts: bool = True, seeds: bool = True)
 def judged_interval(value: float, drawn_D: Tensor, threshold: float) -> dict[str, Any]:
     """Return a value with the interval of its draws, and the verdict on the claim that it exceeds the threshold."""
     low, high = interval(drawn_D)
-    figures = {name: round(x, 4) for name, x in (("value", value), ("low", low), ("high", high))}
-    return {**figures, "threshold": threshold, "verdict": verdict(low, high, threshold)}
+    return {"value": value, "low": low, "high": high, "threshold": threshold, "verdict": verdict(low, high, threshold)}
 
 
 def interval_text(found: dict[str, Any], sign: str = "") -> str:
