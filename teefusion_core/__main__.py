@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from datetime import timedelta
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,10 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = read_text(path)
         if path.suffix == ".json":
-            return json.loads(text)
+            config = json.loads(text)
+            if not isinstance(config, dict):
+                raise InvalidConfig(f"{path} holds a {type(config).__name__}; write an object of sections, as in TOML")
+            return config
         try:
             import tomllib
         except ImportError:
@@ -154,7 +158,8 @@ def _join_process_group() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # the others wait while the first one calibrates, which takes as long as sampling some hundred images
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(days=1))
 
 
 class ProgressLines:

@@ -6,16 +6,24 @@ Source: arXiv 1604.06174.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the layers in the outermost module lists of a network, which are its repeated blocks."""
+    """Return the layers in the outermost module lists of a network, which are its repeated blocks.
+
+    Of a sequence in such a list, as in UNets, they are its members, because the host calls these one by one.
+    """
     found: list[nn.Module] = []
     for child in network.children():
-        found += list(child) if isinstance(child, nn.ModuleList) else blocks(child)
+        if not isinstance(child, nn.ModuleList):
+            found += blocks(child)
+            continue
+        for block in child:
+            found += list(block) if isinstance(block, nn.Sequential) else [block]
     return found
 
 
@@ -62,11 +70,17 @@ def _forward_and_recomputed() -> tuple[AbstractContextManager[None], AbstractCon
     return nullcontext(), _all_of(list(_entered))
 
 
+def _stored(forward: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Call a block and keep its inputs; dictionaries are copied, as the network goes on to change its options."""
+    args = tuple(dict(value) if isinstance(value, dict) else value for value in args)
+    kwargs = {name: dict(value) if isinstance(value, dict) else value for name, value in kwargs.items()}
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=_forward_and_recomputed, **kwargs)
+
+
 @contextmanager
 def checkpointed(network: nn.Module) -> Iterator[None]:
     """Store only the inputs of each network block, for forward and backward passes inside the `with` block."""
     with ExitStack() as stack:
         for block in blocks(network):
-            stored = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_forward_and_recomputed)
-            stack.enter_context(replaced(block, stored))
+            stack.enter_context(replaced(block, partial(_stored, block.forward)))
         yield

@@ -6,7 +6,7 @@ from typing import Any
 from ..errors import InvalidConfig
 from ..guidance.architectures import PUBLISHED_TIMESTEP_SCALE
 from ..guidance.fusion import EXACT, GUIDANCE_PRECISIONS
-from ..guidance.methods import DICE, GUIDANCE_LORA, TAUGHT, TEEFUSION
+from ..guidance.methods import DICE, DISTILL_CFG, GUIDANCE_LORA, GUIDANCE_ONLY, TAUGHT, TEEFUSION
 from .adapters import LORA_LAYERS, TRAINABLE
 from .setting_rules import Rule, check, choice, flag, number, text, whole
 from .targets import JITTERED, SECANT, TARGETS, TIMES
@@ -89,10 +89,10 @@ class DistillSettings:
                 f"student_steps is {self.student_steps}, but a sharpener changes prompts only, so its model needs "
                 "as many steps as before; set it to 0"
             )
-        if self.method == GUIDANCE_LORA and self.negative_share:
+        if self.method in (GUIDANCE_LORA, GUIDANCE_ONLY, DISTILL_CFG) and self.negative_share:
             raise InvalidConfig(
-                f"negative_share is {self.negative_share:g}, but a guidance lora learns no negative prompts, because "
-                "its network never sees them; set it to 0, or train with method teefusion split"
+                f"negative_share is {self.negative_share:g}, but a student of method {self.method} learns no negative "
+                "prompts, because its network never sees them; set it to 0, or train with method teefusion split"
             )
         if self.method == GUIDANCE_LORA and self.trainable not in LORA_LAYERS:
             raise InvalidConfig(
@@ -125,6 +125,13 @@ class DistillSettings:
         beyond = self.guidance_margin * (self.guidance_max - self.guidance_min)
         # below, a share of w itself: near 0 the loss, which is relative to the guidance, would be all noise
         return self.guidance_min * (1 - self.guidance_margin), self.guidance_max + beyond
+
+
+OF_THE_STUDENT = frozenset((
+    "guidance_error_weight", "cache_size", "reuse", "trainable", "rank", "initial_gain_ratio",
+    "guidance_embedding_scale", "guidance_precision", "method", "gradient_checkpointing",
+))  # fmt: skip
+"""Settings that do not change any trajectory."""
 
 
 def default_error_weight(method: str) -> float:

@@ -1,6 +1,7 @@
 """Trajectories of a teacher, stored on disk for training.
 
-A trajectory depends on its number only, so a lost or damaged file is made again. Processes that train together share
+A trajectory depends on its number and on the settings of the run only, so a lost or damaged file is made again, and so
+is one of a run that now continues with other settings. Processes that train together share
 the trajectories and draw the same rows, of which each reads its part: their number does not change the result.
 Shapes: B rows, S steps.
 """
@@ -24,6 +25,7 @@ from .targets import Example, Trajectory, step_weights
 
 log = logging.getLogger(__name__)
 
+IDENTITY = "identity"  # in the metadata of a file
 _LATENTS = ("x_SBCHW", "target_SBCHW", "guidance_SBCHW")
 _SMALL = ("sigma_S", "weight_S", "w", "prompt_SB", "null_SB")
 
@@ -46,6 +48,7 @@ class TrajectoryCache:
         cache_size: int,
         reuse: float,
         seed: int = 0,
+        identity: str = "",
         processes: Processes | None = None,
     ):
         """Open a folder of trajectories; none is made yet.
@@ -58,6 +61,7 @@ class TrajectoryCache:
             reuse: how many times each example is used, on average, before the teacher makes new ones; 0 makes
                 `cache_size` trajectories before the first step and none later.
             seed: seed of the draws.
+            identity: a text that changes with all that changes the trajectories; files of another one are made again.
             processes: the training processes; by default those of torch.distributed. All open the same folder.
         Raises:
             InvalidConfig: cache_size is below 1, or reuse is below 0.
@@ -65,7 +69,7 @@ class TrajectoryCache:
         if cache_size < 1 or not 0 <= reuse < math.inf:
             raise InvalidConfig(f"cache_size is {cache_size} and reuse is {reuse}; use 1 or more, and 0 or more")
         self.make, self.folder, self.examples, self.cache_size, self.reuse = make, folder, examples, cache_size, reuse
-        self.processes = processes or Processes()
+        self.identity, self.processes = identity, processes or Processes()
         self.generator = generator_of(seed, "draw", 0)
         self.drawn = 0
         self._oldest = 0
@@ -138,14 +142,17 @@ class TrajectoryCache:
                     self._make(ours)
 
     def _is_intact(self, index: int) -> bool:
+        path = self._path(index)
         try:
-            self._opened(index)
+            file, _ = self._opened(index)
         except CheckpointMismatch as error:
-            path = self._path(index)
             if path.exists():
                 log.warning("%s is damaged (%s); its trajectory is made again", path, error)
             return False
-        return True
+        if (file.metadata() or {}).get(IDENTITY, "") == self.identity:
+            return True
+        log.warning("%s was made with other settings; its trajectory is made again", path)
+        return False
 
     def _opened(self, index: int) -> tuple[Any, dict[str, torch.Tensor]]:
         """Return an open file, whose latents are read row by row, and its small tensors."""
@@ -153,7 +160,7 @@ class TrajectoryCache:
         return file, {name: file.get_tensor(name) for name in _SMALL}
 
     def _make(self, index: int) -> None:
-        write_tensors(self._path(index), _stored(self.make(index)), {})
+        write_tensors(self._path(index), _stored(self.make(index)), {IDENTITY: self.identity})
 
     def _row(self, index: int, place: int) -> dict[str, torch.Tensor]:
         """Read one example of a trajectory; its latents stay on the disk until then."""

@@ -157,7 +157,7 @@ def test_two_steps_of_training_make_a_student_that_loads(backbone, host, pack, m
 @each
 def test_gradients_are_right_with_activations_kept_or_made_again(backbone, host, pack, model_of):
     """Against a finite difference: the host's blocks may write over what a backward pass needs."""
-    model, step, gradients = model_of(backbone), 2e-2, []
+    model, step, gradients, kept = model_of(backbone), 2e-2, [], []
     x, rows = randn(5, 2, *backbone.latent), torch.zeros(2, dtype=torch.long)
     half, w = torch.full((2,), 0.5), torch.full((2,), W)
     example = Example(x, half, w, rows, rows, randn(6, *x.shape), randn(7, *x.shape), half)
@@ -176,12 +176,16 @@ def test_gradients_are_right_with_activations_kept_or_made_again(backbone, host,
                 assert relative(distil.network.velocity(x, half, distil.positives.batch([0, 0])), plain) < EQUAL, (
                     "an update of zero changes nothing"
                 )
-                gradient = torch.cat([g.flatten() for g in torch.autograd.grad(at(start), weights)])
+                with torch.autograd.graph.saved_tensors_hooks(lambda x: kept[-1].append(x.nbytes) or x, lambda x: x):
+                    kept.append([])
+                    loss = at(start)
+                gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])
                 along = gradient / gradient.norm()
                 slope = (at(start + step * along) - at(start - step * along)) / (2 * step)
             assert float(slope) == pytest.approx(float(gradient.norm()), rel=0.02)
             gradients.append(gradient)
     assert relative(*gradients) < EQUAL
+    assert sum(kept[1]) < 0.5 * sum(kept[0]), "most activations are made again"
 
 
 def _sized(backbone, seed, width):

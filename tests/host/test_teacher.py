@@ -157,6 +157,22 @@ def test_reflection_teaches(pack, top, world, noise):
         assert relative(predicted[step], secant) > 1e-3
 
 
+@pytest.mark.parametrize("options", [{"reflect_steps": 1}, {"reflect_steps": 6}, {"inversion": "official"}], ids=str)
+def test_reflections_that_depend_on_the_schedule_teach_too(pack, top, world, noise, options):
+    host = pack.comfy_host
+    teacher = host.Teacher(top.guider(world, scales=(5.5, 1.0, 5.5)), host.ReflectionSampler(**options))
+    teacher.check(world.positive, world.negative, noise, CFG)
+
+
+def test_a_step_of_a_reflection_is_counted_once(pack, top, world, noise):
+    host = pack.comfy_host
+    teacher = host.Teacher(top.guider(world, scales=(5.5, 1.0, 5.5)), host.ReflectionSampler())
+    with teacher.telling("step", STEPS):
+        wait = teacher._on_step.__self__
+        teacher.sample(world.positive, world.negative, noise, top.sigmas(world, STEPS), CFG)
+    assert wait.part == STEPS + 1, "one line before the first step, and one after each"
+
+
 def test_the_wired_guider_stays_as_it_was(host, pack, top, world, noise):
     guider, before = cfg_guider(host, world), weights_of(world.model)
     prompts = dict(guider.original_conds)

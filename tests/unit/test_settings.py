@@ -1,10 +1,12 @@
 """Settings of a distillation: strict types, from a file as from a node."""
 
+from dataclasses import fields
+
 import pytest
 
 from teefusion_core.errors import InvalidConfig
 from teefusion_core.training.loop_settings import TrainSettings
-from teefusion_core.training.settings import DistillSettings
+from teefusion_core.training.settings import OF_THE_STUDENT, DistillSettings
 
 
 @pytest.mark.parametrize(
@@ -56,3 +58,13 @@ def test_what_a_guidance_lora_cannot_be_is_named(given):
     [name] = given
     with pytest.raises(InvalidConfig, match=f"{name} is .*guidance lora"):
         DistillSettings(method="guidance lora", **given)
+
+
+@pytest.mark.parametrize("method", ["guidance only", "distillcfg"])
+def test_a_method_that_never_sees_negative_prompts_is_not_trained_with_them(method):
+    with pytest.raises(InvalidConfig, match=f"negative_share is 0.5.*{method}"):
+        DistillSettings(method=method, negative_share=0.5)
+
+
+def test_what_does_not_shape_trajectories_is_a_setting():
+    assert {field.name for field in fields(DistillSettings)} > OF_THE_STUDENT

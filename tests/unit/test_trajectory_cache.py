@@ -137,6 +137,12 @@ def test_a_damaged_file_is_made_again(make, tmp_path, damage, caplog):
     assert make.asked[-1] == 1 and "is damaged" in caplog.text
 
 
+def test_a_file_of_other_settings_is_made_again(make, tmp_path, caplog):
+    for identity in ("one", "one", "two"):
+        trajectories(make, tmp_path, reuse=0, identity=identity).next(1)
+    assert make.asked == [0, 1, 0, 1] and "other settings" in caplog.text
+
+
 def test_a_trajectory_that_fails_leaves_no_file(tmp_path):
     def broken(number):
         raise RuntimeError

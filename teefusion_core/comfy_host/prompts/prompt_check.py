@@ -34,18 +34,32 @@ def check_finite(conditioning, name: str) -> None:
         )
 
 
+OF_SAMPLING = ("control", "gligen", "hooks", "area", "mask", "start_percent", "end_percent")
+"""Extras that the host's samplers apply around a forward pass, so that a teacher obeys them and its student cannot."""
+
+
 def check_prompts(entries: Sequence[tuple[Tensor, dict]], model, name: str) -> None:
-    """Refuse prompts of other text encoders than the model's, without the pooled text that it takes, or with NaN.
+    """Refuse prompts that cannot be learned from.
+
+    They are of other text encoders than the model's, lack the pooled text that it takes, hold NaN, or ask the sampler
+    for more than a forward pass with their text.
 
     Args:
         entries: (context [1,L,E], extras) of each prompt.
         model: MODEL that will take them.
         name: of a prompt, for messages.
     Raises:
-        InvalidConfig: a prompt has NaN or infinite values, or lacks the pooled text.
+        InvalidConfig: a prompt has NaN or infinite values, lacks the pooled text, or has an area, a mask, a ControlNet
+            or the like.
         ShapeMismatch: the tokens or the pooled text have another width than the model takes.
     """
     check_finite(entries, f"{name} list")
+    for number, (_, extras) in enumerate(entries, 1):
+        if asked := [extra for extra in OF_SAMPLING if extras.get(extra) is not None]:
+            raise InvalidConfig(
+                f"{name} {number} has {' and '.join(asked)}, which a student cannot learn; connect the prompt as CLIP "
+                "Text Encode gives it"
+            )
     network = model.model.diffusion_model
     family = family_of(network)
     if family is None:

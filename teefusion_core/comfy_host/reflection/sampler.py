@@ -56,6 +56,11 @@ class ReflectionSampler(comfy.samplers.KSAMPLER):
             raise InvalidConfig(f"reflect_steps is {reflect_steps}; choose 0 or more, or {ALL_STEPS} for every step")
         super().__init__(run, {"reflect_steps": reflect_steps, "rounds": rounds, "inversion": inversion})
 
+    @property
+    def depends_on_schedule(self) -> bool:
+        """Whether a step depends on its place in the schedule, so that it differs in a run of this step alone."""
+        return self.extra_options["reflect_steps"] != ALL_STEPS or self.extra_options["inversion"] == OFFICIAL
+
     def described(self) -> dict:
         """Return the settings that shape its steps, by name."""
         return dict(self.extra_options)

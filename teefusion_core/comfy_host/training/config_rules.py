@@ -29,7 +29,7 @@ TEACHERS: dict[str, Collection[str]] = {
 """Kind of a teacher -> the settings that it reads."""
 SOURCES: dict[str, Collection[str]] = {
     "demo_model": (),
-    "checkpoint": (),
+    "checkpoint": ("vae",),
     "diffusion_model": ("clip", "clip_type", "vae"),
 }
 """Where the model comes from -> the files beside it that are read."""

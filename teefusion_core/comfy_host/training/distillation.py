@@ -21,7 +21,7 @@ from ...training.mixed_precision import mixed_precision
 from ...training.settings import DistillSettings
 from ...training.students import STUDENTS
 from ...training.students.student import MixedRows
-from ...training.targets import Example, Trajectory, replay_loss
+from ...training.targets import CLEAN, REEVALUATED, SECANT, Example, Trajectory, replay_loss
 from ...training.trajectory_cache import generator_of
 from ..guidance.attachments import why_no_base
 from ..prompts.encoded import Prompts
@@ -45,6 +45,20 @@ def check_negative_share(nulls: Prompts, settings: DistillSettings) -> None:
         raise InvalidConfig(
             f"negative_share is {share:g}, and there are {negatives} negative prompts, so the setting has no effect; "
             "give both or none of them"
+        )
+
+
+def _check_start_from_images(teacher: Teacher, settings: DistillSettings) -> None:
+    """Refuse what has no meaning where each step of the teacher starts from another image."""
+    if settings.target == CLEAN:
+        raise InvalidConfig(
+            "target is clean, but with images it leads to the training image, which has no guidance in it; choose "
+            f"{SECANT} or {REEVALUATED}, or train from prompts alone"
+        )
+    if teacher.depends_on_schedule:
+        raise InvalidConfig(
+            "reflect_steps or inversion official is set, but with images each step of the teacher is a run of its own; "
+            "set reflect_steps to -1 and inversion to exact, or train from prompts alone"
         )
 
 
@@ -81,6 +95,8 @@ class Distillation:
         """
         if why := why_no_base(model):
             raise InvalidConfig(f"model {why}, so a student would be trained on top of its guidance; connect the base")
+        if images:
+            _check_start_from_images(teacher, settings)
         check_prompts(positives.entries, model, "prompt")
         check_prompts(nulls.entries, model, "null")
         self.model, self.teacher, self.settings = merged(model), teacher, settings

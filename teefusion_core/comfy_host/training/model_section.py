@@ -73,6 +73,8 @@ def _checkpoint(section: Mapping[str, Any], folder: Path):
     model, clip, vae = loaded(path, setting, wanted, lambda: comfy.sd.load_checkpoint_guess_config(str(path))[:3])
     if model is None or clip is None:
         raise wrong_file(path, setting, f"{wanted}, or set diffusion_model and clip instead")
+    if "vae" in section:
+        return model, clip, _vae(section, folder, model)
     vae = None if why_invalid(vae) else vae
     check_vae(vae, model, f"{setting} {path.name}")
     return model, clip, vae

@@ -70,6 +70,7 @@ class Network:
             for name, cond in encoded.items()
         }
         options = self.model.model_options.get("transformer_options", {}).copy()
+        options |= {"cond_or_uncond": [0], "sigmas": sigma_B}  # which attention patches read
         denoised = self.base.apply_model(x_BCHW, sigma_B, **given, transformer_options=options)
         return velocity_of(denoised, x_BCHW, sigma_B)
 

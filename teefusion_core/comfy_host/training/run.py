@@ -21,6 +21,7 @@ from ...training.loop import StepReport, train
 from ...training.loop_settings import TrainSettings
 from ...training.processes import Processes
 from ...training.run_state import FIRST_LOSS_SCALE
+from ...training.settings import OF_THE_STUDENT
 from ...training.students.student import RUN_KEY, StudentFile
 from ...training.targets import Trajectory
 from ...training.trajectory_cache import TrajectoryCache
@@ -29,7 +30,7 @@ from ..notes import duration, tell
 from ..weights import base_fingerprint
 from .calibrate import calibrate
 from .distillation import Distillation
-from .identity import identity_of
+from .identity import fingerprint_of, identity_of
 from .memory_check import MOMENTS, Need, check_memory
 
 
@@ -91,7 +92,10 @@ class Training:
         self.distillation, self.settings, self.teacher, self.whole_model = distillation, settings, teacher, whole_model
         self.processes, self.calibration = processes or Processes(), calibration
         self.base = base_fingerprint(distillation.model)
-        described = asdict(distillation.settings) | {"teacher": teacher} | identity_of(distillation)
+        identity, own = identity_of(distillation), asdict(distillation.settings)
+        shaping = {name: value for name, value in own.items() if name not in OF_THE_STUDENT}
+        self.of_trajectories = fingerprint_of([self.base, identity, shaping])
+        described = own | {"teacher": teacher} | identity
         if self.processes.size > 1:
             described["parallel"] = self.processes.parallel
         self.folder = CheckpointFolder(
@@ -198,7 +202,8 @@ class Training:
         cache = TrajectoryCache(
             make, self.folder.path / "trajectories",
             examples=(len(self.distillation.grid_S) - 1) * settings.images_per_trajectory,
-            cache_size=settings.cache_size, reuse=settings.reuse, seed=settings.run_seed, processes=self.processes,
+            cache_size=settings.cache_size, reuse=settings.reuse, seed=settings.run_seed, identity=self.of_trajectories,
+            processes=self.processes,
         )  # fmt: skip
         return cache
 

@@ -58,7 +58,7 @@ class Teacher:
         if not isinstance(sampler, comfy.samplers.Sampler):
             raise InvalidConfig(f"the teacher's sampler is a {type(sampler).__name__}; connect a SAMPLER")
         self.guider, self.sampler = copy.copy(guider), sampler
-        self._on_step: Callable[..., None] | None = None
+        self._on_step: Callable[[], None] | None = None
         # set_conds writes into a dictionary, which a shallow copy shares with the guider that the host keeps
         vars(self.guider).update({name: dict(held) for name, held in vars(guider).items() if type(held) is dict})
         if hasattr(self.guider, "tells_passes"):
@@ -69,6 +69,11 @@ class Teacher:
     def model(self):
         """The MODEL that the guider runs."""
         return self.guider.model_patcher
+
+    @property
+    def depends_on_schedule(self) -> bool:
+        """Whether a step differs in a run of this step alone, as some reflections do."""
+        return getattr(self.sampler, "depends_on_schedule", False)
 
     def follow(self, model, merged) -> None:
         """Switch from one copy of the weights to another, if the guider samples with the first.
@@ -115,6 +120,13 @@ class Teacher:
             TeacherFailed: the code of another node pack raises an error.
         """
         picture = torch.zeros_like(noise_BCHW) if latent_BCHW is None else latent_BCHW
+        begun = set()
+
+        def count(step: int, *_: object) -> None:
+            if step not in begun and self._on_step is not None:  # a reflection reports each step several times
+                begun.add(step)
+                self._on_step()
+
         with _other_packs_named():
             self.guider.set_conds(positive, negative)
             self.guider.set_cfg(cfg)
@@ -126,7 +138,7 @@ class Teacher:
                 sigmas_S,
                 seed=seed,
                 start_BCHW=start_BCHW,
-                on_step=self._on_step,
+                on_step=count,
             )
         return sampled.states, sampled.predicted
 
@@ -134,12 +146,14 @@ class Teacher:
         """Refuse a teacher whose step depends on more than the current state, by a trial.
 
         It samples four steps, then only the third from the same state with another seed. If these differ, a trial from
-        a state that is one rounding error away shows whether rounding explains it.
+        a state that is one rounding error away shows whether rounding explains it. Reflections that depend on the
+        schedule are not tried again: their third step alone is another one, and they keep no history.
         Raises:
             InvalidConfig: the results differ or are not finite.
         """
         sampling = self.model.get_model_object("model_sampling")
-        sigmas_S = comfy.samplers.calculate_sigmas(sampling, "simple", PROBE_STEPS)
+        steps = max(PROBE_STEPS, getattr(self.sampler, "extra_options", {}).get("reflect_steps", 0))
+        sigmas_S = comfy.samplers.calculate_sigmas(sampling, "simple", steps)
         states, _ = self.sample(positive, negative, noise_BCHW, sigmas_S, cfg)
         if lost := [step for step, state in enumerate(states) if not_finite(state)]:
             raise InvalidConfig(
@@ -147,6 +161,8 @@ class Teacher:
                 "the same guider and sampler in SamplerCustomAdvanced, and remove nodes from its model until the image "
                 "is right"
             )
+        if self.depends_on_schedule:
+            return
         third = sigmas_S[2:4]
 
         def from_state(start_BCHW: Tensor, seed: int) -> Tensor:

@@ -60,11 +60,13 @@ class TrajectoryMaker:
     def make_beside(self, w: float, rows: int, number: int, steps: int) -> Trajectory:
         """Return some steps of a trajectory with guidance w that training does not use; its noise is that of any w.
 
+        It leads away from the empty prompt: the effective guidance is measured against that.
+
         Args:
             rows: number of images.
             steps: number of its steps: the middle ones of as many equal parts.
         """
-        maker = replace(self, settings=replace(self.settings, images_per_trajectory=rows))
+        maker = replace(self, settings=replace(self.settings, images_per_trajectory=rows, negative_share=0.0))
         generator = generator_of(self.settings.run_seed, "calibration", number)
         return maker._made(torch.tensor(w), generator, steps=steps)
 
@@ -72,6 +74,11 @@ class TrajectoryMaker:
         sigma_S = levels(self.grid_S, self.settings.timestep_sampling, generator)
         with self.teacher.telling(said and f"{said}, step", (len(sigma_S) - 1) * self._parts):
             made, null = (self._from_images if self.images else self._from_noise)(sigma_S, w, generator)
+        if any(not_finite(target) for _, target, _ in made):  # stored, it would end every later attempt
+            raise InvalidConfig(
+                f"the teacher makes NaN or infinite values at CFG scale {float(cfg_scale_of(w)):.3g}; lower "
+                "guidance_max, or run the teacher's model in 32 bits or bfloat16"
+            )
         parts = min(steps or len(made), len(made))
         # the middle of each part: both ends of a trajectory are guided more than its middle
         kept = ((torch.arange(parts) + 0.5) * len(made) / parts).long()
