@@ -125,7 +125,8 @@ def without_data(network: nn.Module, trained: nn.Module | None = None) -> Iterat
         with shapes_of(network) as mode:
             for module in network.modules():
                 weight = getattr(module, "weight", None)
-                if isinstance(weight, Tensor) and not is_plain(weight) and hasattr(module, "out_features"):
+                known = isinstance(weight, FakeTensor) or not isinstance(weight, Tensor) or is_plain(weight)
+                if not known and hasattr(module, "out_features"):
                     module.forward = partial(_decoded_linear, module)  # loaders decode with code that reads the data
             for module in trained.modules() if trained else ():
                 parameters: dict[str, Any] = module._parameters

@@ -79,21 +79,6 @@ class TestTrajectory:
         with pytest.raises(pack.errors.InvalidConfig, match="reflect_steps"):
             distil(guider=guided, sampler=pack.comfy_host.ReflectionSampler(**options), images=images)
 
-    def test_a_teacher_that_fails_at_some_w_leaves_no_trajectory(self, pack, host, distil, world):
-        class Failing(host.comfy.samplers.CFGGuider):
-            def set_cfg(self, cfg):
-                super().set_cfg(cfg if cfg < 3 else float("nan"))
-
-        distillation = distil(guider=Failing(world.model))
-        scales = [1 + float(distil().trajectory(number).w) for number in range(4)]
-        assert min(scales) < 3 < max(scales)
-        for number, scale in enumerate(scales):
-            if scale < 3:
-                distillation.trajectory(number)
-            else:
-                with pytest.raises(pack.errors.InvalidConfig, match=f"CFG scale {scale:.3g}.*guidance_max"):
-                    distillation.trajectory(number)
-
     def test_calibration_leads_away_from_the_empty_prompt_always(self, distil):
         beside = distil(negative_share=1.0).trajectory_beside(2.0, ROWS, 0, 2)
         assert not beside.null_SB.any()
@@ -238,6 +223,18 @@ class TestTraining:
         file, small = cache._files[0]
         assert torch.equal(small["prompt_SB"], fresh.prompt_SB) and torch.equal(small["w"], fresh.w)
         assert torch.equal(file.get_tensor("x_SBCHW"), fresh.x_SBCHW.half())
+
+    def test_a_trajectory_with_nan_is_not_stored(self, pack, host, distil, world, tmp_path):
+        class Failing(host.comfy.samplers.CFGGuider):
+            def set_cfg(self, cfg):
+                super().set_cfg(cfg if cfg < 3 else float("nan"))
+
+        scales = [1 + float(distil().trajectory(number).w) for number in range(4)]
+        lost = next(number for number, scale in enumerate(scales) if scale >= 3)
+        training = self.training(pack, distil, tmp_path, guider=Failing(world.model), cache_size=4)
+        with pytest.raises(pack.errors.InvalidConfig, match=f"NaN.*CFG scale {scales[lost]:.3g}.*guidance_max"):
+            training._trajectories().next(1)
+        assert len(list(tmp_path.rglob("trajectory-*"))) == lost
 
     def test_settings_of_the_student_keep_them(self, pack, distil, tmp_path):
         training = self.training(pack, distil, tmp_path, rank=2, method="guidance only", gradient_checkpointing=True)

@@ -14,8 +14,9 @@ import torch
 from ...errors import CheckpointMismatch, InvalidConfig, NotWritten
 from ...files.lock_file import locked
 from ...files.output_file import check_space, check_target
-from ...files.tensor_file import SUFFIX, open_tensors
+from ...files.tensor_file import SUFFIX, not_finite, open_tensors
 from ...guidance.calibration import Calibration, Measured, typed
+from ...guidance.cfg import cfg_scale_of
 from ...training.checkpoint import CheckpointFolder
 from ...training.loop import StepReport, train
 from ...training.loop_settings import TrainSettings
@@ -217,6 +218,11 @@ class Training:
         """Return one of a number of trajectories, and tell how far it is."""
         start, name = time.monotonic(), f"trajectory {number + 1} of {count}"
         trajectory = self.distillation.trajectory(number, said=f"the teacher makes {name}")
+        if not_finite(trajectory.target_SBCHW):  # if it were stored, every later attempt would end with it too
+            raise InvalidConfig(
+                f"the teacher makes NaN or infinite values at CFG scale {float(cfg_scale_of(trajectory.w)):.3g}; lower "
+                "guidance_max, or run the teacher's model in 32 bits or bfloat16"
+            )
         tell(f"{name} took {duration(time.monotonic() - start)}; training goes on")
         return trajectory
 
