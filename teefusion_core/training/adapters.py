@@ -174,8 +174,18 @@ def _restore(leaf: str, own: list[nn.Parameter], module: nn.Module, *_: object) 
 
 
 def linear_layers(network: nn.Module) -> list[str]:
-    """Return the paths of all linear layers."""
-    return [path for path, layer in network.named_modules() if path and isinstance(layer, nn.Linear)]
+    """Return the paths of all linear layers.
+
+    Raises:
+        InvalidConfig: the network has linear layers of quantised classes only, as scaled fp8 files have in ComfyUI.
+    """
+    found = [path for path, layer in network.named_modules() if path and isinstance(layer, nn.Linear)]
+    if not found and (other := next((layer for layer in network.modules() if hasattr(layer, "in_features")), None)):
+        raise InvalidConfig(
+            f"the linear layers of this model are quantised ({type(other).__module__}), which a LoRA cannot be trained "
+            "on; load the model in bfloat16, float16 or plain fp8"
+        )
+    return found
 
 
 def _of_modulation(network: nn.Module, architecture: Architecture | None) -> list[str]:

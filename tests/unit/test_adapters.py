@@ -225,3 +225,12 @@ def test_copies_of_quantised_weights_are_refused(trainable):
     network.text.weight = nn.Parameter(torch.ones(6, 6, dtype=torch.int8), requires_grad=False)
     with pytest.raises(InvalidConfig, match=r"quantised weights \(text.weight"):
         TRAINABLE[trainable](network, ROW, 4, 0)
+
+
+def test_layers_of_a_quantised_class_are_named():
+    class Coded(nn.Module):
+        in_features = out_features = 6
+
+    with pytest.raises(InvalidConfig, match="quantised.*bfloat16"):
+        Lora(nn.Sequential(Coded()), rank=2)
+    assert linear_layers(nn.Sequential(Coded(), nn.Linear(6, 6))) == ["1"]
