@@ -22,6 +22,23 @@ def test_effective_guidance_ignores_what_is_across_the_direction():
     assert effective_guidance(torch.tensor([[3.0, 99.0]]), cond, uncond).tolist() == [1.5]
 
 
+class WithoutFloat64(torch.Tensor):
+    """A tensor on a device such as Apple's mps."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        out = super().__torch_function__(function, types, args, kwargs or {})
+        if getattr(out, "dtype", None) == torch.float64:
+            raise TypeError("the device has no float64")
+        return out.as_subclass(torch.Tensor) if function is torch.Tensor.cpu else out
+
+
+def test_effective_guidance_is_measured_on_devices_without_float64():
+    cond, uncond = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    there = [x.as_subclass(WithoutFloat64) for x in (guided(cond, uncond, 2.5), cond, uncond)]
+    torch.testing.assert_close(effective_guidance(*there), torch.full((2,), 2.5).double(), rtol=1e-5, atol=1e-5)
+
+
 def test_effective_guidance_without_a_direction_is_nan():
     same = torch.ones(1, 2)
     assert effective_guidance(same, same, same).isnan().all()
