@@ -4,6 +4,8 @@ import torch
 
 from teefusion_core.guidance.cfg import cfg_scale_of, effective_guidance, guided
 
+from .without_float64 import WithoutFloat64
+
 
 def test_the_formula_of_the_paper_is_scale_one_plus_w():
     cond, uncond, w = torch.randn(2, 3), torch.randn(2, 3), 5.0
@@ -20,17 +22,6 @@ def test_each_row_may_have_its_scale():
 def test_effective_guidance_ignores_what_is_across_the_direction():
     uncond, cond = torch.zeros(1, 2), torch.tensor([[2.0, 0.0]])
     assert effective_guidance(torch.tensor([[3.0, 99.0]]), cond, uncond).tolist() == [1.5]
-
-
-class WithoutFloat64(torch.Tensor):
-    """A tensor on a device such as Apple's mps."""
-
-    @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
-        out = super().__torch_function__(function, types, args, kwargs or {})
-        if getattr(out, "dtype", None) == torch.float64:
-            raise TypeError("the device has no float64")
-        return out.as_subclass(torch.Tensor) if function is torch.Tensor.cpu else out
 
 
 def test_effective_guidance_is_measured_on_devices_without_float64():
