@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 import comfy.model_management
-import comfy.model_patcher
 import comfy.sd1_clip
 import comfy.utils
 import folder_paths
@@ -27,6 +26,7 @@ from ...evaluation.image_reward import TOKENS as REWARD_TOKENS
 from ...evaluation.image_reward import ImageReward
 from ...evaluation.judges import AESTHETIC, CLIP, JUDGES, OFF, REWARD
 from ...evaluation.score_table import ScoreTable
+from ...files.output_file import GIB
 from ...files.tensor_file import read_tensors
 from ...files.text_file import read_text
 
@@ -166,19 +166,28 @@ class _Run:
 
 
 @contextmanager
-def _on_device(network) -> Iterator[None]:
-    """Let ComfyUI load a network inside the block, and unload it at the end."""
-    management, held = comfy.model_management, torch.nn.Module()
-    # the host sets attributes such as device, which are properties in networks of transformers
-    held.add_module("network", network)
-    patcher = comfy.model_patcher.ModelPatcher(
-        held, load_device=management.get_torch_device(), offload_device=management.text_encoder_offload_device()
-    )
-    management.load_models_gpu([patcher])
+def _on_device(network: torch.nn.Module) -> Iterator[None]:
+    """Have a whole network on ComfyUI's device inside the block, after other models have made room for it.
+
+    The host's ModelPatcher would load a part of it if memory is short, and these layers cannot cast their weights.
+
+    Raises:
+        InvalidConfig: the device has too little memory.
+    """
+    management = comfy.model_management
+    device, size = management.get_torch_device(), management.module_size(network)
+    management.free_memory(size + management.minimum_inference_memory(), device)
     try:
+        network.to(device)
         yield
+    except management.OOM_EXCEPTION as error:
+        raise InvalidConfig(
+            f"a judge of {size / GIB:.1f} GiB and its images need more memory than {device} has; close other programs "
+            "that use it, or start ComfyUI with --cpu to score"
+        ) from error
     finally:
-        patcher.detach()
+        network.to(management.text_encoder_offload_device())
+        management.soft_empty_cache()
 
 
 def clip_tokens(prompts: Sequence[str]) -> Tensor:
