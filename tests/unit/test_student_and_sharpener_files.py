@@ -29,6 +29,7 @@ SHARPENER = SharpenerInfo(
 )  # fmt: skip
 TENSORS = {"a.alpha": torch.tensor(4.0), "a.lora_down.weight": torch.randn(4, 6).half()}
 NETWORK = Sharpener(16, 8, 2)
+MAPS = Path("/proc/self/maps")
 
 Kind = namedtuple("Kind", "info tensors read write")
 KINDS = {
@@ -100,6 +101,16 @@ class TestWriting:
 
     def test_the_other_suffix_of_safetensors_is_read(self, kind, written):
         assert kind.read(written.rename(written.with_suffix(".sft")))[1] == kind.info
+
+    @pytest.mark.skipif(not MAPS.exists(), reason="only Linux lists the mapped files of a process")
+    def test_a_file_that_was_read_is_not_mapped(self, kind, written):
+        """Windows could not replace it by that of the next training."""
+        with safe_open(written, "pt") as file:
+            held = file.get_tensor(next(iter(file.keys())))
+            assert str(written) in MAPS.read_text()
+        del held, file
+        read = kind.read(written)
+        assert read and str(written) not in MAPS.read_text()
 
     def test_it_leaves_one_file_that_others_may_read(self, written, tmp_path):
         assert names_in(written.parent) == [written.name]
