@@ -1,6 +1,10 @@
 """Files of students and of sharpeners: what is written is what is read, anything else is refused."""
 
 import pickle
+import re
+import shlex
+import subprocess
+import sys
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -152,6 +156,16 @@ class TestRefusals:
         assert not opened.exists()
         pickle.loads(path.read_bytes())  # shows that the trap would have gone off
         assert opened.exists()
+
+    def test_the_advice_for_a_pickle_can_be_followed(self, kind, tmp_path):
+        """In the folder that it names, from which python finds the pack."""
+        path = tmp_path / "my weights.pt"
+        torch.save(TENSORS, path)
+        with pytest.raises(CheckpointMismatch) as caught:
+            kind.read(path)
+        found = re.search(r"in the folder (.*): python (-m .*)$", str(caught.value))
+        subprocess.run([sys.executable, *shlex.split(found[2])], cwd=found[1], check=True, timeout=100)
+        assert load_file(path.with_suffix(".safetensors")).keys() == TENSORS.keys()
 
     def test_a_checkpoint_of_torch(self, kind, path):
         torch.save(TENSORS, path)
