@@ -56,7 +56,8 @@ class _Grid:
 
     def lines_of(self, labels: Labels, title: str) -> list[str]:
         """Break a title into at most TITLE_LINES lines: between words, or in a word that is longer than a line."""
-        lines, rest = [], " ".join(title.split())
+        lines: list[str] = []
+        rest = " ".join(title.split())
         while rest and len(lines) < TITLE_LINES - 1:
             cut = max(1, labels.fitting(rest, self.inner, self.title))
             space = rest.rfind(" ", 0, cut + 1)

@@ -57,9 +57,11 @@ def score(arguments: argparse.Namespace, find: Callable[[str, str], Path], judge
     for path in paths:
         opened(path)  # a damaged image is an error now, not after an hour; all of them together may not fit in memory
     table = judged(paths, prompts, files, [str(path.relative_to(arguments.folder)) for path in paths])
-    print(table.text(), flush=True)
-    if arguments.out is not None:
-        write_text(arguments.out, table.json() + "\n")
+    try:  # neither a full disk nor a closed pipe loses the scores of both
+        print(table.text(), flush=True)
+    finally:
+        if arguments.out is not None:
+            write_text(arguments.out, table.json() + "\n")
 
 
 def convert(arguments: argparse.Namespace) -> None:

@@ -1,5 +1,8 @@
 """The command `score` around its judges: what it opens and when, and what is left if the disk fails."""
 
+import json
+import os
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -28,12 +31,16 @@ def run(images, judged, out=None):
     score(arguments, lambda judge, name: Path(name), judged)
 
 
+def table(pictures, prompts, files, names):
+    return ScoreTable(names, prompts, {"HPSv2.1": [1.0, 2.0, 3.0]})
+
+
 def test_images_are_left_to_the_judges_to_open(images):
     """All of them together may not fit in memory."""
 
     def judged(pictures, prompts, files, names):
         assert pictures == [images / name for name in names]
-        return ScoreTable(names, prompts, {"HPSv2.1": [1.0, 2.0, 3.0]})
+        return table(pictures, prompts, files, names)
 
     run(images, judged)
 
@@ -47,10 +54,21 @@ def test_a_damaged_image_is_refused_before_the_first_score(images):
 def test_scores_are_printed_even_if_they_cannot_be_written(images, tmp_path, capsys):
     out = tmp_path / "scores.json"
 
-    def judged(pictures, prompts, files, names):
+    def judged(*given):
         out.mkdir()  # in the meantime
-        return ScoreTable(names, prompts, {"HPSv2.1": [1.0, 2.0, 3.0]})
+        return table(*given)
 
     with pytest.raises(NotWritten, match="scores.json"):
         run(images, judged, out)
     assert "| 2.png | a circle | 3.0000 |" in capsys.readouterr().out
+
+
+def test_scores_are_written_even_if_they_cannot_be_printed(images, tmp_path, monkeypatch):
+    out, (reader, writer) = tmp_path / "scores.json", os.pipe()
+    os.close(reader)
+    with open(writer, "w", closefd=False) as closed, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", closed)
+        with pytest.raises(BrokenPipeError):
+            run(images, table, out)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)  # takes the rest
+    assert json.loads(out.read_text())["scores"] == {"HPSv2.1": [1, 2, 3]}
