@@ -182,8 +182,7 @@ class SweepGrid(io.ComfyNode):
                     "of the sampler behind Guidance Sweep"
                 )
             by_metric = scores_by_metric([text for text in scores if text], len(pictures))
-            clipped = [share for batch in images for share in clipping(batch[..., :3]).tolist()]
-            report, best = verdict(shown, by_metric, clipped), best_of(by_metric)
+            report, best = verdict(shown, by_metric, [*map(clipping, pictures)]), best_of(by_metric)
             if report:
                 tell(report)
             grid = sweep_grid(pictures, shown.captions(), side=side, best=best)

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from teefusion_core.errors import ShapeMismatch
-from teefusion_core.evaluation.image_metrics import checked
 
 LUMA = (0.2126, 0.7152, 0.0722)
 """Weights of red, green and blue in the brightness, ITU-R BT.709."""
@@ -25,7 +24,7 @@ def contrast(images_BHW3: Tensor) -> Tensor:
 
 def brightness(images_BHW3: Tensor) -> Tensor:
     """Return the brightness, float64 [B,H,W]."""
-    x = checked(images_BHW3)
+    x = _checked(images_BHW3)
     return x @ x.new_tensor(LUMA)
 
 
@@ -77,4 +76,10 @@ def _windowed(x_BHW: Tensor) -> Tensor:
 def _pair(a_BHW3: Tensor, b_BHW3: Tensor) -> tuple[Tensor, Tensor]:
     if a_BHW3.shape != b_BHW3.shape:
         raise ShapeMismatch(f"shapes {tuple(a_BHW3.shape)} and {tuple(b_BHW3.shape)} differ; give pictures of one size")
-    return checked(a_BHW3), checked(b_BHW3)
+    return _checked(a_BHW3), _checked(b_BHW3)
+
+
+def _checked(images_BHW3: Tensor) -> Tensor:
+    if images_BHW3.ndim != 4 or images_BHW3.shape[-1] != 3:
+        raise ShapeMismatch(f"images have shape {tuple(images_BHW3.shape)}; give [images, H, W, 3]")
+    return images_BHW3.to(torch.float64)

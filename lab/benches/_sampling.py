@@ -69,9 +69,11 @@ def _judged(study: Study, images_BHW3: np.ndarray) -> dict[str, str]:
 
 
 def _described(images_BHW3: np.ndarray) -> dict[str, float]:
-    x = torch.from_numpy(images_BHW3 / 255)
-    figures = {"saturation": (saturation, 4), "contrast": (contrast, 4), "clipped": (clipping, 5)}
-    return {name: round(float(metric(x).mean()), digits) for name, (metric, digits) in figures.items()}
+    bright = contrast(torch.from_numpy(images_BHW3 / 255)).mean()
+    return {
+        "saturation": round(saturation(images_BHW3), 4), "contrast": round(float(bright), 4),
+        "clipped": round(clipping(images_BHW3), 5),
+    }  # fmt: skip
 
 
 def likeness(images_BHW3: np.ndarray, others_BHW3: np.ndarray) -> dict[str, float]:

@@ -76,11 +76,11 @@ class Reflections(Study):
         shown = np.concatenate([self.decoded(x_BCHW) for x_BCHW in parts])
         seconds, passes = time.perf_counter() - start, teacher.guider.passes
         states = teacher.sample(self.first, self.bench.null, self.bench.noise_NCHW[: self.few], *run)[0]
-        floats, claims = torch.from_numpy(shown / 255), self.bench.claims
+        claims = self.bench.claims
         figures = {
             "method": arm.name, "setting": arm.setting, "steps": arm.steps, "passes": passes,
             "effective_guidance": self.guidance_along(states, run[0]), **score(shown, claims),
-            "saturation": float(saturation(floats).mean()), "clipped": float(clipping(floats).mean()),
+            "saturation": saturation(shown), "clipped": clipping(shown),
             "seconds": round(seconds, 1),
         }  # fmt: skip
         say(f"{arm.name} {arm.setting}: {figures['overall']:.3f} at w_e {figures['effective_guidance']:.2f}")

@@ -21,6 +21,7 @@ from .stop import Stop
 FOLDERS = ("custom_nodes", "models/loras", "input", "output", "temp", "user")
 ADDRESS = "127.0.0.1"
 USUAL_PORT = 8188
+LAST_PORT = 65535
 START_SECONDS = 240.0
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.2
@@ -87,9 +88,11 @@ def any_free_port() -> int:
 
 
 def choose_port(asked: int | None) -> int:
-    """Return the asked port, or any free one; a taken port is a sentence."""
+    """Return the asked port, or any free one; a taken or impossible port is a sentence."""
     if asked is None:
         return any_free_port()
+    if not 1 <= asked <= LAST_PORT:
+        raise Stop(f"There is no port {asked}; choose one from 1 to {LAST_PORT} with --port.")
     if not is_free(asked):
         raise Stop(f"Port {asked} is taken by another program; stop that one, or choose another with --port.")
     return asked

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,8 @@ def enter_environment() -> None:
     python = str(python_of(VENV))
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     sys.stdout.flush()
+    if os.name == "nt":  # there exec returns to the shell at once, and splits arguments at spaces
+        sys.exit(subprocess.call([python, *sys.argv], env=env))
     os.execve(python, [python, *sys.argv], env)
 
 

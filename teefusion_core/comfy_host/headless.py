@@ -4,6 +4,9 @@ import comfy.cli_args
 import comfy.options
 import torch
 
-if not comfy.options.args_parsing and not torch.cuda.is_available():
+KINDS = (torch.cuda, torch.backends.mps, getattr(torch, "xpu", None))
+"""Of GPU that the host uses without an option."""
+
+if not comfy.options.args_parsing and not any(kind and kind.is_available() for kind in KINDS):
     comfy.cli_args.args.cpu = True
     comfy.cli_args.args.use_pytorch_cross_attention = True

@@ -55,28 +55,29 @@ class _Grid:
         self.inner = self.columns * (self.block + BETWEEN) - BETWEEN
 
     def lines_of(self, labels: Labels, title: str) -> list[str]:
-        """Break a title into at most TITLE_LINES lines."""
-        lines = [""]
-        for word in title.split():
-            longer = f"{lines[-1]} {word}".strip()
-            if labels.width(longer, self.title) <= self.inner or len(lines) == TITLE_LINES:
-                lines[-1] = longer
-            else:
-                lines.append(word)
-        return [labels.fitted(line, self.inner, self.title) for line in lines if line]
+        """Break a title into at most TITLE_LINES lines: between words, or in a word that is longer than a line."""
+        lines: list[str] = []
+        rest = " ".join(title.split())
+        while rest and len(lines) < TITLE_LINES - 1:
+            cut = max(1, labels.fitting(rest, self.inner, self.title))
+            space = rest.rfind(" ", 0, cut + 1)
+            if cut < len(rest) and space > 0:
+                word = rest[space + 1 :].partition(" ")[0]
+                cut = space if labels.width(word, self.title) <= self.inner else cut
+            lines, rest = [*lines, rest[:cut].rstrip()], rest[cut:].lstrip()
+        return [*lines, labels.fitted(rest, self.inner, self.title)] if rest else lines
 
-    def row(self, labels: Labels, row: Row) -> int:
-        """Return the height of a row."""
-        above = len(self.lines_of(labels, row.title)) * (self.title + 6)
-        above += 4 if above else 0
+    def row_height(self, lines: Sequence[str]) -> int:
+        """Return the height of a row with these lines of its title."""
+        above = len(lines) * (self.title + 6) + (4 if lines else 0)
         return above + self.height + self.notes * (self.note + 5) + (4 if self.notes else 0) + 2 * GAP
 
-    def draw_row(self, image: Image.Image, labels: Labels, top: int, row: Row) -> None:
+    def draw_row(self, image: Image.Image, labels: Labels, top: int, row: Row, lines: Sequence[str]) -> None:
         """Draw the title, images and notes of a row."""
-        for line in self.lines_of(labels, row.title):
+        for line in lines:
             labels.text((MARGIN, top), line, INK, self.title)
             top += self.title + 6
-        top += 4 if row.title else 0
+        top += 4 if lines else 0
         for number, cell in enumerate(row.cells):
             left = MARGIN + number * (self.block + BETWEEN)
             for index, picture in enumerate(cell.pictures):
@@ -110,7 +111,8 @@ def draw_grid(columns: Sequence[str], rows: Sequence[Row], *, side: int, legend:
     """
     grid, canvas = _Grid(rows, side), Labels(Image.new("RGB", (1, 1)))
     head = (grid.heading + 8 if columns else 0) + (grid.note + 10 if legend else 0) + (6 if columns else 0)
-    heights = [grid.row(canvas, row) for row in rows]
+    titles = [grid.lines_of(canvas, row.title) for row in rows]
+    heights = [grid.row_height(lines) for lines in titles]
     image = Image.new("RGB", (2 * MARGIN + grid.inner, 2 * MARGIN + head + sum(heights) - 2 * GAP), PAPER)
     labels, top = Labels(image), MARGIN + head
     for number, label in enumerate(columns):
@@ -118,8 +120,8 @@ def draw_grid(columns: Sequence[str], rows: Sequence[Row], *, side: int, legend:
         labels.text((left, MARGIN), labels.fitted(label, grid.block, grid.heading), INK, grid.heading)
     if legend:
         labels.text((MARGIN, MARGIN + (grid.heading + 8 if columns else 0)), legend, FAINT, grid.note)
-    for row, height in zip(rows, heights, strict=True):
-        grid.draw_row(image, labels, top, row)
+    for row, lines, height in zip(rows, titles, heights, strict=True):
+        grid.draw_row(image, labels, top, row, lines)
         top += height
     labels.report()
     return image

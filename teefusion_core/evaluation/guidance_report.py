@@ -108,7 +108,8 @@ class GuidanceReport:
             (sum(BOX[::2]) / 2, BOX[3] + 30), "noise level sigma at the start of each step", INK, SMALL, anchor="ma"
         )
         if not self.broken:
-            frame.band(_points(self.moved_SB.amin(1)), _points(self.moved_SB.amax(1)), PALE)
+            lower, upper = zip(*map(_ends, self.moved_SB), strict=True)
+            frame.band(_points(lower), _points(upper), PALE)
             frame.line(_points(map(mean_of, self.moved_SB)), STRONG, width=3, dots=True)
             frame.line(_points(map(mean_of, self.predicted_SB)), OTHER, width=2)
         labels.report()
@@ -145,7 +146,14 @@ def _with_range(values_B: Tensor) -> str:
     mean = mean_of(values_B)
     if len(values_B) == 1 or math.isnan(mean):
         return f"{mean:.3f}"
-    return f"{mean:.3f} ({float(values_B.amin()):.3f} to {float(values_B.amax()):.3f})"
+    low, high = _ends(values_B)
+    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _ends(values_B: Tensor) -> tuple[float, float]:
+    """Return the lowest and the highest value over the images whose guidance is defined; NaN if there is none."""
+    found = values_B[~values_B.isnan()].tolist()
+    return min(found, default=math.nan), max(found, default=math.nan)
 
 
 def levels_between(low: float, high: float) -> list[float]:

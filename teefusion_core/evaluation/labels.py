@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -23,13 +24,16 @@ FAMILIES = (
     "notosanscjk-regular", "notosanscjksc-regular", "notosanscjkjp-regular", "notosanssc-regular", "notosansjp-regular",
     "notosanskr-regular", "notosanscjk-vf", "notosanssc-vf", "notosansjp-vf", "sourcehansans-regular",
     "sourcehansanssc-regular", "sourcehansanscn-regular", "sourcehansansjp-regular", "sourcehansans",  # Noto, Adobe
-    "msyh", "meiryo", "yugothm", "yugothr", "malgun", "simsun", "simhei", "msgothic", "segoeui", "arial",  # Windows
+    "msyh", "meiryo", "yugothm", "yugothr", "malgun", "simsun", "simhei", "msgothic", "segoeui", "arial", "tahoma",
+    "leelawui", "nirmala",  # Windows
     "pingfang", "hiragino sans gb", "stheiti light", "stheiti medium", "applesdgothicneo", "arial unicode",  # macOS
     "wqy-microhei", "wqy-zenhei", "droidsansfallbackfull", "droidsansfallback", "ipag", "ipaexg", "takaogothic",
     "takaopgothic", "vl-gothic-regular", "uming", "ukai", "nanumgothic", "unifont", "notosans-regular", "freesans",
     "dejavusans",
 )  # fmt: skip
 """File names of well-known fonts, without their suffix and in lower case; earlier ones are preferred."""
+OTHERS = re.compile("notosans[a-z]*-regular")
+"""Names of the fonts of single scripts, which are tried after all of FAMILIES."""
 SUFFIXES = (".ttf", ".ttc", ".otf", ".otc")
 INSTEAD = "?"
 NO_LETTER = "\U0010ffff"
@@ -37,7 +41,7 @@ NO_LETTER = "\U0010ffff"
 BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
 SHAPELESS = ("Cc", "Cf", "Mn", "Me")
 """Unicode categories of joiners, variation selectors and the like, which are left out if no font has them."""
-ADVICE = "install the font Noto Sans CJK, or one of that script, for all users of this machine and restart"
+ADVICE = "install the font Noto Sans CJK, or the Noto Sans of that script, for all users of this machine and restart"
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +76,12 @@ class Labels:
         """Shorten a text to a width; its end is replaced by dots."""
         if self.width(text, size) <= width:
             return text
-        while text and self.width(text + "...", size) > width:
-            text = text[:-1]
-        return text.rstrip() + "..."
+        return text[: self.fitting(text, width, size, "...")].rstrip() + "..."
+
+    def fitting(self, text: str, width: float, size: int, end: str = "") -> int:
+        """Return how many letters of a text fit into a width, with `end` after them."""
+        numbers = range(len(text) + 1)
+        return max(0, bisect_right(numbers, width, key=lambda number: self.width(text[:number] + end, size)) - 1)
 
     def report(self) -> None:
         """Log the letters that no font has, in one line."""
@@ -121,15 +128,16 @@ def font_folders(system: str, environment: Mapping[str, str], home: Path) -> lis
 
 @cache
 def system_fonts() -> tuple[Path, ...]:
-    """Return the fonts of FAMILIES that this machine has, in that order."""
+    """Return the fonts of FAMILIES that this machine has, in that order, then OTHERS."""
     found: dict[str, Path] = {}
     for folder in font_folders(sys.platform, os.environ, Path.home()):
         for path, _, names in os.walk(folder):
             for name in names:
                 stem, suffix = os.path.splitext(name.lower())
-                if suffix in SUFFIXES and stem in FAMILIES:
+                if suffix in SUFFIXES and (stem in FAMILIES or OTHERS.fullmatch(stem)):
                     found.setdefault(stem, Path(path) / name)
-    return tuple(found[stem] for stem in FAMILIES if stem in found)
+    others = sorted(found.keys() - set(FAMILIES))
+    return tuple(found[stem] for stem in (*FAMILIES, *others) if stem in found)
 
 
 @cache

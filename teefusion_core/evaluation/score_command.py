@@ -43,22 +43,25 @@ def score(arguments: argparse.Namespace, find: Callable[[str, str], Path], judge
     Args:
         arguments: of the command.
         find: (judge, name) -> path of its weights in the host's folders.
-        judged: (images, prompts, files, names) -> table.
+        judged: (paths of images, prompts, files, names) -> table.
     Raises:
-        InvalidConfig: no images, no prompts, or no judge.
+        InvalidConfig: no images, a damaged image, no prompts, or no judge.
         CheckpointMismatch: weights of another model.
+        NotWritten: the scores are printed, but the file could not be written.
     """
     paths, prompts = _pictures(arguments.folder, arguments.prompts, arguments.subfolders)
     given = {judge: getattr(arguments, judge) for judge in JUDGES}
     files = {judge: Path(name) if Path(name).is_file() else find(judge, name) for judge, name in given.items() if name}
     if arguments.out is not None:
         check_target(arguments.out)
-    table = judged(
-        [opened(path) for path in paths], prompts, files, [str(path.relative_to(arguments.folder)) for path in paths]
-    )
-    if arguments.out is not None:
-        write_text(arguments.out, table.json() + "\n")
-    print(table.text(), flush=True)
+    for path in paths:
+        opened(path)  # a damaged image is an error now, not after an hour; all of them together may not fit in memory
+    table = judged(paths, prompts, files, [str(path.relative_to(arguments.folder)) for path in paths])
+    try:  # neither a full disk nor a closed pipe loses the scores of both
+        print(table.text(), flush=True)
+    finally:
+        if arguments.out is not None:
+            write_text(arguments.out, table.json() + "\n")
 
 
 def convert(arguments: argparse.Namespace) -> None:

@@ -25,11 +25,11 @@ def check_target(path: Path, *, ours: bool = False) -> None:
         ours: whether an existing file was written by this very run, so that it may be replaced.
     Raises:
         TargetExists: something is at the path.
-        NotWritten: the folder is read-only.
+        NotWritten: the folder is read-only, or its drive is missing.
     """
     if os.path.lexists(path) and not (ours and path.is_file()):
         raise TargetExists(f"{path} exists and was not written by this run; choose another name, or move it elsewhere")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    folder = _existing(path.parent)
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise NotWritten(f"{path} cannot be written, because {folder} is read-only or not a folder; choose another one")
 
@@ -43,16 +43,27 @@ def check_space(folder: Path, needs: Mapping[str, int]) -> str:
     Returns:
         A sentence with the needs.
     Raises:
-        NotWritten: the disk has less free space.
+        NotWritten: the disk has less free space, or it is missing.
     """
     there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    disk = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    free, total = shutil.disk_usage(disk).free, sum(needs.values())
+    free, total = shutil.disk_usage(_existing(folder)).free, sum(needs.values())
     parts = " + ".join(f"{size / GIB:.2f} GiB {name}" for name, size in needs.items())
     text = f"{folder} will take up to {total / GIB:.2f} GiB of disk space ({parts}); {free / GIB:.2f} GiB are free"
     if total - there > free:
         raise NotWritten(text)
     return text
+
+
+def _existing(folder: Path) -> Path:
+    """Return a folder, or the nearest one around it that exists.
+
+    Raises:
+        NotWritten: none exists, as on Windows if a drive is missing.
+    """
+    whole = folder.absolute()
+    if found := next((place for place in (whole, *whole.parents) if place.exists()), None):
+        return found
+    raise NotWritten(f"{whole} cannot be written, because there is no drive {whole.anchor}; choose another folder")
 
 
 @contextmanager

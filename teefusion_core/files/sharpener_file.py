@@ -115,5 +115,7 @@ def read_sharpener(path: Path) -> tuple[Sharpener, SharpenerInfo]:
             "the file was cut or edited, so use the original"
         )
     check_finite(tensors, path)
-    sharpener.load_state_dict({name: weight.float() for name, weight in tensors.items()}, assign=True)
+    # copies, because Windows cannot replace a mapped file, as a training under the same name does
+    copies = {name: weight.to(torch.float32, copy=True) for name, weight in tensors.items()}
+    sharpener.load_state_dict(copies, assign=True)
     return sharpener.requires_grad_(False), info

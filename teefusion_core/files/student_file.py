@@ -18,6 +18,7 @@ from ..errors import CheckpointMismatch
 from .tensor_file import check_finite, read_tensors, write_tensors
 
 FORMAT = "teefusion-student/1"
+WHOLE = "full"
 CONVENTION = "w of the paper; the equivalent CFG scale is 1 + w"
 
 
@@ -143,7 +144,7 @@ def read_student(path: Path) -> tuple[dict[str, Tensor], StudentInfo]:
     Args:
         path: a .safetensors file.
     Returns:
-        (tensors by name, metadata of the student).
+        (tensors by name, metadata of the student). Only the tensors of a whole model are still mapped from the file.
     Raises:
         CheckpointMismatch: the file is missing, cut off, not safetensors, or without our metadata; or it lacks tensors,
             or they are not finite.
@@ -151,6 +152,8 @@ def read_student(path: Path) -> tuple[dict[str, Tensor], StudentInfo]:
     tensors, metadata = read_tensors(path)
     info = StudentInfo.from_metadata(metadata, path)
     check_finite(tensors, path)
+    if info.mode != WHOLE:  # Windows cannot replace a mapped file, as a training under the same name does
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     return tensors, info
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointMismatch
+from .comfyui_location import PACK
 from .output_file import written
 
 SUFFIX = ".safetensors"
@@ -63,7 +64,8 @@ def open_tensors(path: Path) -> Any:
     if path.suffix.lower() in PICKLES:
         raise CheckpointMismatch(
             f"{path.name} is not a {SUFFIX} file; other kinds can run code when opened, so they are not read. Convert "
-            f"weights once: python -m teefusion_core convert {path.name} {path.stem}{SUFFIX}"
+            f"weights once with the Python of ComfyUI, in the folder {PACK}: python -m teefusion_core convert "
+            f'"{path.absolute()}" "{path.absolute().with_suffix(SUFFIX)}"'
         )
     if not path.is_file():
         raise CheckpointMismatch(f"{path.name} does not exist; choose another file, or copy it to its folder")

@@ -45,10 +45,11 @@ def effective_guidance(velocity: Tensor, cond: Tensor, uncond: Tensor) -> Tensor
         cond: velocity of the base with the prompt, [B,...].
         uncond: velocity of the base with the null prompt, [B,...].
     Returns:
-        One CFG scale per row, float64 [B]; nan where cond equals uncond.
+        One CFG scale per row, float64 [B] on the CPU; nan where cond equals uncond.
     """
-    direction = (cond - uncond).flatten(1).to(torch.float64)
-    offset = (velocity - uncond).flatten(1).to(torch.float64)
+    # on the CPU, because devices such as Apple's mps have no float64
+    direction = (cond - uncond).flatten(1).cpu().to(torch.float64)
+    offset = (velocity - uncond).flatten(1).cpu().to(torch.float64)
     return (offset * direction).sum(1) / direction.square().sum(1)
 
 

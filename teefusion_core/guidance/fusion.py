@@ -70,7 +70,8 @@ def guidance_timestep(w_B: Tensor, *, precision: str = OFFICIAL_BF16, scale: flo
     if precision == OFFICIAL_BF16:
         return (w_B.to(torch.bfloat16) * scale).to(torch.float32)
     if precision == EXACT:
-        return (w_B.to(torch.float64) * scale).to(torch.float32)
+        # on the CPU, because devices such as Apple's mps have no float64
+        return (w_B.cpu().to(torch.float64) * scale).to(torch.float32).to(w_B.device)
     raise InvalidConfig(f"guidance_precision is {precision!r}; choose one of {', '.join(GUIDANCE_PRECISIONS)}")
 
 

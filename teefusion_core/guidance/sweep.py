@@ -90,12 +90,12 @@ def scores_by_metric(texts: Sequence[str], count: int) -> dict[str, list[float]]
 
 
 def best_of(scores: Mapping[str, Sequence[float]]) -> int | None:
-    """Return the number of the image with the best mean rank over all metrics; None without a score."""
+    """Return the number of the image with the best mean rank over all metrics, of equal ones the first; None without
+    a score."""
     ranks: list[list[int]] = []
     for values in scores.values():
         if all(map(math.isfinite, values)):
-            order = sorted(range(len(values)), key=lambda number: values[number])
-            ranks.append([order.index(number) for number in range(len(values))])
+            ranks.append([sum(other < value for other in values) for value in values])
     if not ranks:
         return None
     sums = [sum(of_image) for of_image in zip(*ranks, strict=True)]

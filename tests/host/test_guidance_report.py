@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,6 +66,14 @@ class TestTheMeasure:
         assert "connect an encoded empty prompt" in caplog.text, "what to do"
         assert bool(report.moved_SB.isnan().all()) and "cfg nan" not in report.text()
         assert report.plot().size == (768, 512)
+
+
+def test_colors_are_measured_as_they_are_saved(judge, cfg, world):
+    out, report = judge(cfg(8.0), vae=world.vae)
+    decoded_BHW3 = 255.0 * world.vae.decode(out["samples"]).cpu().numpy()
+    saved_BHW3 = np.clip(decoded_BHW3, 0, 255).astype(np.uint8)  # as SaveImage does it
+    assert report.clipped == pytest.approx(np.isin(saved_BHW3, (0, 255)).mean()) and report.clipped > 0
+    assert report.saturation == pytest.approx(np.ptp(saved_BHW3, axis=-1).mean() / 255)
 
 
 class TestTheCost:

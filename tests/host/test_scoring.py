@@ -360,3 +360,52 @@ class TestDamagedJudges:
         save_file(weights, folder / "again.safetensors", metadata=metadata)
         with pytest.raises(pack.errors.CheckpointMismatch, match=r"again.safetensors lacks the tensor layers.7.bias"):
             score({"clip": "clip.safetensors", "aesthetic": "again.safetensors"})
+
+
+class _Judge(torch.nn.Linear):
+    """It notes where it is sent as a whole."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+        self.sent = []
+
+    def to(self, *args):
+        self.sent.append(str(args[0]))
+        return super().to(*args)
+
+
+class TestTheDevice:
+    """A device without free memory for the judge, where the host's own loader would leave parts of it behind."""
+
+    @pytest.fixture
+    def management(self, host, monkeypatch):
+        management = host.comfy.model_management
+        none = {False: 0, True: (0, 0)}
+        monkeypatch.setattr(
+            management, "get_free_memory", lambda device=None, torch_free_too=False: none[torch_free_too]
+        )
+        return management
+
+    @pytest.fixture
+    def on_device(self, pack):
+        return sys.modules[f"{pack.module.__name__}.teefusion_core.comfy_host.evaluation.scoring"]._on_device
+
+    def test_a_judge_is_there_as_a_whole_and_leaves_again(self, management, on_device):
+        judge = _Judge()
+        with on_device(judge):
+            assert judge.sent == ["cpu"]
+        with pytest.raises(ValueError, match="mine"), on_device(judge):
+            raise ValueError("mine")
+        assert judge.sent == 4 * ["cpu"]
+
+    def test_other_models_make_room(self, management, on_device, world):
+        management.load_models_gpu([world.model])
+        assert world.model in [loaded.model for loaded in management.current_loaded_models]
+        with on_device(_Judge()):
+            assert world.model not in [loaded.model for loaded in management.current_loaded_models]
+
+    def test_too_little_memory_is_a_sentence(self, management, on_device, pack):
+        judge = _Judge()
+        with pytest.raises(pack.errors.InvalidConfig, match="GiB.*memory.*--cpu"), on_device(judge):
+            raise management.OOM_EXCEPTION("CUDA out of memory")
+        assert judge.sent == 2 * ["cpu"]

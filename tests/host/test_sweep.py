@@ -128,6 +128,17 @@ def test_the_grid_frames_the_best_and_refuses_other_images(top, student):
         node.execute([*images, torch.rand(1, 16, 16, 3)], [sweep], [64])
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_grid_counts_clipped_colors_of_grey_images_as_they_are_saved(top, student, channels):
+    sweep = swept(top, student, top.empty(top.world()), 1, 3, 3)[3]
+    images = torch.full((3, 16, 16, channels), 0.5)
+    images[..., 1:] = 1.0
+    images[1, :4, :, 0] = 0.9 / 255  # saved as 0
+    images[2, :4, :, 0] = 254.9 / 255  # saved as 254
+    report = top.pack.nodes["SweepGrid"].execute([images], [sweep], [64]).args[2]
+    assert report == f"More than 2 % clipped colors: {sweep.captions()[1]}.".replace("\n", " ")
+
+
 def test_a_sharpener_that_was_written_anew_is_swept_anew(pack, add_folder, tmp_path):
     stamp = pack.nodes["GuidanceSweep"].fingerprint_inputs
     path = add_folder("loras", tmp_path / "loras") / "sharp.safetensors"

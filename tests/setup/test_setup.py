@@ -9,9 +9,10 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from runner import comfyui, commands, environment, places, server, stop
+from runner import comfyui, commands, environment, places, server, setup, stop
 
 REPO = Path(__file__).resolve().parent.parent.parent
 NOWHERE = "http://127.0.0.1:9/simple"
@@ -179,6 +180,24 @@ def test_a_base_directory_is_made_twice_the_same(tmp_path):
     link.mkdir()
     with pytest.raises(stop.Stop, match="is in the way"):
         server.make_base(tmp_path / "base")
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536, 99999])
+def test_a_port_that_does_not_exist_is_one_sentence(port):
+    with pytest.raises(stop.Stop, match=f"port {port}; choose one from 1 to 65535"):
+        server.choose_port(port)
+
+
+def test_on_windows_the_environment_keeps_arguments_and_exit_code(tmp_path, monkeypatch):
+    script = tmp_path / "a script.py"
+    script.write_text("import sys\nsys.exit(7 if sys.argv[1:] == ['two words'] else 1)\n")
+    monkeypatch.setattr(setup, "os", SimpleNamespace(name="nt", environ=os.environ))
+    monkeypatch.setattr(setup, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(setup, "python_of", lambda _: Path(sys.executable))
+    monkeypatch.setattr(sys, "argv", [str(script), "two words"])
+    with pytest.raises(SystemExit) as ended:
+        setup.enter_environment()
+    assert ended.value.code == 7
 
 
 def test_a_server_that_dies_at_the_start_is_one_sentence(tmp_path):

@@ -6,6 +6,8 @@ from PIL import Image
 
 from teefusion_core.errors import InvalidConfig
 from teefusion_core.evaluation.comparison import compared
+from teefusion_core.evaluation.grid import Cell, Row, _Grid
+from teefusion_core.evaluation.labels import Labels
 from teefusion_core.evaluation.plot import PAPER
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255), (90, 0, 0), (0, 90, 0)]
@@ -54,6 +56,38 @@ class TestPlaces:
         other = draw(batches, "one\ntwo", costs="10\n20\n30\n40")
         assert both.tobytes() == draw(batches, "one\ntwo", costs="10 ; 20").tobytes()
         assert both.tobytes() == each.tobytes() != other.tobytes()
+
+
+class TestTitles:
+    """In a grid that is 214 pixels wide inside of its margins."""
+
+    @pytest.fixture
+    def lines_of(self):
+        rows = [Row("", [Cell(flat(*COLOURS[:6]))])]
+        labels = Labels(Image.new("RGB", (1, 1)))
+        grid = _Grid(rows, 29)
+        assert grid.inner == 214
+
+        def lines(title):
+            found = grid.lines_of(labels, title)
+            assert all(labels.width(line, grid.title) <= grid.inner for line in found)
+            return found
+
+        return lines
+
+    def test_lines_end_between_words(self, lines_of):
+        assert lines_of("a red circle left of a  blue square") == ["a red circle left of a blue", "square"]
+        assert lines_of(" ") == [] and lines_of("one") == ["one"]
+
+    @pytest.mark.parametrize("start", ["", "a red ", "supercalifragilistic "])
+    def test_a_word_longer_than_a_line_is_broken_between_letters(self, lines_of, start):
+        """As is any sentence in Chinese or Japanese."""
+        word = "\u4e2d\u56fd\u732b\u3042\u30a2" * 5
+        first, second = lines_of(start + word)
+        assert first.startswith(start.strip()) and len(first) > max(9, len(start))
+        assert (first + second).rstrip(".").replace(" ", "") in (start + word).replace(" ", "")
+        third = lines_of(3 * word)
+        assert len(third) == 2 and third[1].endswith("...") and len(third[0]) > len(third[1]) / 2
 
 
 class TestPictures:

@@ -9,6 +9,8 @@ from teefusion_core.errors import InvalidConfig, ShapeMismatch
 from teefusion_core.guidance.fusion import EXACT, OFFICIAL_BF16, guidance_rows, guidance_timestep, sinusoid
 from teefusion_core.guidance.fusion import guidance_term as core_term
 
+from .without_float64 import WithoutFloat64
+
 
 def term(pooled, null, timestep, **options):
     embedders = dict(time_embed=lambda t: t[:, None].expand(-1, 3), pooled_embed=lambda p: p + 1)
@@ -22,6 +24,11 @@ def term(pooled, null, timestep, **options):
 def test_the_rounding_of_the_published_student(w, rounded):
     assert guidance_timestep(guidance_rows(w), precision=OFFICIAL_BF16).tolist() == [rounded]
     assert guidance_timestep(guidance_rows(w), precision=EXACT).tolist() == pytest.approx([1000 * w])
+
+
+def test_a_guidance_on_a_device_without_float64():
+    w_B = torch.tensor([1.5, 2.0])
+    assert guidance_timestep(w_B.as_subclass(WithoutFloat64), precision=EXACT).tolist() == [1500, 2000]
 
 
 def test_unknown_precision_is_refused():

@@ -9,7 +9,7 @@ import torch
 
 from teefusion_core.evaluation.guidance_overlay import overlay
 from teefusion_core.evaluation.guidance_report import BOX, HEADROOM, SIZE, GuidanceReport
-from teefusion_core.evaluation.plot import OTHER, STRONG
+from teefusion_core.evaluation.plot import OTHER, PALE, STRONG
 
 LEFT, TOP, RIGHT, BOTTOM = BOX
 
@@ -76,3 +76,10 @@ def test_the_text_has_every_number():
     numbers = [re.findall(r"\d+\.\d+|\d+", line) for line in lines[1:4]]
     assert numbers == [["3.50", "1.00"], ["1.23", "0.500"], ["4", "0.25"]]
     assert lines[-1] == "| 2 | 0.5 | 1.000 (1.000 to 1.000) | 4.500 (4.000 to 5.000) |"
+
+
+def test_an_image_without_a_guidance_does_not_hide_the_range_of_the_others():
+    one = report([[2.0, math.nan, 4.0], [2.0, 3.0, 4.0]])
+    assert one.text().splitlines()[-2].endswith("| 3.000 (2.000 to 4.000) | 3.000 (2.000 to 4.000) |")
+    x, _ = inside(one.plot(), PALE)
+    assert x.max() - x.min() == pytest.approx(RIGHT - LEFT, abs=6), "the band has both steps"

@@ -87,6 +87,23 @@ def test_ascii_looks_as_before():
     assert np.array_equal(np.asarray(image), pixels("a red circle")[0])
 
 
+@pytest.mark.parametrize("text", ["a red circle " * 9, "\u044f" * 99, "iiii", "W"])
+@pytest.mark.parametrize("width", [1, 30, 111])
+def test_a_text_is_cut_where_its_letters_end_to_fit(text, width):
+    drawn, literal = Labels(FLAT.copy()), text
+    while literal and drawn.width(literal + "...", 14) > width:
+        literal = literal[:-1]
+    wanted = text if drawn.width(text, 14) <= width else literal.rstrip() + "..."
+    assert drawn.fitted(text, width, 14) == wanted
+
+
+def test_a_long_text_is_measured_a_few_times_only(monkeypatch):
+    measured, width = [], Labels.width
+    monkeypatch.setattr(Labels, "width", lambda self, *given: measured.append(given) or width(self, *given))
+    Labels(FLAT.copy()).fitted("\u4e2d" * 4000, 100, 14)
+    assert len(measured) < 20
+
+
 @pytest.mark.parametrize("where", ["prompts", "methods", "costs"])
 def test_a_grid_names_letters_without_a_font_in_one_line(where, caplog):
     text = {"prompts": "", "methods": "", "costs": ""} | {where: f"a {NOBODYS} b {NOBODYS}"}
@@ -111,12 +128,13 @@ def test_titles_of_one_length_in_two_scripts_differ():
 def test_fonts_are_found_by_their_family(tmp_path, monkeypatch):
     below = tmp_path / "fonts" / "opentype" / "noto"
     below.mkdir(parents=True)
-    for name in ("NotoSansCJK-Regular.TTC", "Unknown.ttf", "msyh.txt"):
+    script = "NotoSansDevanagari-Regular.ttf"
+    for name in ("NotoSansCJK-Regular.TTC", "Unknown.ttf", "msyh.txt", script, "NotoSansThai-Bold.ttf", "tahoma.ttf"):
         shutil.copy(OWN, below / name)
     (below / "simsun.ttc").write_bytes(b"no font")
     folders = font_folders("linux", {"XDG_DATA_DIRS": str(tmp_path)}, tmp_path)
     monkeypatch.setattr(labels, "font_folders", lambda *_: folders)
-    assert [path.name for path in system_fonts()] == ["NotoSansCJK-Regular.TTC", "simsun.ttc"]
+    assert [path.name for path in system_fonts()] == ["NotoSansCJK-Regular.TTC", "simsun.ttc", "tahoma.ttf", script]
     assert pixels(NOBODYS)[1] == [NOBODYS]  # simsun.ttc is damaged, which is passed over
 
 

@@ -1,6 +1,10 @@
 """Files of students and of sharpeners: what is written is what is read, anything else is refused."""
 
 import pickle
+import re
+import shlex
+import subprocess
+import sys
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +33,7 @@ SHARPENER = SharpenerInfo(
 )  # fmt: skip
 TENSORS = {"a.alpha": torch.tensor(4.0), "a.lora_down.weight": torch.randn(4, 6).half()}
 NETWORK = Sharpener(16, 8, 2)
+MAPS = Path("/proc/self/maps")
 
 Kind = namedtuple("Kind", "info tensors read write")
 KINDS = {
@@ -101,6 +106,16 @@ class TestWriting:
     def test_the_other_suffix_of_safetensors_is_read(self, kind, written):
         assert kind.read(written.rename(written.with_suffix(".sft")))[1] == kind.info
 
+    @pytest.mark.skipif(not MAPS.exists(), reason="only Linux lists the mapped files of a process")
+    def test_a_file_that_was_read_is_not_mapped(self, kind, written):
+        """Windows could not replace it by that of the next training."""
+        with safe_open(written, "pt") as file:
+            held = file.get_tensor(next(iter(file.keys())))
+            assert str(written) in MAPS.read_text()
+        del held, file
+        read = kind.read(written)
+        assert read and str(written) not in MAPS.read_text()
+
     def test_it_leaves_one_file_that_others_may_read(self, written, tmp_path):
         assert names_in(written.parent) == [written.name]
         plain = tmp_path / "plain"
@@ -141,6 +156,16 @@ class TestRefusals:
         assert not opened.exists()
         pickle.loads(path.read_bytes())  # shows that the trap would have gone off
         assert opened.exists()
+
+    def test_the_advice_for_a_pickle_can_be_followed(self, kind, tmp_path):
+        """In the folder that it names, from which python finds the pack."""
+        path = tmp_path / "my weights.pt"
+        torch.save(TENSORS, path)
+        with pytest.raises(CheckpointMismatch) as caught:
+            kind.read(path)
+        found = re.search(r"in the folder (.*): python (-m .*)$", str(caught.value))
+        subprocess.run([sys.executable, *shlex.split(found[2])], cwd=found[1], check=True, timeout=100)
+        assert load_file(path.with_suffix(".safetensors")).keys() == TENSORS.keys()
 
     def test_a_checkpoint_of_torch(self, kind, path):
         torch.save(TENSORS, path)

@@ -62,6 +62,13 @@ def test_the_best_has_the_best_mean_rank_whatever_the_scale():
     assert best_of({"clip": [10, 30, 20], "hps": [0.3, 0.1, 0.2], "pick": [1, 2, 3]}) == 2
 
 
+def test_of_equal_images_the_one_with_the_lower_guidance_is_the_best():
+    tied = {"clip": [0.5, 0.9, 0.9]}
+    assert best_of(tied) == 1 and best_of({"clip": [2.0, 2.0], "hps": [1.0, 1.0]}) == 0
+    said = verdict(Sweep("guidance", [1, 2, 3], [None] * 3), tied, [0.0] * 3).splitlines()
+    assert said[0] == "Best: guidance 2" and said[1].startswith("clip: best at guidance 2 ")
+
+
 def test_the_verdict_names_the_best_and_clipped_images():
     sweep = Sweep("guidance", [1, 2, 3], [2.0, 3.0, 4.0])
     said = verdict(sweep, {"clip": [1.0, 3.0, 2.0]}, [0.0, 0.0, 0.3])

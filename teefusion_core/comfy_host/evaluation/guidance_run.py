@@ -9,6 +9,7 @@ import copy
 import math
 import time
 from dataclasses import dataclass
+from statistics import fmean
 
 import comfy.model_management
 import comfy.model_patcher
@@ -18,6 +19,7 @@ import comfy.utils
 import latent_preview
 import torch
 from comfy.model_sampling import CONST
+from PIL import Image
 from torch import Tensor
 
 from ...errors import CheckpointMismatch, InvalidConfig
@@ -31,6 +33,7 @@ from ..model_files import check_vae
 from ..notes import tell
 from ..prompts.prompt_check import check_finite
 from ..recording import Recording, count_rows, record
+from .images import as_pictures
 
 COUNTER_KEY = "teefusion_report"
 
@@ -78,14 +81,14 @@ def report_guidance(
     begin = time.perf_counter()
     predicted_SB, moved_SB, own, unmeasured = _measured(model, positive, negative, run, sigmas_S, mask, seed)
     broken = _first_broken(run) or unmeasured
-    pixels = None if vae is None or broken else _pixels(vae, samples)
+    pictures = [] if vae is None or broken else _pictures(vae, samples)
     report = GuidanceReport(
         name or _name_of(guider), sigmas_S[:-1].tolist(), predicted_SB, moved_SB,
         # a ReflectionGuider counts the passes of both models itself
         passes=getattr(counted, "passes", passes.rows / len(noise)), seconds=begin - (passes.started or begin),
         own_passes=own / len(noise), own_seconds=time.perf_counter() - begin,
-        clipped=None if pixels is None else float(clipping(pixels).mean()),
-        saturation=None if pixels is None else float(saturation(pixels).mean()), broken=broken,
+        clipped=fmean(map(clipping, pictures)) if pictures else None,
+        saturation=fmean(map(saturation, pictures)) if pictures else None, broken=broken,
     )  # fmt: skip
     # without a reading, what to do is more use than the cost
     tell(report.strength() if math.isnan(report.mean()) else f"{report.short()}, {report.seconds:.1f} s")
@@ -176,7 +179,7 @@ def _first_broken(run: Recording) -> str:
     return ""
 
 
-def _pixels(vae, samples: Tensor) -> Tensor:
-    """Decode to the color values of an 8-bit file, [B,H,W,3]."""
+def _pictures(vae, samples: Tensor) -> list[Image.Image]:
+    """Decode to images as they would be saved."""
     images = vae.decode(samples)
-    return (images.reshape(-1, *images.shape[-3:])[..., :3].float().clamp(0, 1) * 255).round() / 255
+    return as_pictures(images.reshape(-1, *images.shape[-3:]), "the output of vae")

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 import comfy.model_management
-import comfy.model_patcher
 import comfy.sd1_clip
 import comfy.utils
 import folder_paths
@@ -27,6 +26,8 @@ from ...evaluation.image_reward import TOKENS as REWARD_TOKENS
 from ...evaluation.image_reward import ImageReward
 from ...evaluation.judges import AESTHETIC, CLIP, JUDGES, OFF, REWARD
 from ...evaluation.score_table import ScoreTable
+from ...files.image_file import opened
+from ...files.output_file import GIB
 from ...files.tensor_file import read_tensors
 from ...files.text_file import read_text
 
@@ -60,12 +61,12 @@ def score_file(judge: str, name: str) -> Path:
 
 
 def score_pictures(
-    pictures: Sequence[Image.Image], prompts: Sequence[str], files: Mapping[str, Path], names: Sequence[str]
+    pictures: Sequence[Image.Image | Path], prompts: Sequence[str], files: Mapping[str, Path], names: Sequence[str]
 ) -> ScoreTable:
     """Score images and their prompts with every judge that has a file.
 
     Args:
-        pictures: B images.
+        pictures: B images, or their files, of which only a few are open at a time.
         prompts: one per image.
         files: key of JUDGES -> its weights.
         names: names of the images.
@@ -89,7 +90,7 @@ def score_pictures(
 class _Run:
     """Images with prompts, scored judge by judge, so that only one judge is in memory at a time."""
 
-    pictures: Sequence[Image.Image]
+    pictures: Sequence[Image.Image | Path]
     prompts: Sequence[str]
     files: Mapping[str, Path]
 
@@ -127,11 +128,11 @@ class _Run:
         tokens_BL = clip_tokens(self.prompts)
         head = self._head(clip, backbone) if judge == CLIP and AESTHETIC in self.files else None
         with _on_device(clip):
-            found = self._each(lambda part: clip_scores(clip, RULES[judge], self.pictures[part], tokens_BL[part]))
+            found = self._each(lambda pictures, part: clip_scores(clip, RULES[judge], pictures, tokens_BL[part]))
             results = [(f"{title} ({backbone})" if judge == CLIP else title, found)]
             if head is not None:
                 head.to(clip.logit_scale.device)
-                seen = self._each(lambda part: aesthetic_scores(clip, head, self.pictures[part]))
+                seen = self._each(lambda pictures, _: aesthetic_scores(clip, head, pictures))
                 results.append((JUDGES[AESTHETIC].score, seen))
         return results
 
@@ -144,7 +145,7 @@ class _Run:
                 "bert-base-uncased"
             )
         with _on_device(judge):
-            found = self._each(lambda part: judge(self.pictures[part], tokens_BL[part], mask_BL[part]))
+            found = self._each(lambda pictures, part: judge(pictures, tokens_BL[part], mask_BL[part]))
         return [(JUDGES[REWARD].score, found)]
 
     def _head(self, clip, backbone: str) -> AestheticHead:
@@ -153,32 +154,43 @@ class _Run:
         head.fits(clip, path, backbone)
         return head
 
-    def _each(self, score: Callable[[slice], Tensor]) -> list[float]:
+    def _each(self, score: Callable[[list[Image.Image], slice], Tensor]) -> list[float]:
         """Score a few images at a time; the user can cancel before each batch."""
         found: list[float] = []
         bar = comfy.utils.ProgressBar(len(self.pictures))
         for first in range(0, len(self.pictures), AT_ONCE):
             comfy.model_management.throw_exception_if_processing_interrupted()
+            part = slice(first, first + AT_ONCE)
+            pictures = [opened(one) if isinstance(one, Path) else one for one in self.pictures[part]]
             with torch.no_grad():
-                found += score(slice(first, first + AT_ONCE)).float().cpu().tolist()
+                found += score(pictures, part).float().cpu().tolist()
             bar.update_absolute(len(found))
         return found
 
 
 @contextmanager
-def _on_device(network) -> Iterator[None]:
-    """Let ComfyUI load a network inside the block, and unload it at the end."""
-    management, held = comfy.model_management, torch.nn.Module()
-    # the host sets attributes such as device, which are properties in networks of transformers
-    held.add_module("network", network)
-    patcher = comfy.model_patcher.ModelPatcher(
-        held, load_device=management.get_torch_device(), offload_device=management.text_encoder_offload_device()
-    )
-    management.load_models_gpu([patcher])
+def _on_device(network: torch.nn.Module) -> Iterator[None]:
+    """Have a whole network on ComfyUI's device inside the block, after other models have made room for it.
+
+    The host's ModelPatcher would load a part of it if memory is short, and these layers cannot cast their weights.
+
+    Raises:
+        InvalidConfig: the device has too little memory.
+    """
+    management = comfy.model_management
+    device, size = management.get_torch_device(), management.module_size(network)
+    management.free_memory(size + management.minimum_inference_memory(), device)
     try:
+        network.to(device)
         yield
+    except management.OOM_EXCEPTION as error:
+        raise InvalidConfig(
+            f"a judge of {size / GIB:.1f} GiB and its images need more memory than {device} has; close other programs "
+            "that use it, or start ComfyUI with --cpu to score"
+        ) from error
     finally:
-        patcher.detach()
+        network.to(management.text_encoder_offload_device())
+        management.soft_empty_cache()
 
 
 def clip_tokens(prompts: Sequence[str]) -> Tensor:
