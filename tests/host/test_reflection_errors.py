@@ -49,8 +49,8 @@ def test_a_result_that_is_nan_is_named(pack, top, world, caplog, value):
     model.set_model_unet_function_wrapper(predict)
     guider, sampler = top.guider(world, model=model), pack.comfy_host.ReflectionSampler()
     arguments = guider, sampler, top.sigmas(world, 2), top.empty(world, 2)
-    out, cost = pack.comfy_host.run_reflection(*arguments, SEED)
-    assert torch.isfinite(out["samples"][0]).all() and cost.endswith("NaN or infinite values in image 2")
+    out, _ = pack.comfy_host.run_reflection(*arguments, SEED)
+    assert torch.isfinite(out["samples"][0]).all()
     assert any("NaN" in line and "image 2;" in line for line in caplog.messages)
 
 
