@@ -62,6 +62,20 @@ def test_the_student_is_the_one_that_the_demo_loader_gives(pack, top, loras):
     assert not base.patches and base.get_attachment(pack.comfy_host.STUDENT_KEY) is None
 
 
+@pytest.mark.parametrize("variant", ["student", "student_guidance_lora"])
+def test_a_student_that_nothing_guides_says_so(pack, top, caplog, variant):
+    world, student = top.world(), top.load(variant)[0]
+    lowest, *_ = pack.nodes["GuidanceSweep"].execute(
+        student, world.positive, world.negative, top.empty(world), 1.0, 2.0, 2, "linear"
+    ).args  # fmt: skip
+    fused, positive = pack.comfy_host.apply_fusion(student, world.positive, world.negative, 1.0)
+    for model, warned in ((student, True), (student.clone(), True), (fused, False), (lowest[0], False)):
+        caplog.clear()
+        top.euler(world, model=model, cfg=1.0, positive=positive)
+        said = [line for line in caplog.messages if "put TeEFusion Conditioning between" in line]
+        assert len(said) == warned
+
+
 def test_files_of_the_folder_are_offered(pack, loras):
     assert NAME in pack.nodes["TeEFusionStudentLoader"].GET_SCHEMA().inputs[1].options
 

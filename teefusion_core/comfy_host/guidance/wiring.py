@@ -3,11 +3,12 @@
 import math
 from collections.abc import Mapping
 
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..notes import begin, warn
 from ..prompt_graph import links
-from .attachments import STUDENT_KEY
+from .attachments import STUDENT_KEY, WRAPPER_KEY
 
 FUSING = ("TeEFusionConditioning", "GuidanceSweep")
 MODEL, CONDITIONING = 0, 1
@@ -49,3 +50,13 @@ def note_run(guider, noise: Tensor, latent_image: Tensor, sampler, sigmas: Tenso
     cfg = getattr(guider, "cfg", 1.0)
     if isinstance(cfg, (int, float)) and not math.isclose(cfg, 1.0):
         warn(f"set cfg to 1: it is {cfg:g}, so images are guided twice.")
+
+
+def note_unguided(executor, *args, **kwargs):
+    """Warn once per run of a student that no node of ours guides; a wrapper of every student."""
+    if not executor.class_obj.model_patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY):
+        warn(
+            "put TeEFusion Conditioning between the student and the sampler: without it, the student runs without "
+            "guidance."
+        )
+    return executor(*args, **kwargs)
