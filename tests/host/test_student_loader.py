@@ -1,8 +1,10 @@
 """Load TeEFusion Student: a file of the host's LoRA folders on the base that it was trained from."""
 
+import gc
 import os
 import shutil
 import sys
+import weakref
 
 import pytest
 import torch
@@ -74,6 +76,21 @@ def test_a_student_that_nothing_guides_says_so(pack, top, caplog, variant):
         top.euler(world, model=model, cfg=1.0, positive=positive)
         said = [line for line in caplog.messages if "put TeEFusion Conditioning between" in line]
         assert len(said) == warned
+
+
+def test_a_dropped_student_goes_with_its_last_user(pack, top, loras):
+    """As in test_patch.py, for what the loader itself puts on the model."""
+    world, base = top.world(), top.world().build()
+    gc.collect()
+    gc.disable()
+    try:
+        top.euler(world, model=load(pack, base), cfg=1.0)
+        top.euler(world, model=base, cfg=1.0)  # the host puts back what was patched
+        left = weakref.ref(base.model)
+        del base
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_files_of_the_folder_are_offered(pack, loras):

@@ -186,7 +186,7 @@ def _patched(model_patcher, architecture: Architecture):
 
     patched.add_object_patch(PATCHED, ExtraConds(patched.model, patched.get_model_object(PATCHED), compute_term))
     patched.add_callback_with_key(CallbacksMP.ON_CLONE, WRAPPER_KEY, _follow_model)
-    patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, WRAPPER_KEY, _weaken_backup)
+    patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, WRAPPER_KEY, weaken_backup)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER_KEY, apply_model)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, _note_run)
     return patched
@@ -234,11 +234,11 @@ def _follow_model(patcher, clone) -> None:
     clone.add_object_patch(PATCHED, extra_conds.of(clone.model))
 
 
-def _weaken_backup(patcher, *_) -> None:
-    """Bind the method that the host will restore weakly as well."""
+def weaken_backup(patcher, *_) -> None:
+    """Bind the methods of the model that the host will restore weakly as well."""
     backup = patcher.object_patches_backup
-    if PATCHED in backup:
-        backup[PATCHED] = _weakly_bound(backup[PATCHED], patcher.model)
+    for name, original in backup.items():
+        backup[name] = _weakly_bound(original, patcher.model)
 
 
 def _weakly_bound(function: Callable, base) -> Callable:
