@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping
 
+import comfy.samplers
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from .attachments import STUDENT_KEY, WRAPPER_KEY
 FUSING = ("TeEFusionConditioning", "GuidanceSweep")
 MODEL, CONDITIONING = 0, 1
 """Outputs of these nodes."""
+SAME = 1e-3
+"""Difference of two noise levels that counts as none."""
 
 
 def unused_models(prompt: Mapping) -> dict[str, str]:
@@ -41,15 +45,26 @@ def note_run(guider, noise: Tensor, latent_image: Tensor, sampler, sigmas: Tenso
     """
     begin()
     student = guider.model_patcher.get_attachment(STUDENT_KEY) or {}
-    learned, steps = student.get("student_steps", 0), len(sigmas) - 1
-    if learned and steps != learned:
+    if (learned := student.get("student_steps", 0)) and not _learned(guider.model_patcher, student, sigmas):
+        steps = len(sigmas) - 1
         warn(
-            f"set steps to {learned} and scheduler to {student['scheduler']}: the student learned to sample in "
-            f"{learned} steps, but this run has {steps}."
+            f"set steps to {learned}, scheduler to {student['scheduler']} and denoise to 1: the student learned to "
+            f"sample in {learned} steps, but this run has {'other noise levels' if steps == learned else steps}."
         )
     cfg = getattr(guider, "cfg", 1.0)
     if isinstance(cfg, (int, float)) and not math.isclose(cfg, 1.0):
         warn(f"set cfg to 1: it is {cfg:g}, so images are guided twice.")
+
+
+def _learned(model_patcher, student: Mapping, sigmas: Tensor) -> bool:
+    """Return whether all steps of a run follow each other in the schedule that a student has learned."""
+    steps, scheduler = student["student_steps"], student["scheduler"]
+    if scheduler not in comfy.samplers.SCHEDULER_HANDLERS:  # of another pack
+        return len(sigmas) - 1 == steps
+    known = comfy.samplers.calculate_sigmas(model_patcher.get_model_object("model_sampling"), scheduler, steps)
+    first = int((known - sigmas[0].to(known)).abs().argmin())
+    part = known[first : first + len(sigmas)]
+    return len(part) == len(sigmas) and torch.allclose(part, sigmas.to(part), rtol=SAME, atol=SAME)
 
 
 def note_unguided(executor, *args, **kwargs):
