@@ -15,6 +15,8 @@ from .attachments import STUDENT_KEY, WRAPPER_KEY
 FUSING = ("TeEFusionConditioning", "GuidanceSweep")
 MODEL, CONDITIONING = 0, 1
 """Outputs of these nodes."""
+SCALES = {"cfg": "cfg", "cfg1": "cfg_conds", "cfg2": "cfg_cond2_negative"}
+"""CFG scales of the host's guiders: attribute -> input of the node."""
 SAME = 1e-3
 """Difference of two noise levels that counts as none."""
 
@@ -51,9 +53,14 @@ def note_run(guider, noise: Tensor, latent_image: Tensor, sampler, sigmas: Tenso
             f"set steps to {learned}, scheduler to {student['scheduler']} and denoise to 1: the student learned to "
             f"sample in {learned} steps, but this run has {'other noise levels' if steps == learned else steps}."
         )
-    cfg = getattr(guider, "cfg", 1.0)
-    if isinstance(cfg, (int, float)) and not math.isclose(cfg, 1.0):
-        warn(f"set cfg to 1: it is {cfg:g}, so images are guided twice.")
+    for attribute, name in SCALES.items():
+        cfg = getattr(guider, attribute, 1.0)
+        if isinstance(cfg, (int, float)) and not math.isclose(cfg, 1.0):
+            warn(f"set {name} to 1: it is {cfg:g}, so images are guided twice.")
+    # its steps use the negative prompt at any cfg
+    method = getattr(getattr(sampler, "sampler_function", None), "__name__", "").removeprefix("sample_")
+    if method.endswith("_cfg_pp"):
+        warn(f"choose {method.removesuffix('_cfg_pp')} as sampler: {method} guides a second time, even at cfg 1.")
 
 
 def _learned(model_patcher, student: Mapping, sigmas: Tensor) -> bool:
