@@ -127,6 +127,14 @@ def test_what_a_sweep_of_a_sharpener_cannot_do_is_said_before_anything_is_comput
     refused("model is already a student.*guided twice", model=student)
 
 
+@pytest.mark.parametrize(("inputs", "warned"), [({}, True), ({"sharpener": "none"}, True), ({"sharpener": "a"}, False)])
+def test_a_model_beside_the_sweep_is_wrong_for_a_student_only(pack, inputs, warned):
+    sampler = {"model": ["base", 0], "positive": ["sweep", 1]}
+    graph = {"sweep": {"class_type": "GuidanceSweep", "inputs": {"model": ["base", 0], **inputs}}}
+    graph |= {"base": {"class_type": "UNETLoader"}, "sampler": {"class_type": "KSampler", "inputs": sampler}}
+    assert bool(pack.comfy_host.unused_models(graph)) == warned
+
+
 def test_the_grid_frames_the_best_and_refuses_other_images(top, student):
     sweep = swept(top, student, top.empty(top.world()), 1, 3, 3)[3]
     node, images = top.pack.nodes["SweepGrid"], [torch.rand(3, 16, 16, 3)]

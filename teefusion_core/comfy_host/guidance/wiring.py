@@ -13,8 +13,10 @@ from ..prompt_graph import links
 from .attachments import STUDENT_KEY, WRAPPER_KEY
 
 FUSING = ("TeEFusionConditioning", "GuidanceSweep")
+NO_SHARPENER = "none"
+"""Option of Guidance Sweep."""
 MODEL, CONDITIONING = 0, 1
-"""Outputs of these nodes."""
+"""Outputs of nodes that fuse."""
 SCALES = {"cfg": "cfg", "cfg1": "cfg_conds", "cfg2": "cfg_cond2_negative"}
 """CFG scales of the host's guiders: attribute -> input of the node."""
 SAME = 1e-3
@@ -30,12 +32,17 @@ def unused_models(prompt: Mapping) -> dict[str, str]:
         Warnings by node id.
     """
     nodes = {str(number): node for number, node in prompt.items() if isinstance(node, Mapping)}
-    fusing = {number for number, node in nodes.items() if node.get("class_type") in FUSING}
+    fusing = {number for number, node in nodes.items() if node.get("class_type") in FUSING and not _sharpens(node)}
     connected = {link for node in nodes.values() for link in links(node) if isinstance(link[1], int)}
     if any((number, MODEL) in connected for number in fusing):
         return {}
     text = "connect MODEL to the sampler too: without it the sampler ignores guidance."
     return {number: text for number in fusing if (number, CONDITIONING) in connected}
+
+
+def _sharpens(node: Mapping) -> bool:
+    """Return whether a sweep is one of a sharpener, which leaves the model as it is."""
+    return (node.get("inputs") or {}).get("sharpener", NO_SHARPENER) != NO_SHARPENER
 
 
 def note_run(guider, noise: Tensor, latent_image: Tensor, sampler, sigmas: Tensor, *_, **__) -> None:
