@@ -173,15 +173,18 @@ def test_a_model_without_a_student_file_is_taken_for(golden_model, pack, prompts
     assert sum(record.levelno == logging.WARNING for record in caplog.records) == warnings
 
 
-def test_zeros_or_the_prompt_itself_as_null_are_reported(golden_model, pack, prompts, caplog):
+@pytest.mark.parametrize(("method", "uses_null"), [("teefusion", True), ("guidance only", False)])
+def test_zeros_or_the_prompt_itself_as_null_are_reported(golden_model, pack, prompts, caplog, method, uses_null):
     (context, extras), *_ = prompts[0]
+    student = golden_model(CASE).clone()
+    student.set_attachments(pack.comfy_host.STUDENT_KEY, {"method": method})
     zeros, double = torch.zeros_like(extras["pooled_output"]), extras["pooled_output"].double()
     nulls = [(prompts[1], 0), (prompts[0], 1), (conditioning(context, zeros), 1), (conditioning(context, double), 1)]
     for null, warnings in nulls:
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            pack.comfy_host.apply_fusion(golden_model(CASE), prompts[0], null, 5.0)
-        assert len([line for line in caplog.messages if "empty prompt" in line]) == warnings
+            pack.comfy_host.apply_fusion(student, prompts[0], null, 5.0)
+        assert len([line for line in caplog.messages if "empty prompt" in line]) == warnings * uses_null
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
