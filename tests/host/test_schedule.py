@@ -154,6 +154,16 @@ def test_prompts_with_masks_share_a_pass_each_with_its_own_schedule(top, world, 
     assert relative(together, alone) < 1e-6
 
 
+def test_a_run_of_one_noise_level_takes_no_step(top, world, fuse, interval):
+    """Split Sigmas makes one at its ends."""
+    fused, positive = fuse(3.0, schedule=interval)
+    x = randn(1, 1, 16, 8, 8)
+    sampler, sigmas = top.comfy.samplers.sampler_object("euler"), top.sigmas(world, STEPS)[:1]
+    out = basic(top, fused, positive).sample(x, torch.zeros_like(x), sampler, sigmas, disable_pbar=True)
+    plain = basic(top, world.model, positive).sample(x, torch.zeros_like(x), sampler, sigmas, disable_pbar=True)
+    assert torch.equal(out, plain)
+
+
 @pytest.mark.parametrize("scheduler", ("normal", "simple", "sgm_uniform", "karras", "beta"))
 @pytest.mark.parametrize("steps", (7, 20))
 def test_a_list_has_a_share_for_each_step_of_any_scheduler(top, world, scheduler, steps):
@@ -268,3 +278,4 @@ def test_the_node_draws_its_curve(top):
     assert out.args[0].share(0.5) == 1 and out.ui.as_dict()["images"]
     with pytest.raises(top.pack.errors.InvalidConfig, match="^Guidance Schedule: "):
         top.pack.nodes["GuidanceSchedule"].execute("interval", 50.0, 50.0, 0.0)
+    top.pack.nodes["GuidanceSchedule"].execute("interval", 20.0, 80.0, 0.0, "a note on a list that is not used")
