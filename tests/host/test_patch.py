@@ -121,7 +121,7 @@ def test_cfg_other_than_one_leaves_negative_rows_unfused(golden_model, pack, run
     (True, "CFGGuider", (1.0,), "euler", None), (True, "CFGGuider", (4.0,), "euler", "cfg to 1: it is 4"),
     (False, "CFGGuider", (1.0,), "euler", "no prompt"), (True, "CFGGuider", (1.0,), "euler_cfg_pp", "choose euler as"),
     (True, "DualCFGGuider", (1.0, 1.0, "regular"), "euler", None),
-    (True, "DualCFGGuider", (1.0, 4.0, "regular"), "euler", "cfg_cond2_negative to 1: it is 4"),
+    (True, "DualCFGGuider", (1.0, 4.0, "regular"), "euler", "it is 4 (cfg_cond2_negative)"),
 ])  # fmt: skip
 def test_a_run_warns_once_of_a_second_guidance_or_of_none(
     golden_model, pack, host, prompts, caplog, guided, guider, scales, sampler, said

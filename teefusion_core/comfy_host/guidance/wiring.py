@@ -17,8 +17,8 @@ NO_SHARPENER = "none"
 """Option of Guidance Sweep."""
 MODEL, CONDITIONING = 0, 1
 """Outputs of nodes that fuse."""
-SCALES = {"cfg": "cfg", "cfg1": "cfg_conds", "cfg2": "cfg_cond2_negative"}
-"""CFG scales of the host's guiders: attribute -> input of the node."""
+SCALES = {"cfg": "", "cfg1": " (cfg_conds)", "cfg2": " (cfg_cond2_negative)"}
+"""CFG scales of the host's guiders: attribute -> input of the node, if it has another name."""
 SAME = 1e-3
 """Difference of two noise levels that counts as none."""
 
@@ -60,10 +60,10 @@ def note_run(guider, noise: Tensor, latent_image: Tensor, sampler, sigmas: Tenso
             f"set steps to {learned}, scheduler to {student['scheduler']} and denoise to 1: the student learned to "
             f"sample in {learned} steps, but this run has {'other noise levels' if steps == learned else steps}."
         )
-    for attribute, name in SCALES.items():
+    for attribute, where in SCALES.items():
         cfg = getattr(guider, attribute, 1.0)
         if isinstance(cfg, (int, float)) and not math.isclose(cfg, 1.0):
-            warn(f"set {name} to 1: it is {cfg:g}, so images are guided twice.")
+            warn(f"set cfg to 1: it is {cfg:g}{where}, so images are guided twice.")
     # its steps use the negative prompt at any cfg
     method = getattr(getattr(sampler, "sampler_function", None), "__name__", "").removeprefix("sample_")
     if method.endswith("_cfg_pp"):
