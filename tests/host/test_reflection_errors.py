@@ -125,6 +125,16 @@ class TestModelsThatDoNotFit:
         top.reflect(world, **options)
         assert torch.equal(top.euler(world, model=unets["EDM"]), before)
 
+    @pytest.mark.parametrize("side", ["strong", "weak"])
+    def test_chats_with_a_node_that_replaces_the_negative_prediction(self, top, world, side):
+        from comfy_extras.nodes_slg import SkipLayerGuidanceDiTSimple
+
+        model = SkipLayerGuidanceDiTSimple.execute(world.model, 0.0, 1.0, "1", "1").args[0]
+        sides = {"model": model} if side == "strong" else {"weak": model}
+        top.guider(world, **sides)
+        with pytest.raises(top.pack.errors.InvalidConfig, match="SkipLayerGuidanceDiTSimple .* CHATS"):
+            top.guider(world, rule="CHATS", **sides)
+
 
 class TestPrompts:
     @pytest.mark.parametrize(
