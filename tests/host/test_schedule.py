@@ -243,6 +243,15 @@ def test_a_reflection_guides_and_reflects_in_the_interval_only(top, world, step_
     assert relative(together, x) < 1e-6
 
 
+def test_a_student_as_weak_model_has_its_schedule(top, world, fuse):
+    always_low = top.module("guidance.schedule").GuidanceSchedule("list", low=LOW, shares=(0.0,))
+    alone, scheduled, high = fuse(LOW), fuse(3.0, schedule=always_low), fuse(3.0)
+    expected, low, other = (
+        top.reflect(world, weak=model, weak_positive=positive).samples for model, positive in (alone, scheduled, high)
+    )
+    assert relative(low, expected) < 1e-5 and relative(other, expected) > 1e-3
+
+
 def test_a_teacher_has_its_schedule_and_its_run_knows_it(top, world, interval, caplog):
     host, sigmas, noise = top.pack.comfy_host, top.sigmas(world, STEPS), randn(1, 1, 16, 8, 8)
     node, euler = top.pack.nodes["ScheduledCFGGuider"], top.comfy.samplers.sampler_object("euler")

@@ -19,6 +19,7 @@ from comfy.model_sampling import CONST
 from torch import Tensor
 
 from ...errors import CheckpointMismatch, InvalidConfig
+from ..guidance.run_term import note_levels
 from ..weights import beside, compute_dtype, is_dynamic, stored_weights
 from .lora_gap import LoraGap
 
@@ -132,6 +133,7 @@ class WeakModel:
             self.gap.to(device, compute_dtype(self.network))
         else:
             self.patcher.pre_run()
+        note_levels(conds, sigmas)
         with self.active():
             self.conds = comfy.samplers.process_conds(self.network, noise, conds, device, **context)
 
