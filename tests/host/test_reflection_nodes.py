@@ -97,12 +97,19 @@ class TestTheLatent:
         """A newer host samples video and audio together, packed into one tensor."""
         from comfy.nested_tensor import NestedTensor
 
-        model = world.model.clone()
-        model.set_model_unet_function_wrapper(lambda apply_model, given: torch.zeros_like(given["input"]))
+        model, weak, seen = world.model.clone(), world.weak.clone(), []
+
+        def nothing(apply_model, given):
+            seen.append([getattr(side.model, "latent_shapes", None) for side in (model, weak)])
+            return torch.zeros_like(given["input"])
+
+        for side in (model, weak):
+            side.set_model_unet_function_wrapper(nothing)
         latent = {"samples": NestedTensor([randn(1, 1, 16, 8, 8), randn(2, 1, 16, 2, 2)])}
-        guider, sampler = top.guider(world, model=model), top.pack.comfy_host.ReflectionSampler()
+        guider, sampler = top.guider(world, model=model, weak=weak), top.pack.comfy_host.ReflectionSampler()
         out, _ = top.pack.comfy_host.run_reflection(guider, sampler, top.sigmas(world, 2), latent, SEED)
         assert [part.shape for part in out["samples"].unbind()] == [(1, 16, 8, 8), (1, 16, 2, 2)]
+        assert seen and all(strong == weak for strong, weak in seen), "both networks know how to unpack"
 
     def test_nothing_to_denoise(self, latent, z_sampling, w2sd):
         for run in (z_sampling, w2sd):

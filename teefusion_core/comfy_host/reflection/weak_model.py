@@ -133,6 +133,8 @@ class WeakModel:
             self.gap.to(device, compute_dtype(self.network))
         else:
             self.patcher.pre_run()
+        if hasattr(self.network, "latent_shapes"):  # of a newer host, which sets them on the strong network only
+            self.network.latent_shapes = context.get("latent_shapes")
         note_levels(conds, sigmas)
         with self.active():
             self.conds = comfy.samplers.process_conds(self.network, noise, conds, device, **context)
