@@ -169,7 +169,8 @@ def test_a_run_of_one_noise_level_takes_no_step(top, world, fuse, interval):
 def test_a_list_has_a_share_for_each_step_of_any_scheduler(top, world, scheduler, steps):
     host, make = top.pack.comfy_host, top.module("guidance.schedule").GuidanceSchedule
     sigmas = host.schedule(world.model, scheduler, steps, 1.0)
-    position = host.positions_in_run(make("list", shares=tuple(range(steps))), world.model.model, sigmas)
+    schedule, sampling = make("list", shares=tuple(range(steps))), world.model.model.model_sampling
+    position = host.Positions(schedule, sampling, sigmas.tolist())
     assert [position.schedule.share(position(sigma)) for sigma in sigmas[:-1].tolist()] == list(range(steps))
     between = (sigmas[2] + sigmas[3]).item() / 2
     assert position.schedule.share(position(between)) == 2

@@ -20,7 +20,7 @@ from torch import Tensor
 from ...errors import InvalidConfig, ShapeMismatch
 from ...guidance.cfg import proxy_prompt
 from ...guidance.schedule import GuidanceSchedule
-from ..guidance.position import positions_in_run
+from ..guidance.position import Positions
 from ..guidance_functions import BRANCHES_KEY, name_what_is_not_finite, with_memory
 from ..notes import warn
 from ..origin import described
@@ -133,7 +133,7 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         weak = {k.removeprefix("weak_"): self.conds.pop(k) for k in list(self.conds) if k.startswith("weak_")}
         self.rows = len(noise)
         if self.schedule is not None:
-            self.positions = positions_in_run(self.schedule, self.inner_model, sigmas)
+            self.positions = Positions(self.schedule, self.inner_model.model_sampling, sigmas.tolist())
         self._prepare(self.model_options)
         scaled = latent_image
         if latent_image is not None and torch.count_nonzero(latent_image) > 0:
