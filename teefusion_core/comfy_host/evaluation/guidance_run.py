@@ -104,7 +104,7 @@ def _name_of(guider) -> str:
 
 
 def _check_same_latent_space(model, other) -> None:
-    mine, theirs = (type(patcher.model.latent_format).__name__ for patcher in (model, other))
+    mine, theirs = (type(patcher.get_model_object("latent_format")).__name__ for patcher in (model, other))
     if mine != theirs:
         raise CheckpointMismatch(
             f"the guider works in the latent space {theirs}, model in {mine}; connect the base of the guider's model"

@@ -162,7 +162,7 @@ class WeakModel:
 
 def check_compatible(strong, weak) -> None:
     """Refuse a weak model with another latent space or kind of noise."""
-    mine, theirs = (patcher.model.latent_format for patcher in (weak, strong))
+    mine, theirs = (patcher.get_model_object("latent_format") for patcher in (weak, strong))
     if type(mine) is not type(theirs):
         raise CheckpointMismatch(
             f"the weak model works in the latent space {type(mine).__name__}, the strong one in "
