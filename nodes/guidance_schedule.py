@@ -6,7 +6,7 @@ from ..teefusion_core.comfy_host.evaluation.images import as_images
 from ..teefusion_core.comfy_host.guidance.scheduled_cfg import ScheduledCFGGuider
 from ..teefusion_core.errors import reported_by
 from ..teefusion_core.evaluation.schedule_plot import schedule_plot
-from ..teefusion_core.guidance.schedule import INTERVAL, SHAPES, GuidanceSchedule, shares_of
+from ..teefusion_core.guidance.schedule import INTERVAL, LIST, SHAPES, GuidanceSchedule, shares_of
 from ._schema import CATEGORY, inp, schema
 from .sampling import prompt_inputs
 
@@ -79,7 +79,8 @@ class GuidanceScheduleNode(io.ComfyNode):
     def execute(cls, shape, start, end, low_guidance, shares="") -> io.NodeOutput:
         """Build the curve, with errors that carry the node's name."""
         with reported_by(cls.DISPLAY_NAME):
-            schedule = GuidanceSchedule(shape, start / 100, end / 100, low_guidance, tuple(shares_of(shares)))
+            listed = tuple(shares_of(shares)) if shape == LIST else ()
+            schedule = GuidanceSchedule(shape, start / 100, end / 100, low_guidance, listed)
             plot = as_images(schedule_plot(schedule))
             return io.NodeOutput(schedule, ui=ui.PreviewImage(plot, cls=cls))
 

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..teefusion_core.comfy_host.evaluation.images import as_images, as_pictures
 from ..teefusion_core.comfy_host.guidance.sweep import sweep_sharpener, sweep_student
+from ..teefusion_core.comfy_host.guidance.wiring import NO_SHARPENER
 from ..teefusion_core.comfy_host.notes import begin, tell
 from ..teefusion_core.comfy_host.trained_files import file_stamp, sharpener_file, sharpener_files
 from ..teefusion_core.errors import InvalidConfig, reported_by
@@ -12,7 +13,7 @@ from ..teefusion_core.evaluation.sweep_grid import sweep_grid
 from ..teefusion_core.guidance.sweep import LINEAR, MOST, SPACINGS, best_of, scores_by_metric, strengths, verdict
 from ._schema import CATEGORY, inp, schema
 
-SWEEP, NO_SHARPENER = "GUIDANCE_SWEEP", "none"
+SWEEP = "GUIDANCE_SWEEP"
 ALIASES = ["guidance sweep", "xy plot", "compare guidance", "find the best cfg", "auto guidance", "cfg sweep"]
 
 

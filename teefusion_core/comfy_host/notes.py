@@ -125,7 +125,8 @@ def watch_graphs(find: Callable[[Mapping], Mapping[str, str]]) -> None:
             log.warning("%s", _marked(text))
         if client is not None:
             _forget_outdated(server, client, data.get("prompt") or {})
-            before = {node for browser, node in _shown if browser == client and _shown[browser, node].of_graph}
+            # nodes of another thread add their notes meanwhile
+            before = {node for (browser, node), kept in list(_shown.items()) if browser == client and kept.of_graph}
             for node in before | found.keys():
                 notes = _of(client, node)
                 notes.of_graph = _marked(found[node]) if node in found else ""

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidConfig
-from ..files.tensor_file import not_finite, numbered
 from .notes import tell
 from .reflection.guider import ReflectionGuider
 from .reflection.sampler import ReflectionSampler
+
+RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+"""What newer hosts note on an empty LATENT, to resize it for the model; the result has its final size."""
 
 
 def schedulers() -> list[str]:
@@ -41,6 +43,18 @@ def schedule(model, scheduler: str, steps: int, denoise: float) -> Tensor:
     return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, total)[-(steps + 1) :]
 
 
+def start_of(latent: dict, model) -> Tensor:
+    """Return the samples of a LATENT; those of an empty one in the channels and the size of the model."""
+    ratios = {name: latent[name] for name in RATIOS if name in latent}
+    return comfy.sample.fix_empty_latent_channels(model, latent["samples"], **ratios)
+
+
+def with_samples(latent: dict, samples: Tensor) -> dict:
+    """Return a LATENT with the result of a run over it."""
+    kept = {name: value for name, value in latent.items() if name not in RATIOS}
+    return {**kept, "samples": samples.to(comfy.model_management.intermediate_device())}
+
+
 def run_reflection(guider: ReflectionGuider, sampler: ReflectionSampler, sigmas: Tensor, latent: dict, seed: int):
     """Sample a LATENT with the host's preview and noise mask, and with progress per evaluation.
 
@@ -51,10 +65,10 @@ def run_reflection(guider: ReflectionGuider, sampler: ReflectionSampler, sigmas:
         latent: LATENT; not modified.
         seed: seed of the noise.
     Returns:
-        (LATENT, cost line of the run; it names images that are NaN).
+        (LATENT, cost line of the run).
     """
     model = guider.model_patcher
-    start = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    start = start_of(latent, model)
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
     begin = time.perf_counter()
     samples = guider.sample(
@@ -63,12 +77,8 @@ def run_reflection(guider: ReflectionGuider, sampler: ReflectionSampler, sigmas:
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,
     )  # fmt: skip
     cost = cost_line(guider, max(len(sigmas) - 1, 0), time.perf_counter() - begin)
-    if lost := not_finite(samples):
-        cost += f"; NaN or infinite values in {numbered('image', lost)}"
     tell(cost)
-    out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}
-    out["samples"] = samples.to(comfy.model_management.intermediate_device())
-    return out, cost
+    return with_samples(latent, samples), cost
 
 
 def _progress(model, evaluations: int) -> Callable:

@@ -28,7 +28,7 @@ class GuidanceSchedule:
     """A curve of the share of the guidance.
 
     Attributes:
-        shape: a name in SHAPES.
+        shape: a name in SHAPES; of start, end and shares only those that it uses are checked.
         start, end: positions between which the guidance is on, or rises or falls.
         low: guidance w where the share is 0.
         shares: with the shape list, the shares of as many equal parts of sampling.
@@ -43,14 +43,16 @@ class GuidanceSchedule:
     def __post_init__(self):
         if self.shape not in SHAPES:
             raise InvalidConfig(f"the shape is {self.shape!r}; choose one of {', '.join(SHAPES)}")
-        if not 0 <= self.start < self.end <= 1:
+        if self.shape not in (CONSTANT, LIST) and not 0 <= self.start < self.end <= 1:
             raise InvalidConfig(
                 f"the schedule goes from {100 * self.start:g} to {100 * self.end:g} percent of sampling; give two "
                 "numbers from 0 to 100, the smaller one first"
             )
         if not (math.isfinite(self.low) and self.low >= 0):
             raise InvalidConfig(f"the low guidance is {self.low:g}; give a finite number, 0 or more")
-        if self.shape == LIST and not self.shares:
+        if self.shape != LIST:
+            return
+        if not self.shares:
             raise InvalidConfig("the list is empty; write one share per step, such as 0, 1, 1, 0.5")
         if any(not (math.isfinite(share) and share >= 0) for share in self.shares):
             raise InvalidConfig(f"the list has {_shown(self.shares)}; give finite shares, 0 or more")

@@ -18,6 +18,8 @@ from ..guidance.flow import Denoiser, Step, euler, per_row, velocity_of
 
 Inversion = Callable[[Denoiser], Step]
 """denoiser -> its inversion Step, (x at lo, lo, hi) -> x at hi; undefined at lo = 0."""
+exact: Inversion = euler
+"""The inversion that evaluates the network at the noise level of its input."""
 
 
 def reflected(strong: Step, invert: Step, final: Step | None = None, *, until: float = 0.0, rounds: int = 1) -> Step:
@@ -63,11 +65,6 @@ def window(sigmas_S: Tensor, reflect_steps: int) -> float:
             f"reflect_steps is {reflect_steps}, the schedule has {num_steps} steps; choose 0 to {num_steps}"
         )
     return float(sigmas_S[reflect_steps])
-
-
-def exact(denoiser: Denoiser) -> Step:
-    """Return an inversion that evaluates the network at the noise level of its input."""
-    return euler(denoiser)
 
 
 def upper(denoiser: Denoiser) -> Step:

@@ -93,13 +93,16 @@ class TestTheCost:
 
 class TestTheRun:
     def test_the_picture_is_that_of_the_hosts_own_node(self, judge, cfg, host, top, world):
-        parts, latent = host.custom_sampler, {**top.empty(world, 2), "batch_index": [1, 0], "kept": "as it is"}
+        import nodes
+
+        empty = nodes.EmptyLatentImage().generate(64, 64, 2)[0]  # of a newer host, with its ratio
+        parts, latent = host.custom_sampler, {**empty, "batch_index": [1, 0], "kept": "as it is"}
         sampler = host.comfy.samplers.sampler_object("euler")
         arguments = parts.RandomNoise.execute(SEED).args[0], cfg(3.0), sampler, top.sigmas(world, STEPS), latent
         stock = parts.SamplerCustomAdvanced.execute(*arguments).args[0]
         out, _ = judge(cfg(3.0), latent=latent)
         assert torch.equal(out["samples"], stock["samples"])
-        assert out.keys() == latent.keys() and out["kept"] == "as it is" and torch.count_nonzero(latent["samples"]) == 0
+        assert out.keys() == stock.keys() and out["kept"] == "as it is" and torch.count_nonzero(latent["samples"]) == 0
 
     def test_nothing_stays_behind(self, judge, cfg, top, world):
         weights, guider = weights_of(world.model), cfg(3.0)
@@ -200,6 +203,13 @@ class TestErrors:
     def test_another_kind_of_model(self, pack, judge, cfg, top):
         with pytest.raises(pack.errors.CheckpointMismatch, match="SD3.*SD15"):
             judge(cfg(3.0), model=top.world("eps").model)
+
+    def test_latents_of_several_kinds(self, pack, judge, cfg):
+        from comfy.nested_tensor import NestedTensor
+
+        both = {"samples": NestedTensor([randn(1, 1, 16, 8, 8), randn(2, 1, 16, 2, 2)])}
+        with pytest.raises(pack.errors.InvalidConfig, match="latent_image holds several"):
+            judge(cfg(3.0), latent=both)
 
     def test_no_step(self, pack, cfg, top, world, host):
         sampler, sigmas = host.comfy.samplers.sampler_object("euler"), torch.tensor([1.0])

@@ -150,3 +150,21 @@ def test_what_cannot_change_during_a_run(top, world, pack):
     wrapped.add_weight_wrapper(f"{QKV}.weight", lambda weight: 2 * weight)
     with pytest.raises(pack.errors.InvalidConfig, match="weight wrappers"):
         top.guider(world, weak=wrapped)
+
+
+@pytest.mark.parametrize("way", ["wrapper", "in its place"])
+def test_compiled_networks_need_a_newer_torch(top, world, pack, patches, monkeypatch, way):
+    """torch before 2.6 cannot run a compiled network eagerly for the length of a block."""
+    from comfy_extras.nodes_torch_compile import TorchCompileModel
+
+    plain, lora = world.model, patches["lora"](world.model)
+    compiled = TorchCompileModel.execute(plain, "eager").args[0] if way == "wrapper" else plain.clone()
+    if way == "in its place":
+        network = torch.compile(plain.model.diffusion_model, backend="eager")
+        compiled.add_object_patch("diffusion_model", network)
+    expected = top.reflect(world, model=lora, weak=plain).samples
+    monkeypatch.delattr(torch.compiler, "set_stance")
+    for sides in ({"model": lora, "weak": compiled}, {"model": compiled, "weak": lora}):
+        with pytest.raises(pack.errors.InvalidConfig, match="torch.compile"):
+            top.reflect(world, **sides)
+    assert torch.equal(top.reflect(world, model=lora, weak=plain).samples, expected)

@@ -117,16 +117,33 @@ def test_cfg_other_than_one_leaves_negative_rows_unfused(golden_model, pack, run
     assert relative(got, uncond + 3.0 * (cond - uncond)) < 1e-5
 
 
-def test_a_run_warns_once_of_cfg_or_of_prompts_without_guidance(golden_model, pack, runner, prompts, caplog):
+@pytest.mark.parametrize(("guided", "guider", "scales", "sampler", "said"), [
+    (True, "CFGGuider", (1.0,), "euler", None), (True, "CFGGuider", (4.0,), "euler", "cfg to 1: it is 4"),
+    (False, "CFGGuider", (1.0,), "euler", "no prompt"), (True, "CFGGuider", (1.0,), "euler_cfg_pp", "choose euler as"),
+    (True, "DualCFGGuider", (1.0, 1.0, "regular"), "euler", None),
+    (True, "DualCFGGuider", (1.0, 4.0, "regular"), "euler", "it is 4 (cfg_cond2_negative)"),
+])  # fmt: skip
+def test_a_run_warns_once_of_a_second_guidance_or_of_none(
+    golden_model, pack, host, prompts, caplog, guided, guider, scales, sampler, said
+):
     positive, null, negative = prompts
     fused, prompt = pack.comfy_host.apply_fusion(golden_model(CASE), positive, null, 5.0)
-    for given, cfg, warnings in ((prompt, 4.0, 1), (positive, 1.0, 1), (prompt, 1.0, 0)):
-        caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            runner(fused, given, inputs(CASE)["x"][:1], negative=negative, cfg=cfg)
-        ours = [record for record in caplog.records if "teefusion_core" in record.name]  # the host has its own
-        assert len(ours) == warnings, caplog.text
-    assert runner.rows == [1, 1, 1], "at cfg 1 a step is one pass"
+    given = [prompt if guided else positive, *[negative] * len(scales[:2])]
+    guider = getattr(host.custom_sampler, guider).execute(fused, *given, *scales).args[0]
+    x, sampler = torch.zeros_like(inputs(CASE)["x"][:1]), host.comfy.samplers.sampler_object(sampler)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        guider.sample(x, x, sampler, SHORT, disable_pbar=True)
+    # the host has its own
+    ours = [record.getMessage() for record in caplog.records if "teefusion_core" in record.name]
+    assert len(ours) == bool(said) and all(said in line for line in ours), ours
+
+
+def test_at_cfg_1_a_step_is_one_pass(golden_model, pack, runner, prompts):
+    positive, null, negative = prompts
+    fused, prompt = pack.comfy_host.apply_fusion(golden_model(CASE), positive, null, 5.0)
+    runner(fused, prompt, inputs(CASE)["x"][:1], negative=negative)
+    assert runner.rows == [1, 1, 1]
 
 
 def test_a_dropped_model_goes_with_its_last_user(pack, host, runner, prompts):
@@ -156,15 +173,18 @@ def test_a_model_without_a_student_file_is_taken_for(golden_model, pack, prompts
     assert sum(record.levelno == logging.WARNING for record in caplog.records) == warnings
 
 
-def test_zeros_or_the_prompt_itself_as_null_are_reported(golden_model, pack, prompts, caplog):
+@pytest.mark.parametrize(("method", "uses_null"), [("teefusion", True), ("guidance only", False)])
+def test_zeros_or_the_prompt_itself_as_null_are_reported(golden_model, pack, prompts, caplog, method, uses_null):
     (context, extras), *_ = prompts[0]
+    student = golden_model(CASE).clone()
+    student.set_attachments(pack.comfy_host.STUDENT_KEY, {"method": method})
     zeros, double = torch.zeros_like(extras["pooled_output"]), extras["pooled_output"].double()
     nulls = [(prompts[1], 0), (prompts[0], 1), (conditioning(context, zeros), 1), (conditioning(context, double), 1)]
     for null, warnings in nulls:
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            pack.comfy_host.apply_fusion(golden_model(CASE), prompts[0], null, 5.0)
-        assert len([line for line in caplog.messages if "empty prompt" in line]) == warnings
+            pack.comfy_host.apply_fusion(student, prompts[0], null, 5.0)
+        assert len([line for line in caplog.messages if "empty prompt" in line]) == warnings * uses_null
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -185,6 +185,25 @@ class TestWhatNodesDidToOneSide:
         top.reflect(world, model=strong, weak=weak)
         assert len(seen) == 2 * (STEPS - 1) + 1
 
+    def test_patches_of_a_clone_go_where_the_run_is_and_back(self, top, world):
+        moved, load, offload = [], world.model.model.device, torch.device("meta")
+
+        class Patch:
+            def to(self, where):
+                moved.append(where)
+                return self
+
+            def models(self):
+                return [world.weak]
+
+        weak = world.model.clone()
+        weak.set_model_patch(Patch(), "unused")
+        weak.offload_device = offload
+        run = top.reflect(world, weak=weak)
+        assert moved == [load, torch.float32, offload]
+        [extra] = run.guider.model_patcher.get_additional_models()
+        assert extra.model is world.weak.model
+
 
 def _like(model, network):
     """A model of another network with the same options."""

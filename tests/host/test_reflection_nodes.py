@@ -6,6 +6,7 @@ import torch
 from .reflection_parts import SEED, randn, relative
 
 pytestmark = pytest.mark.usefixtures("as_the_host_runs_nodes")
+RATIO_16 = {"spacial_downscale_ratio": 16, "temporal_downscale_ratio": 1}
 
 
 @pytest.fixture
@@ -80,6 +81,35 @@ class TestTheLatent:
     def test_an_empty_latent_of_other_channels(self, top, z_sampling):
         four = z_sampling({"samples": torch.zeros(1, 4, 8, 8)})["samples"]
         assert torch.equal(four, z_sampling(top.empty(top.world()))["samples"])
+
+    def test_an_empty_latent_gets_the_size_of_the_model(self, host, world, w2sd, z_sampling):
+        """A newer host notes the ratio of an empty latent, and resizes it for a model of ratio 16."""
+        import nodes
+
+        model, latent = world.model.clone(), nodes.EmptyLatentImage().generate(64, 64)[0]
+        model.add_object_patch("latent_format", type("Ratio16", (host.comfy.latent_formats.SD3,), RATIO_16)())
+        prompts = world.positive, world.negative
+        stock = nodes.KSampler().sample(model, SEED, 1, 1.0, "euler", "normal", *prompts, latent)[0]
+        for out in (w2sd(latent, strong_model=model), z_sampling(latent, model=model)):
+            assert out.keys() == stock.keys() and out["samples"].shape == stock["samples"].shape
+
+    def test_latents_of_several_kinds(self, top, world):
+        """A newer host samples video and audio together, packed into one tensor."""
+        from comfy.nested_tensor import NestedTensor
+
+        model, weak, seen = world.model.clone(), world.weak.clone(), []
+
+        def nothing(apply_model, given):
+            seen.append([getattr(side.model, "latent_shapes", None) for side in (model, weak)])
+            return torch.zeros_like(given["input"])
+
+        for side in (model, weak):
+            side.set_model_unet_function_wrapper(nothing)
+        latent = {"samples": NestedTensor([randn(1, 1, 16, 8, 8), randn(2, 1, 16, 2, 2)])}
+        guider, sampler = top.guider(world, model=model, weak=weak), top.pack.comfy_host.ReflectionSampler()
+        out, _ = top.pack.comfy_host.run_reflection(guider, sampler, top.sigmas(world, 2), latent, SEED)
+        assert [part.shape for part in out["samples"].unbind()] == [(1, 16, 8, 8), (1, 16, 2, 2)]
+        assert seen and all(strong == weak for strong, weak in seen), "both networks know how to unpack"
 
     def test_nothing_to_denoise(self, latent, z_sampling, w2sd):
         for run in (z_sampling, w2sd):

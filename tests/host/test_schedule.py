@@ -154,12 +154,23 @@ def test_prompts_with_masks_share_a_pass_each_with_its_own_schedule(top, world, 
     assert relative(together, alone) < 1e-6
 
 
+def test_a_run_of_one_noise_level_takes_no_step(top, world, fuse, interval):
+    """Split Sigmas makes one at its ends."""
+    fused, positive = fuse(3.0, schedule=interval)
+    x = randn(1, 1, 16, 8, 8)
+    sampler, sigmas = top.comfy.samplers.sampler_object("euler"), top.sigmas(world, STEPS)[:1]
+    out = basic(top, fused, positive).sample(x, torch.zeros_like(x), sampler, sigmas, disable_pbar=True)
+    plain = basic(top, world.model, positive).sample(x, torch.zeros_like(x), sampler, sigmas, disable_pbar=True)
+    assert torch.equal(out, plain)
+
+
 @pytest.mark.parametrize("scheduler", ("normal", "simple", "sgm_uniform", "karras", "beta"))
 @pytest.mark.parametrize("steps", (7, 20))
 def test_a_list_has_a_share_for_each_step_of_any_scheduler(top, world, scheduler, steps):
     host, make = top.pack.comfy_host, top.module("guidance.schedule").GuidanceSchedule
     sigmas = host.schedule(world.model, scheduler, steps, 1.0)
-    position = host.positions_in_run(make("list", shares=tuple(range(steps))), world.model.model, sigmas)
+    schedule, sampling = make("list", shares=tuple(range(steps))), world.model.model.model_sampling
+    position = host.Positions(schedule, sampling, sigmas.tolist())
     assert [position.schedule.share(position(sigma)) for sigma in sigmas[:-1].tolist()] == list(range(steps))
     between = (sigmas[2] + sigmas[3]).item() / 2
     assert position.schedule.share(position(between)) == 2
@@ -233,6 +244,15 @@ def test_a_reflection_guides_and_reflects_in_the_interval_only(top, world, step_
     assert relative(together, x) < 1e-6
 
 
+def test_a_student_as_weak_model_has_its_schedule(top, world, fuse):
+    always_low = top.module("guidance.schedule").GuidanceSchedule("list", low=LOW, shares=(0.0,))
+    alone, scheduled, high = fuse(LOW), fuse(3.0, schedule=always_low), fuse(3.0)
+    expected, low, other = (
+        top.reflect(world, weak=model, weak_positive=positive).samples for model, positive in (alone, scheduled, high)
+    )
+    assert relative(low, expected) < 1e-5 and relative(other, expected) > 1e-3
+
+
 def test_a_teacher_has_its_schedule_and_its_run_knows_it(top, world, interval, caplog):
     host, sigmas, noise = top.pack.comfy_host, top.sigmas(world, STEPS), randn(1, 1, 16, 8, 8)
     node, euler = top.pack.nodes["ScheduledCFGGuider"], top.comfy.samplers.sampler_object("euler")
@@ -268,3 +288,4 @@ def test_the_node_draws_its_curve(top):
     assert out.args[0].share(0.5) == 1 and out.ui.as_dict()["images"]
     with pytest.raises(top.pack.errors.InvalidConfig, match="^Guidance Schedule: "):
         top.pack.nodes["GuidanceSchedule"].execute("interval", 50.0, 50.0, 0.0)
+    top.pack.nodes["GuidanceSchedule"].execute("interval", 20.0, 80.0, 0.0, "a note on a list that is not used")

@@ -1,8 +1,10 @@
 """Load TeEFusion Student: a file of the host's LoRA folders on the base that it was trained from."""
 
+import gc
 import os
 import shutil
 import sys
+import weakref
 
 import pytest
 import torch
@@ -60,6 +62,35 @@ def test_the_student_is_the_one_that_the_demo_loader_gives(pack, top, loras):
     plain = fused_picture(pack, top, top.load("student")[0])
     assert relative(fused_picture(pack, top, load(pack, base)), plain) < 1e-5
     assert not base.patches and base.get_attachment(pack.comfy_host.STUDENT_KEY) is None
+
+
+@pytest.mark.parametrize("variant", ["student", "student_guidance_lora"])
+def test_a_student_that_nothing_guides_says_so(pack, top, caplog, variant):
+    world, student = top.world(), top.load(variant)[0]
+    lowest, *_ = pack.nodes["GuidanceSweep"].execute(
+        student, world.positive, world.negative, top.empty(world), 1.0, 2.0, 2, "linear"
+    ).args  # fmt: skip
+    fused, positive = pack.comfy_host.apply_fusion(student, world.positive, world.negative, 1.0)
+    for model, warned in ((student, True), (student.clone(), True), (fused, False), (lowest[0], False)):
+        caplog.clear()
+        top.euler(world, model=model, cfg=1.0, positive=positive)
+        said = [line for line in caplog.messages if "put TeEFusion Conditioning between" in line]
+        assert len(said) == warned
+
+
+def test_a_dropped_student_goes_with_its_last_user(pack, top, loras):
+    """As in test_patch.py, for what the loader itself puts on the model."""
+    world, base = top.world(), top.world().build()
+    gc.collect()
+    gc.disable()
+    try:
+        top.euler(world, model=load(pack, base), cfg=1.0)
+        top.euler(world, model=base, cfg=1.0)  # the host puts back what was patched
+        left = weakref.ref(base.model)
+        del base
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_files_of_the_folder_are_offered(pack, loras):

@@ -48,6 +48,16 @@ def test_the_effective_guidance_is_that_of_the_calibration(top, student):
     assert sweep.effective[1] == pytest.approx(curve.effective(2.0))
 
 
+def test_a_model_without_a_student_file_is_taken_for_the_published_one(top, world, caplog):
+    for highest, warnings in ((14.0, 0), (20.0, 1)):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            _, [positive], *_ = swept(top, world.model, top.empty(world), 2.0, highest, 2)
+        assert "read as the published student" in caplog.text
+        assert sum(record.levelname == "WARNING" for record in caplog.records) == warnings
+    assert positive[0][1]["teefusion_guidance_timestep"].tolist() == [2000.0, 19968.0]
+
+
 def test_all_rows_have_the_noise_and_the_mask_of_the_first_image(top, student):
     latent = {"samples": torch.arange(2.0).reshape(2, 1, 1, 1).expand(2, 16, 8, 8), "batch_index": [5, 6]}
     latent["noise_mask"] = torch.rand(2, 8, 8)
@@ -115,6 +125,14 @@ def test_what_a_sweep_of_a_sharpener_cannot_do_is_said_before_anything_is_comput
     refused("positive holds 2 prompts", positive=2 * world.positive)
     refused("alpha is 3, .*0 to 2", highest=3.0)
     refused("model is already a student.*guided twice", model=student)
+
+
+@pytest.mark.parametrize(("inputs", "warned"), [({}, True), ({"sharpener": "none"}, True), ({"sharpener": "a"}, False)])
+def test_a_model_beside_the_sweep_is_wrong_for_a_student_only(pack, inputs, warned):
+    sampler = {"model": ["base", 0], "positive": ["sweep", 1]}
+    graph = {"sweep": {"class_type": "GuidanceSweep", "inputs": {"model": ["base", 0], **inputs}}}
+    graph |= {"base": {"class_type": "UNETLoader"}, "sampler": {"class_type": "KSampler", "inputs": sampler}}
+    assert bool(pack.comfy_host.unused_models(graph)) == warned
 
 
 def test_the_grid_frames_the_best_and_refuses_other_images(top, student):

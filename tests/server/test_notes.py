@@ -13,7 +13,7 @@ PROGRESS_TEXT = 3
 RUN_SECONDS, QUIET_SECONDS = 60, 2
 COST = "2 steps, 7 forward passes (3.5 per step)"
 MISTAKES = {  # connection or value -> node that says it, what it says
-    ("sampler", "model", ("student", 0)): ("fusion", "connect MODEL to the sampler"),
+    ("sampler", "model", ("base", 0)): ("fusion", "connect MODEL to the sampler"),
     ("fusion", "null", ("prompt", 0)): ("fusion", "it is the prompt itself"),
     ("sampler", "positive", ("prompt", 0)): ("box:sampler", "no prompt of this run carries guidance"),
     ("sampler", "cfg", 4): ("box:sampler", "set cfg to 1: it is 4"),
@@ -29,6 +29,7 @@ def graph(wrong=None):
     start = {"latent_image": ("empty", 0), "seed": 1, "steps": 2, "scheduler": "normal", "denoise": 1.0}
     nodes = {
         "student": node("TinySD3Loader", variant="student"),
+        "base": node("TinySD3Loader", variant="base"),
         "prompt": node("CLIPTextEncode", clip=("student", 1), text=uuid.uuid4().hex),  # so that nothing is reused
         "null": node("CLIPTextEncode", clip=("student", 1), text=""),
         "empty": node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
@@ -40,7 +41,7 @@ def graph(wrong=None):
             sampler_name="euler", **start,
         ),
         "zigzag": node(
-            "ZSampling", model=("student", 0), positive=("prompt", 0), negative=("null", 0), cfg=2.0, inversion_cfg=0.0,
+            "ZSampling", model=("base", 0), positive=("prompt", 0), negative=("null", 0), cfg=2.0, inversion_cfg=0.0,
             reflect_steps=-1, rounds=1, inversion="exact", **start,
         ),
     }  # fmt: skip
@@ -132,7 +133,7 @@ def test_a_warning_comes_with_the_mistake_and_goes_with_it(server, node, slot, v
 
 
 def test_an_old_warning_goes_from_a_node_that_now_runs_without_us(server):
-    wrong, bypassed = graph(("sampler", "cfg", 4.0)), graph(("sampler", "model", ("student", 0)))
+    wrong, bypassed = graph(("sampler", "cfg", 4.0)), graph(("sampler", "model", ("base", 0)))
     bypassed["prompt"], bypassed["null"] = wrong["prompt"], wrong["null"]
     *mistaken, without_us = asyncio.run(shown_after_each(server, [wrong, wrong, bypassed]))
     assert all("it is 4" in shown["box:sampler"] for shown in mistaken), "also if nothing is sampled again"

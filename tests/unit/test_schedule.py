@@ -77,7 +77,15 @@ def test_numbers_of_a_list(text, shares):
 )
 def test_what_is_no_curve_is_refused(given, value):
     with pytest.raises(InvalidConfig, match=value):
-        GuidanceSchedule(**given)
+        GuidanceSchedule(**{"shape": "interval"} | given)
+
+
+@pytest.mark.parametrize("given", [
+    {"shape": "list", "start": 0.8, "end": 0.2, "shares": (1,)}, {"start": 0.8, "end": 0.2},
+    {"shape": "interval", "shares": (-1,)},
+])  # fmt: skip
+def test_what_a_shape_does_not_use_is_not_checked(given):
+    assert GuidanceSchedule(**given).share(0.5) == 1
 
 
 def test_what_is_no_number_is_refused():

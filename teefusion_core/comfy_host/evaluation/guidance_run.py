@@ -33,6 +33,7 @@ from ..model_files import check_vae
 from ..notes import tell
 from ..prompts.prompt_check import check_finite
 from ..recording import Recording, count_rows, record
+from ..sampling import start_of, with_samples
 from .images import as_pictures
 
 COUNTER_KEY = "teefusion_report"
@@ -56,7 +57,7 @@ def report_guidance(
         (LATENT, GuidanceReport).
     Raises:
         CheckpointMismatch: guider and model have different latent spaces or kinds of noise.
-        InvalidConfig: no step, or a sampler that does not report all steps.
+        InvalidConfig: no step, a latent of several kinds, or a sampler that does not report all steps.
     """
     if len(sigmas_S) < 2:
         raise InvalidConfig(f"sigmas holds {len(sigmas_S)} noise levels; give a schedule of 1 step or more")
@@ -65,9 +66,13 @@ def report_guidance(
     check_vae(vae, model)
     check_finite(positive, "positive")
     check_finite(negative, "negative")
+    if latent["samples"].is_nested:
+        raise InvalidConfig(
+            "latent_image holds several latents, such as video with audio; a report measures a latent of one kind"
+        )
     if lost := not_finite(latent["samples"]):
         raise InvalidConfig(f"latent_image has NaN or infinite values in {numbered('image', lost)}; sample it again")
-    start = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
+    start = start_of(latent, guider.model_patcher)
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
     mask = latent.get("noise_mask")
     show = latent_preview.prepare_callback(guider.model_patcher, len(sigmas_S) - 1)
@@ -77,11 +82,11 @@ def report_guidance(
         counted, sampler, noise, start, sigmas_S, mask=mask, seed=seed, on_step=_within(show, len(sigmas_S) - 1),
         silent=silent,
     )  # fmt: skip
-    samples = run.samples.to(comfy.model_management.intermediate_device())
+    out = with_samples(latent, run.samples)
     begin = time.perf_counter()
     predicted_SB, moved_SB, own, unmeasured = _measured(model, positive, negative, run, sigmas_S, mask, seed)
     broken = _first_broken(run) or unmeasured
-    pictures = [] if vae is None or broken else _pictures(vae, samples)
+    pictures = [] if vae is None or broken else _pictures(vae, out["samples"])
     report = GuidanceReport(
         name or _name_of(guider), sigmas_S[:-1].tolist(), predicted_SB, moved_SB,
         # a ReflectionGuider counts the passes of both models itself
@@ -92,8 +97,7 @@ def report_guidance(
     )  # fmt: skip
     # without a reading, what to do is more use than the cost
     tell(report.strength() if math.isnan(report.mean()) else f"{report.short()}, {report.seconds:.1f} s")
-    out = {name: value for name, value in latent.items() if name != "downscale_ratio_spacial"}
-    return {**out, "samples": samples}, report
+    return out, report
 
 
 def _name_of(guider) -> str:
@@ -103,7 +107,7 @@ def _name_of(guider) -> str:
 
 
 def _check_same_latent_space(model, other) -> None:
-    mine, theirs = (type(patcher.model.latent_format).__name__ for patcher in (model, other))
+    mine, theirs = (type(patcher.get_model_object("latent_format")).__name__ for patcher in (model, other))
     if mine != theirs:
         raise CheckpointMismatch(
             f"the guider works in the latent space {theirs}, model in {mine}; connect the base of the guider's model"

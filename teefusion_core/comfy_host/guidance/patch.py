@@ -24,7 +24,7 @@ from ...errors import InvalidConfig, ShapeMismatch, reported_by
 from ...guidance.add_to_output import add_to_output
 from ...guidance.architectures import PUBLISHED_GUIDANCE, Architecture, architecture_of, family_of
 from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep, shown
-from ...guidance.methods import GUIDANCE_LORA
+from ...guidance.methods import GUIDANCE_LORA, SPLIT, TEEFUSION
 from ...guidance.schedule import GuidanceSchedule
 from ..notes import tell, warn
 from ..prompts.prompt_check import check_finite
@@ -45,6 +45,7 @@ from .run_term import (
 from .wiring import note_run
 
 PATCHED = "extra_conds"  # method of the host's model that computes the conds of a prompt
+USE_NULL = (TEEFUSION, SPLIT)  # methods whose term depends on null
 LABEL = "TeEFusion"  # prefix of messages during a run, when no node of ours is executing
 
 
@@ -104,7 +105,8 @@ def apply_fusion(
         raise InvalidConfig("positive holds no prompt; connect an encoded prompt")
     if not note_student_as_lora(model_patcher) and not student:
         _note_origin(w_B, used_gain, published=guidance_precision == OFFICIAL_BF16)
-    _note_wiring(null_BP, [extras["pooled_output"] for _, extras in positive])
+    if student.get("method", TEEFUSION) in USE_NULL:
+        _note_null(null_BP, [extras["pooled_output"] for _, extras in positive])
     return _patched(model_patcher, architecture), fused
 
 
@@ -144,12 +146,15 @@ def _note_origin(w_B: Tensor, gain: float, *, published: bool) -> None:
         warn(f"guidance is {shown(w_B)}, but the published student was trained for w from {low:g} to {high:g}.")
 
 
-def _note_wiring(null_BP: Tensor, positives: list[Tensor]) -> None:
-    """Report wiring mistakes that the image would not show."""
+def _note_null(null_BP: Tensor, positives: list[Tensor]) -> None:
+    """Report a wrong null, which the image would not show."""
     if not null_BP.any():
         warn("connect an encoded empty prompt to null: it is all zeros.")
     if any(torch.equal(pooled_BP.to(null_BP), null_BP) for pooled_BP in positives):
-        warn("connect an encoded empty prompt to null: it is the prompt itself, so guidance is zero.")
+        warn(
+            "connect an encoded empty prompt to null: it is the prompt itself, so guidance is zero. If the prompt is "
+            "empty on purpose, nothing is wrong."
+        )
 
 
 def _pooled_of(entry, name: str, width: int) -> Tensor:
@@ -186,7 +191,7 @@ def _patched(model_patcher, architecture: Architecture):
 
     patched.add_object_patch(PATCHED, ExtraConds(patched.model, patched.get_model_object(PATCHED), compute_term))
     patched.add_callback_with_key(CallbacksMP.ON_CLONE, WRAPPER_KEY, _follow_model)
-    patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, WRAPPER_KEY, _weaken_backup)
+    patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, WRAPPER_KEY, weaken_backup)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, WRAPPER_KEY, apply_model)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, _note_run)
     return patched
@@ -234,11 +239,11 @@ def _follow_model(patcher, clone) -> None:
     clone.add_object_patch(PATCHED, extra_conds.of(clone.model))
 
 
-def _weaken_backup(patcher, *_) -> None:
-    """Bind the method that the host will restore weakly as well."""
+def weaken_backup(patcher, *_) -> None:
+    """Bind the methods of the model that the host will restore weakly as well."""
     backup = patcher.object_patches_backup
-    if PATCHED in backup:
-        backup[PATCHED] = _weakly_bound(backup[PATCHED], patcher.model)
+    for name, original in backup.items():
+        backup[name] = _weakly_bound(original, patcher.model)
 
 
 def _weakly_bound(function: Callable, base) -> Callable:

@@ -43,9 +43,9 @@ class Positions:
         Args:
             schedule: the curve; a list counts the steps of this run, others the percentage of `position_of`.
             model_sampling: of the model.
-            levels: noise levels of the run, decreasing.
+            levels: noise levels of the run, in any order.
         """
-        self.schedule, self.model_sampling, self.levels = schedule, model_sampling, levels
+        self.schedule, self.model_sampling, self.levels = schedule, model_sampling, sorted(levels, reverse=True)
 
     def __call__(self, sigma: float) -> float:
         """Return the position of a noise level; one between two levels belongs to the step from the higher one."""
@@ -62,8 +62,3 @@ class Positions:
     def cfg_scale(self, full: float, sigma_B: Tensor) -> float:
         """Return the CFG scale at the noise level of a batch, where `full` is the scale at full guidance."""
         return float(cfg_scale_of(self.schedule.at(full - 1, self(float(sigma_B.max())))))
-
-
-def positions_in_run(schedule: GuidanceSchedule, network, sigmas) -> Positions:
-    """Return the positions of a run of the host's model over noise levels [K], in any order."""
-    return Positions(schedule, network.model_sampling, sorted(sigmas.tolist(), reverse=True))

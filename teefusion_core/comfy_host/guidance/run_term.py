@@ -75,14 +75,14 @@ class RunTerm:
         """Return the scaled guidance [B] at each noise level."""
         schedule, w_B = GuidanceSchedule.of(held["schedule"]), guidance_rows(held["guidance"])
         found, position = [], Positions(schedule, model_sampling, levels)
-        for number, sigma in enumerate(levels[:-1], 1):
+        for number, sigma in enumerate(levels[:-1] or levels, 1):
             own_B = schedule.at(w_B, position(sigma))
             try:
                 inner_B = inner_guidance(own_B, self.student)
             except InvalidConfig as error:
-                raise InvalidConfig(f"in step {number} of {len(levels) - 1} {error}") from error
+                raise InvalidConfig(f"in step {number} of {max(len(levels) - 1, 1)} {error}") from error
             found.append(guidance_timestep(inner_B, precision=held["precision"], scale=held["scale"]))
-        return [*found, found[-1]]
+        return [*found, found[-1]][: len(levels)]
 
 
 def note_levels(conds: Mapping[str, list[dict]], sigmas_K: Tensor) -> None:

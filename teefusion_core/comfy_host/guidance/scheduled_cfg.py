@@ -10,7 +10,7 @@ from ...guidance.schedule import GuidanceSchedule
 from ..notes import tell
 from ..recording import count_rows
 from ..sampling import cost_line
-from .position import positions_in_run
+from .position import Positions
 
 COUNTER_KEY = "teefusion_scheduled_passes"
 
@@ -36,7 +36,8 @@ class ScheduledCFGGuider(comfy.samplers.CFGGuider):
 
     def inner_sample(self, noise, latent_image, device, sampler, sigmas, *args, **kwargs):
         """Sample, with the positions of this run; tell its cost."""
-        self.positions, self.passes = positions_in_run(self.schedule, self.inner_model, sigmas), 0.0
+        self.positions = Positions(self.schedule, self.inner_model.model_sampling, sigmas.tolist())
+        self.passes = 0.0
 
         def count(rows: int) -> None:
             self.passes += rows / len(noise)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import comfy.lora
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ...errors import CheckpointMismatch, InvalidConfig
@@ -18,6 +19,8 @@ from ..model_files import network_of
 from ..weights import base_fingerprint
 from .attachments import EMBEDDER_KEY, LORA_KEY, STUDENT_KEY, why_no_base
 from .guidance_range import check_guidance
+from .patch import weaken_backup
+from .wiring import note_unguided
 
 LABEL = "TeEFusion student"  # prefix of errors that another node triggers
 
@@ -49,6 +52,8 @@ def load_student(model_patcher, path: Path):
     student.set_attachments(STUDENT_KEY, asdict(info))
     student.set_attachments(EMBEDDER_KEY, embedder)
     student.add_object_patch("state_dict_for_saving", partial(_refuse_saving, path.name))
+    student.add_callback_with_key(CallbacksMP.ON_PRE_RUN, STUDENT_KEY, weaken_backup)
+    student.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, STUDENT_KEY, note_unguided)
     return student
 
 

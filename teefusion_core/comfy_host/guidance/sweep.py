@@ -16,6 +16,7 @@ import torch
 
 from ...errors import InvalidConfig
 from ...guidance.calibration import Calibration
+from ...guidance.fusion import OFFICIAL_BF16
 from ...guidance.methods import GUIDANCE_LORA
 from ...guidance.sweep import Sweep
 from ..prompts.conditioning import load_sharpener, only, sharpen
@@ -48,7 +49,9 @@ def sweep_student(model, positive, null, latent: dict, values: Sequence[float]) 
     curve = Calibration.of(student.get("calibration", ""))
     sweep = Sweep("guidance", values, [None if curve is None else curve.effective(w) for w in values])
     batches = [[w] for w in values] if student.get("method") == GUIDANCE_LORA else [list(values)]
-    fused = [apply_fusion(model, positive, null, batch) for batch in batches]
+    # without a student file it can only be the published one, and the node has no input to say so
+    precision = None if student else OFFICIAL_BF16
+    fused = [apply_fusion(model, positive, null, batch, guidance_precision=precision) for batch in batches]
     models, prompts = ([pair[part] for pair in fused] for part in (0, 1))
     return Runs(models, prompts, [_rows(latent, len(batch)) for batch in batches], sweep)
 

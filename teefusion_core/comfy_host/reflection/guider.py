@@ -20,9 +20,10 @@ from torch import Tensor
 from ...errors import InvalidConfig, ShapeMismatch
 from ...guidance.cfg import proxy_prompt
 from ...guidance.schedule import GuidanceSchedule
-from ..guidance.position import positions_in_run
+from ..guidance.position import Positions
 from ..guidance_functions import BRANCHES_KEY, name_what_is_not_finite, with_memory
 from ..notes import warn
+from ..origin import described
 from ..recording import count_rows
 from .weak_model import WeakModel
 
@@ -67,6 +68,12 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
             raise InvalidConfig(f"the rule is {rule!r}; choose {CFG} or {CHATS}")
         super().__init__(strong.clone())
         self.weak = WeakModel(self.model_patcher, self.model_patcher if weak is None else weak)
+        for patcher in (self.model_patcher, self.weak.patcher):
+            if rule == CHATS and (function := patcher.model_options.get(BRANCHES_KEY)):
+                raise InvalidConfig(
+                    f"{described(function)} changes the negative prediction, for which {CHATS} takes the weak model; "
+                    f"remove its node, or choose the rule {CFG}"
+                )
         self.rule, self.alpha, self.schedule = rule, alpha, schedule
         self.scales, self.passes, self.rows = scales, 0.0, 1
         self.cfg, self._strong_is_final = scales.final, scales.strong == scales.final
@@ -126,7 +133,7 @@ class ReflectionGuider(comfy.samplers.CFGGuider):
         weak = {k.removeprefix("weak_"): self.conds.pop(k) for k in list(self.conds) if k.startswith("weak_")}
         self.rows = len(noise)
         if self.schedule is not None:
-            self.positions = positions_in_run(self.schedule, self.inner_model, sigmas)
+            self.positions = Positions(self.schedule, self.inner_model.model_sampling, sigmas.tolist())
         self._prepare(self.model_options)
         scaled = latent_image
         if latent_image is not None and torch.count_nonzero(latent_image) > 0:

@@ -108,11 +108,18 @@ class LoraGap:
             strong: the ComfyUI MODEL that is loaded, with its patches merged.
             weak: a clone of the same base with other patches.
         Raises:
-            InvalidConfig: a change is not a LoRA, and the layer computes with weights of another loader.
+            InvalidConfig: a change is not a LoRA, and the layer computes with weights of another loader; or a network
+                is compiled by a torch that cannot run it eagerly.
         """
         keys = sorted({*strong.patches, *weak.patches})
         changes = (_change(strong, weak, k) for k in keys if _differ(strong, weak, k) and is_patched(strong, k))
-        return cls([change for change in changes if change is not None])
+        found = [change for change in changes if change is not None]
+        if found and not hasattr(torch.compiler, "set_stance") and (_compiled(strong) or _compiled(weak)):
+            raise InvalidConfig(
+                "strong and weak model share their weights but differ in LoRAs, and torch.compile is on one of them, "
+                "which needs torch 2.6 or newer; remove the compile node, or load the weak model from its own file"
+            )
+        return cls(found)
 
     def __bool__(self) -> bool:
         return bool(self.changes)
@@ -151,7 +158,14 @@ def _eager() -> AbstractContextManager:
 
     If torch._dynamo is not imported, nothing has been compiled; importing it takes seconds.
     """
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    known = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
+    return torch.compiler.set_stance("force_eager") if known else nullcontext()
+
+
+def _compiled(patcher) -> bool:
+    """Return whether a node has compiled a network of this MODEL, as a wrapper of the host or in its place."""
+    replaced = (hasattr(value, "_orig_mod") for value in patcher.object_patches.values())
+    return "torch_compile_kwargs" in patcher.model_options or any(replaced)
 
 
 def _differ(strong, weak, key: str) -> bool:

@@ -19,6 +19,7 @@ from comfy.model_sampling import CONST
 from torch import Tensor
 
 from ...errors import CheckpointMismatch, InvalidConfig
+from ..guidance.run_term import note_levels
 from ..weights import beside, compute_dtype, is_dynamic, stored_weights
 from .lora_gap import LoraGap
 
@@ -46,6 +47,8 @@ class WeakModel:
         if self.shared:
             _check_exchangeable(strong, weak)
             self.patcher = weak
+            if weak is not strong and (models := weak.model_patches_models()):
+                strong.set_additional_models(WEAK_KEY, models)
         else:
             strong.set_additional_models(WEAK_KEY, [weak])
             self.patcher = strong.get_additional_models_with_key(WEAK_KEY)[0]
@@ -75,6 +78,11 @@ class WeakModel:
         """Return the host's model object of the weak side."""
         return self.patcher.model
 
+    @property
+    def _moves_patches(self) -> bool:
+        """Whether the patches of the network are ours to move: the host moves those of the models that it loads."""
+        return self.shared and self.patcher is not self.strong
+
     def predicts_the_same(self) -> bool:
         """Return whether both sides predict the same for the same prompt and scale; call it at the end of a run."""
         if _extras(self.patcher) != _extras(self.strong):
@@ -101,6 +109,10 @@ class WeakModel:
         Raises:
             InvalidConfig: prompts have LoRA hooks while two LoRA settings share one copy of the weights.
         """
+        dtype = self.patcher.model_dtype()
+        if self._moves_patches:
+            self.patcher.model_patches_to(device)
+            self.patcher.model_patches_to(dtype)
         self.options = comfy.model_patcher.create_model_options_clone(self.patcher.model_options)
         own = {} if self.shared else conds
         kept = self.patcher.hook_patches, self.patcher.hook_patches_backup
@@ -110,7 +122,6 @@ class WeakModel:
         comfy.samplers.filter_registered_hooks_on_conds(own, self.options)
         self.options.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
         self.options.pop("multigpu_clones", None)
-        dtype = self.patcher.model_dtype()
         comfy.samplers.cast_to_load_options(self.options, device=device, dtype=dtype)
         if self.shared:
             self.gap = LoraGap.between(self.strong, self.patcher)
@@ -122,6 +133,9 @@ class WeakModel:
             self.gap.to(device, compute_dtype(self.network))
         else:
             self.patcher.pre_run()
+        if hasattr(self.network, "latent_shapes"):  # of a newer host, which sets them on the strong network only
+            self.network.latent_shapes = context.get("latent_shapes")
+        note_levels(conds, sigmas)
         with self.active():
             self.conds = comfy.samplers.process_conds(self.network, noise, conds, device, **context)
 
@@ -129,6 +143,8 @@ class WeakModel:
         """Release everything that belongs to the run."""
         comfy.samplers.cast_to_load_options(self.options, device=self.patcher.offload_device)
         comfy.sampler_helpers.cleanup_models(self.conds, [])
+        if self._moves_patches:
+            self.patcher.model_patches_to(self.patcher.offload_device)
         if not self.shared:
             self.patcher.cleanup()
             self.patcher.restore_hook_patches()
@@ -146,7 +162,7 @@ class WeakModel:
 
 def check_compatible(strong, weak) -> None:
     """Refuse a weak model with another latent space or kind of noise."""
-    mine, theirs = (patcher.model.latent_format for patcher in (weak, strong))
+    mine, theirs = (patcher.get_model_object("latent_format") for patcher in (weak, strong))
     if type(mine) is not type(theirs):
         raise CheckpointMismatch(
             f"the weak model works in the latent space {type(mine).__name__}, the strong one in "
