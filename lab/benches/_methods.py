@@ -143,9 +143,8 @@ def without_calibration(arm: Arm) -> Arm:
 def _sharpened(path: Path, study: Study, prompt: list, alpha: float, sampler: str) -> Prepared:
     from teefusion_core.comfy_host.prompts.conditioning import load_sharpener, sharpen
 
-    return _one_pass(
-        study.base, sharpen(prompt, load_sharpener(path, [alpha]), alpha=alpha, null=study.bench.null), sampler
-    )
+    sharp = sharpen(prompt, load_sharpener(path, [alpha]), alpha=alpha, null=study.bench.null)
+    return _one_pass(study.base, sharp, sampler)
 
 
 OTHER_STRENGTHS = {DICE: ("alpha", ALPHAS, _sharpened)}

@@ -151,7 +151,7 @@ def _with_range(values_B: Tensor) -> str:
 
 
 def _ends(values_B: Tensor) -> tuple[float, float]:
-    """Return the lowest and the highest value over the images whose guidance is defined; NaN if there is none."""
+    """Return the lowest and the highest value of the images that have a guidance; NaN if none has one."""
     found = values_B[~values_B.isnan()].tolist()
     return min(found, default=math.nan), max(found, default=math.nan)
 

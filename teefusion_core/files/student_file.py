@@ -18,7 +18,7 @@ from ..errors import CheckpointMismatch
 from .tensor_file import check_finite, read_tensors, write_tensors
 
 FORMAT = "teefusion-student/1"
-WHOLE = "full"
+FULL = "full"  # mode of a student that is a whole model
 CONVENTION = "w of the paper; the equivalent CFG scale is 1 + w"
 
 
@@ -152,7 +152,7 @@ def read_student(path: Path) -> tuple[dict[str, Tensor], StudentInfo]:
     tensors, metadata = read_tensors(path)
     info = StudentInfo.from_metadata(metadata, path)
     check_finite(tensors, path)
-    if info.mode != WHOLE:  # Windows cannot replace a mapped file, as a training under the same name does
+    if info.mode != FULL:  # Windows cannot replace a mapped file, as a training under the same name does
         tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     return tensors, info
 

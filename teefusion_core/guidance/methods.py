@@ -24,6 +24,10 @@ TEEFUSION, GUIDANCE_ONLY, DISTILL_CFG, SPLIT, GUIDANCE_LORA, DICE = (
 )
 
 
+USE_NULL = (TEEFUSION, SPLIT)
+"""Methods with a term that depends on the empty or negative prompt."""
+
+
 class GuidanceEmbedder(nn.Module):
     """Guidance embedding of DistillCFG: new layers whose output is zero before training."""
 

@@ -18,7 +18,7 @@ from ..guidance.architectures import Architecture
 from ..reflection.low_rank import LowRank
 from .update import Update, check_plain, copy_into
 
-LORA, DIFF, FULL = "lora", "diff", "full"
+LORA, DIFF = "lora", "diff"
 PREFIX = "diffusion_model."
 """Prefix of every name in a student file."""
 LORA_ENDS = (".alpha", ".lora_down.weight", ".lora_up.weight")

@@ -71,7 +71,7 @@ def _forward_and_recomputed() -> tuple[AbstractContextManager[None], AbstractCon
 
 
 def _stored(forward: Callable, *args: Any, **kwargs: Any) -> Any:
-    """Call a block and keep its inputs; dictionaries are copied, as the network goes on to change its options."""
+    """Call a block and store its inputs only; dictionaries are copied, because the network changes them later."""
     args = tuple(dict(value) if isinstance(value, dict) else value for value in args)
     kwargs = {name: dict(value) if isinstance(value, dict) else value for name, value in kwargs.items()}
     return checkpoint(forward, *args, use_reentrant=False, context_fn=_forward_and_recomputed, **kwargs)

@@ -6,7 +6,7 @@ from typing import Any
 from ..errors import InvalidConfig
 from ..guidance.architectures import PUBLISHED_TIMESTEP_SCALE
 from ..guidance.fusion import EXACT, GUIDANCE_PRECISIONS
-from ..guidance.methods import DICE, DISTILL_CFG, GUIDANCE_LORA, GUIDANCE_ONLY, TAUGHT, TEEFUSION
+from ..guidance.methods import DICE, GUIDANCE_LORA, TAUGHT, TEEFUSION, USE_NULL
 from .adapters import LORA_LAYERS, TRAINABLE
 from .setting_rules import Rule, check, choice, flag, number, text, whole
 from .targets import JITTERED, SECANT, TARGETS, TIMES
@@ -89,7 +89,7 @@ class DistillSettings:
                 f"student_steps is {self.student_steps}, but a sharpener changes prompts only, so its model needs "
                 "as many steps as before; set it to 0"
             )
-        if self.method in (GUIDANCE_LORA, GUIDANCE_ONLY, DISTILL_CFG) and self.negative_share:
+        if self.method not in (*USE_NULL, DICE) and self.negative_share:
             raise InvalidConfig(
                 f"negative_share is {self.negative_share:g}, but a student of method {self.method} learns no negative "
                 "prompts, because its network never sees them; set it to 0, or train with method teefusion split"

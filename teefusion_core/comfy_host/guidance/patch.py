@@ -24,7 +24,7 @@ from ...errors import InvalidConfig, ShapeMismatch, reported_by
 from ...guidance.add_to_output import add_to_output
 from ...guidance.architectures import PUBLISHED_GUIDANCE, Architecture, architecture_of, family_of
 from ...guidance.fusion import OFFICIAL_BF16, common_rows, guidance_rows, guidance_timestep, shown
-from ...guidance.methods import GUIDANCE_LORA, SPLIT, TEEFUSION
+from ...guidance.methods import GUIDANCE_LORA, TEEFUSION, USE_NULL
 from ...guidance.schedule import GuidanceSchedule
 from ..notes import tell, warn
 from ..prompts.prompt_check import check_finite
@@ -45,7 +45,6 @@ from .run_term import (
 from .wiring import note_run
 
 PATCHED = "extra_conds"  # method of the host's model that computes the conds of a prompt
-USE_NULL = (TEEFUSION, SPLIT)  # methods whose term depends on null
 LABEL = "TeEFusion"  # prefix of messages during a run, when no node of ours is executing
 
 

@@ -10,11 +10,11 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ...errors import CheckpointMismatch, InvalidConfig
-from ...files.student_file import StudentInfo, check_base, read_student
+from ...files.student_file import FULL, StudentInfo, check_base, read_student
 from ...files.tensor_file import LIST, check_shapes, open_tensors
 from ...guidance.architectures import family_of
 from ...guidance.methods import EMBEDDER, GUIDANCE_LORA, LOADABLE, METHODS, GuidanceEmbedder
-from ...training.adapters import FULL, LORA_ENDS, file_names, file_shapes
+from ...training.adapters import LORA_ENDS, file_names, file_shapes
 from ..model_files import network_of
 from ..weights import base_fingerprint
 from .attachments import EMBEDDER_KEY, LORA_KEY, STUDENT_KEY, why_no_base

@@ -57,8 +57,8 @@ def _check_start_from_images(teacher: Teacher, settings: DistillSettings) -> Non
         )
     if teacher.depends_on_schedule:
         raise InvalidConfig(
-            "reflect_steps or inversion official is set, but with images each step of the teacher is a run of its own; "
-            "set reflect_steps to -1 and inversion to exact, or train from prompts alone"
+            "reflect_steps or inversion official is set, but with images the teacher starts every step from another "
+            "image; set reflect_steps to -1 and inversion to exact, or train from prompts alone"
         )
 
 

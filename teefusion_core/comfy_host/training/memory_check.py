@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ...errors import InvalidConfig
+from ...files.output_file import GIB
 from ...training.gradient_checkpointing import checkpointed
 from ...training.loop_settings import TrainSettings
 from ...training.memory_forecast import LiveMemory, most_rows, passes_without_data, peak_of
@@ -24,7 +25,6 @@ from .distillation import Distillation
 from .network import Network
 
 log = logging.getLogger(__name__)
-GIB = 2**30
 MOMENTS = 2
 """Number of tensors that AdamW stores for each trained one."""
 KERNELS = 80 * 2**20

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ... import __version__
-from ...files.student_file import StudentInfo
+from ...files.student_file import FULL, StudentInfo
 from ...guidance.add_to_output import add_to_output
 from ...guidance.architectures import Architecture, architecture_of
 from ...guidance.fusion import EXACT, guidance_timestep
 from ...guidance.methods import EMBEDDER, METHODS, TEEFUSION, GuidanceEmbedder, Ingredients
-from ..adapters import FULL, TRAINABLE
+from ..adapters import TRAINABLE
 from ..settings import DistillSettings
 from .student import Prompts, Student, StudentFile
 
