@@ -1,7 +1,7 @@
 """DICE sharpeners beside CFG: right images, passes and effective guidance, on both demo models and over alpha.
 
 The sharpener of the demo SD1.5 is the included one, and its guidance LoRA is measured too, the other way for models
-without pooled text. A sharpener of the demo SD3 is used if it was trained, see lab/demo_world/README.md.
+without pooled text. The sharpener of the demo SD3 is used if `distill_student --recipe sharpener` has trained it.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from runner.stop import say
 
-from lab.demo_world.distill_student import ten_minutes
+from lab.demo_world.distill_student import RECIPES
 from lab.demo_world.host import MODELS
 from teefusion_core.evaluation.guidance_report import levels_between
 from teefusion_core.evaluation.labels import Labels
@@ -43,7 +43,7 @@ SHOWN = {"sd15": "demo SD1.5", "base": "demo SD3"}
 
 def sharpeners() -> dict[str, Path]:
     """Return model -> file of its sharpener."""
-    found = {"sd15": INCLUDED, "base": ten_minutes("W2SD", DICE).student}
+    found = {"sd15": INCLUDED, "base": RECIPES["sharpener"].student}
     return {model: path for model, path in found.items() if path.is_file()}
 
 
