@@ -137,6 +137,11 @@ def judged_interval(value: float, drawn_D: Tensor, threshold: float) -> dict[str
     return {"value": value, "low": low, "high": high, "threshold": threshold, "verdict": verdict(low, high, threshold)}
 
 
+def gain_text(right: Tensor, none: Tensor, best: Tensor) -> str:
+    """Write the share of the gain from no guidance to `best` that is kept, with its interval."""
+    return interval_text(estimate(lambda a, b, c: (a - b) / (c - b), right, none, best))
+
+
 def interval_text(found: dict[str, Any], sign: str = "") -> str:
     """Write a value with its interval; "+" as sign shows it always."""
     return f"{found['value']:{sign}.3f} ({found['low']:{sign}.3f} to {found['high']:{sign}.3f})"

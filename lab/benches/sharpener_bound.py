@@ -19,8 +19,9 @@ from lab.demo_world.verifier import judge
 from teefusion_core.guidance.cfg import cfg_scale_of
 
 from ._report import measured_rows
-from ._scores import estimate, interval_text
+from ._scores import gain_text
 from ._study import STEPS, Study
+from .sharpening import SHOWN
 
 PROMPTS, TRAJECTORIES, UPDATES = 128, 8, 400
 W = 2.0
@@ -28,7 +29,6 @@ ALPHAS = (0.5, 1.0, 1.5)
 RATE = 0.02
 """Learning rate as a share of the standard deviation of what is optimised."""
 OPTIMISED = (("sd15", "tokens"), ("base", "tokens"), ("base", "tokens and pooled vector"))
-SHOWN = {"base": "demo SD3", "sd15": "demo SD1.5"}
 
 
 def measure() -> dict[str, Any]:
@@ -131,7 +131,7 @@ def table(result: dict[str, Any]) -> list[list[str]]:
             for text in (row["none"], row["cfg"], *row["alpha"].values())
         )
         best = max(tried, key=lambda right_1P: float(right_1P.mean()))
-        kept = interval_text(estimate(lambda a, b, c: (a - b) / (c - b), best, none, cfg))
+        kept = gain_text(best, none, cfg)
         cells = [f"{float(part.mean()):.3f}" for part in (none, cfg, *tried)]
         lines.append([SHOWN[row["model"]], row["optimised"], f"{row['loss']:.2f}", *cells, kept])
     return lines

@@ -23,7 +23,7 @@ from teefusion_core.guidance.methods import DICE, GUIDANCE_LORA
 from ._methods import BASE, GRID, TEACHER, Arm, Wanted, student_arm, teachers
 from ._report import Job, Row, measured_rows
 from ._sampling import sampled
-from ._scores import estimate, interval_text, values
+from ._scores import gain_text, values
 from ._study import Study, mean_guidance
 
 NUM_PROMPTS, FEW, SECOND_NOISE = 256, 64, 2025
@@ -106,7 +106,7 @@ def table(result: dict[str, Any]) -> list[list[str]]:
             if row["method"] == DICE:
                 same_states = f"{result['same_states'][model][format(row['strength'], 'g')]:.2f}"
             if row["method"] not in (BASE, TEACHER):
-                kept = interval_text(estimate(lambda a, b, c: (a - b) / (c - b), values([row]), none, best))
+                kept = gain_text(values([row]), none, best)
             cells = [SHOWN[model], _shown(row), f"{row['passes']:g}", f"{row['effective']:.2f}", same_states]
             lines.append([*cells, f"{float(values([row]).mean()):.3f}", kept])
     return lines
